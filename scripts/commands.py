@@ -1,0 +1,136 @@
+"""Commands that end when the script that called them ends."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+
+PATIENCE = 10
+"""Seconds that an interrupted command has to end by itself."""
+
+
+class Error(Exception):
+    """A step that cannot be done; its text is for the person who ran it."""
+
+
+_lock = threading.Lock()
+_running = {}
+_stopped = threading.Event()
+
+
+def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
+    """Run a command without a terminal and return what it printed.
+
+    :param list arguments: the command
+    :param cwd: the folder to run it in
+    :param dict env: variables to set besides those there are
+    :param bool show: print what it prints at once, instead of returning it
+    :param float timeout: seconds it may take
+    :param bool kill: whether it may be killed when it does not end though
+        interrupted; a package manager may not
+    :rtype: str
+    :raises Error: if it cannot be run, fails or takes too long
+
+    """
+    arguments = [os.fspath(argument) for argument in arguments]
+    sys.stdout.flush()
+    with _lock:
+        if _stopped.is_set():
+            raise Error('interrupted')
+        try:
+            process = subprocess.Popen(
+                arguments,
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=None if show else subprocess.PIPE,
+                stderr=None if show else subprocess.STDOUT,
+                text=True,
+                errors='replace',
+                # A group of its own: so whatever it starts ends with it.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Error(f'{shlex.join(arguments)}: {error}') from error
+        _running[process] = kill
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _end({process: kill})
+        raise Error(
+            f'{shlex.join(arguments)} took more than {timeout} seconds'
+        ) from None
+    except BaseException:
+        _end({process: kill})
+        raise
+    finally:
+        with _lock:
+            del _running[process]
+    if process.returncode:
+        raise Error(
+            f'{shlex.join(arguments)} ended with status'
+            f' {process.returncode}\n{output or ""}'.rstrip()
+        )
+    return output or ''
+
+
+def pause(seconds):
+    """Wait, unless everything is stopped meanwhile.
+
+    :param float seconds: how long
+    :raises Error: if it is
+
+    """
+    if _stopped.wait(seconds):
+        raise Error('interrupted')
+
+
+def stop():
+    """End every command that runs, and let no other start."""
+    with _lock:
+        _stopped.set()
+        running = dict(_running)
+    _end(running)
+
+
+def _end(processes):
+    for process in processes:
+        _signal(process, signal.SIGINT)
+    for process, kill in processes.items():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE if kill else None)
+        if kill:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal(process, number):
+    # Its group is gone when it and all that it started have ended.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def main(function):
+    """Run a script's main function and exit with the status it returns.
+
+    Ctrl-C, SIGTERM and a closed terminal end it, and what it started.
+    """
+
+    def interrupt(number, frame):
+        for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, interrupt)
+    try:
+        status = function()
+    except Error as error:
+        print(f'{os.path.basename(sys.argv[0])}: {error}', file=sys.stderr)
+        status = 1
+    finally:
+        stop()
+    sys.exit(status)

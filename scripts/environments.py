@@ -1,0 +1,98 @@
+"""Virtual environments that are made once and used until they are stale."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+
+import commands
+import system
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENTS = ROOT / '.venvs'
+REQUIREMENTS = ROOT / 'requirements'
+
+
+def provide(name, python, requirements, *constraints):
+    """Make an environment with this checkout in it, unless it is there.
+
+    The checkout is installed so that changes to it are seen at once.
+
+    :param str name: what to call it
+    :param pythons.Python python: the Python to make it with
+    :param str requirements: the file in ``requirements`` to install
+    :param str constraints: further requirements that narrow the choice
+    :returns: the folder of its programs
+    :rtype: pathlib.Path
+    :raises commands.Error: if it cannot be made
+
+    """
+    folder = ENVIRONMENTS / name
+    stamp = folder / 'stamp'
+    expected = _stamp(python, requirements, constraints)
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    with _locked(name):
+        if _read(stamp) == expected and _works(folder):
+            return folder / 'bin'
+        system.provide(system.environments_of(python))
+        shutil.rmtree(folder, ignore_errors=True)
+        commands.run([python.path, '-m', 'venv', folder])
+        pip_requirements = []
+        pip = [
+            folder / 'bin' / 'python',
+            *('-m', 'pip', '--disable-pip-version-check', '--no-input'),
+            *('install', '--quiet'),
+        ]
+        for file in dict.fromkeys(['installation.txt', requirements]):
+            pip_requirements += ['--requirement', REQUIREMENTS / file]
+        commands.run([*pip, *pip_requirements, *constraints])
+        # Building writes into the checkout, so one at a time.
+        with _locked('checkout'):
+            commands.run([*pip, '--no-deps', '--editable', ROOT])
+        stamp.write_text(expected, 'utf-8')
+    return folder / 'bin'
+
+
+def _stamp(python, requirements, constraints):
+    """Return a text that changes with whatever is in an environment."""
+    digest = hashlib.sha256()
+    for part in (ROOT, python, requirements, *constraints):
+        digest.update(repr(part).encode())
+    version = re.search(
+        r'^__version__.*$',
+        (ROOT / 'sprockets/clients/memcached/__init__.py').read_text('utf-8'),
+        re.MULTILINE,
+    )
+    digest.update(version[0].encode() if version else b'')
+    for path in [ROOT / 'setup.py', *sorted(REQUIREMENTS.glob('*.txt'))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path):
+    try:
+        return path.read_text('utf-8')
+    except FileNotFoundError:
+        return None
+
+
+def _works(folder):
+    # A link to a Python that has been removed is no longer executable.
+    return os.access(folder / 'bin' / 'python', os.X_OK)
+
+
+@contextlib.contextmanager
+def _locked(name):
+    """Let one process at a time do what the name stands for."""
+    with open(ENVIRONMENTS / f'{name}.lock', 'w', encoding='utf-8') as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                commands.pause(0.2)
+            else:
+                break
+        yield

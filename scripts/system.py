@@ -1,0 +1,180 @@
+"""What comes from the system's package manager."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import typing
+
+import commands
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """Something that pip cannot install.
+
+    ``there`` says whether it is installed. ``names`` are what it is called
+    by each package manager that has it. ``service`` is what the package
+    starts on its own by some of them.
+    """
+
+    what: str
+    there: typing.Callable[[], bool]
+    names: dict
+    service: str | None = None
+
+
+MEMCACHED = Package(
+    what='memcached',
+    there=lambda: shutil.which('memcached') is not None,
+    names=dict.fromkeys(
+        ('apk', 'apt-get', 'brew', 'dnf', 'pacman', 'yum', 'zypper'),
+        'memcached',
+    ),
+    service='memcached',
+)
+
+
+def environments_of(python):
+    """Return what a Python needs to make virtual environments.
+
+    :param pythons.Python python: the Python
+    :rtype: Package
+
+    """
+    return Package(
+        what=f'the venv module of Python {python.name}',
+        # Where the package is there, so is ensurepip.
+        there=lambda: _imports(python, 'ensurepip'),
+        names={'apt-get': f'python{python.name}-venv'},
+    )
+
+
+# What installs packages without a question, by package manager. The first
+# one that is there is used.
+INSTALL = {
+    'apt-get': [
+        'env',
+        'DEBIAN_FRONTEND=noninteractive',
+        'apt-get',
+        '-o',
+        'DPkg::Lock::Timeout=120',
+        'install',
+        '--yes',
+        '--quiet',
+        '--no-install-recommends',
+    ],
+    'dnf': ['dnf', 'install', '--assumeyes', '--quiet'],
+    'yum': ['yum', 'install', '--assumeyes', '--quiet'],
+    'zypper': ['zypper', '--non-interactive', 'install'],
+    'pacman': ['pacman', '--sync', '--noconfirm', '--needed'],
+    'apk': ['apk', 'add'],
+    'brew': ['brew', 'install', '--quiet'],
+}
+
+# What makes the lists of packages current, for those that don't by
+# themselves.
+UPDATE = {
+    'apt-get': [
+        'apt-get',
+        '-o',
+        'DPkg::Lock::Timeout=120',
+        'update',
+        '--quiet',
+    ],
+    'pacman': ['pacman', '--sync', '--refresh'],
+    'apk': ['apk', 'update'],
+}
+
+
+def provide(package):
+    """Install a package unless it is there.
+
+    :param Package package: what is needed
+    :raises commands.Error: if it is not there and cannot be installed
+
+    """
+    if package.there():
+        return
+    manager = next((each for each in INSTALL if shutil.which(each)), None)
+    name = package.names.get(manager)
+    if name is None:
+        raise commands.Error(
+            f'{package.what} is needed and not installed, and no package'
+            ' manager known here has it. Install it and run this again.'
+        )
+    by_hand = f'{manager} install {name}'
+    print(f'{package.what} is not installed: {by_hand} ...', flush=True)
+    root = [] if manager == 'brew' else _as_root(package, by_hand)
+    with _not_started(package, manager, root):
+        _install(manager, name, root)
+    if not package.there():
+        raise commands.Error(
+            f'{by_hand} succeeded, but {package.what} is still not found'
+        )
+
+
+def _install(manager, name, root):
+    install = [*root, *INSTALL[manager], name]
+    if manager not in UPDATE:
+        commands.run(install, kill=False)
+        return
+    try:
+        commands.run(install, kill=False)
+    except commands.Error:
+        # The lists are missing, or so old that what they name is gone.
+        commands.run([*root, *UPDATE[manager]], kill=False)
+        commands.run(install, kill=False)
+
+
+def _as_root(package, by_hand):
+    if os.geteuid() == 0:
+        return []
+    advice = (
+        f'{package.what} is needed and not installed, and installing it takes'
+        f' root. Run as root: {by_hand}'
+    )
+    if not shutil.which('sudo'):
+        raise commands.Error(advice)
+    try:
+        commands.run(['sudo', '-n', 'true'], timeout=20)
+    except commands.Error:
+        raise commands.Error(advice) from None
+    return ['sudo', '-n']
+
+
+@contextlib.contextmanager
+def _not_started(package, manager, root):
+    """Keep a new package's service from running, now and after a boot.
+
+    Debian's packages start and enable their services when installed. A
+    unit that is masked is not started; System V's script can only be told
+    to stop it again.
+    """
+    if package.service is None or manager != 'apt-get':
+        yield
+        return
+    systemd = pathlib.Path('/run/systemd/system').is_dir()
+    mask = ['systemctl', 'mask', '--runtime', package.service]
+    script = pathlib.Path('/etc/init.d', package.service)
+    if systemd:
+        commands.run([*root, *mask])
+    try:
+        yield
+    finally:
+        if systemd:
+            mask[1] = 'unmask'
+            commands.run([*root, *mask])
+        if script.exists():
+            if not systemd:
+                commands.run([*root, script, 'stop'])
+            commands.run([*root, 'update-rc.d', package.service, 'disable'])
+
+
+def _imports(python, module):
+    try:
+        commands.run([python.path, '-c', f'import {module}'], timeout=20)
+    except commands.Error:
+        return False
+    return True
