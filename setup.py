@@ -78,8 +78,13 @@ setuptools.setup(
     keywords='memcached cache tornado asyncio sprockets',
     # Neither sprockets nor sprockets.clients is a package of ours to
     # define: with an __init__.py in either, only one sprockets package
-    # could be installed at a time.
-    packages=setuptools.find_namespace_packages(include=['sprockets.*']),
+    # could be installed at a time. sprockets itself is listed for the sake
+    # of "pip install -e": older sprockets packages bring a .pth file that
+    # fixes where sprockets is searched, and ours is found all the same only
+    # if the topmost name is among the packages.
+    packages=setuptools.find_namespace_packages(
+        include=['sprockets', 'sprockets.*']
+    ),
     package_data={'sprockets.clients.memcached': ['py.typed']},
     python_requires='>=3.10',
     install_requires=read_requirements('installation.txt'),

@@ -25,9 +25,21 @@ class Package:
     service: str | None = None
 
 
+def program(name):
+    """Return whether a program is installed.
+
+    :param str name: the program
+    :rtype: bool
+
+    """
+    # Some distributions put it where only root looks for programs.
+    folders = [*os.get_exec_path(), '/usr/local/sbin', '/usr/sbin']
+    return shutil.which(name, path=os.pathsep.join(folders)) is not None
+
+
 MEMCACHED = Package(
     what='memcached',
-    there=lambda: shutil.which('memcached') is not None,
+    there=lambda: program('memcached'),
     names=dict.fromkeys(
         ('apk', 'apt-get', 'brew', 'dnf', 'pacman', 'yum', 'zypper'),
         'memcached',

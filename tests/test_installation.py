@@ -1,0 +1,149 @@
+"""The package installs next to its family, and its sdist is whole."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+FAMILY = {
+    'sprockets.http': 'sprockets.http.app',
+    'sprockets.mixins.mediatype': 'sprockets.mixins.mediatype.content',
+    'sprockets-influxdb': 'sprockets_influxdb',
+    'sprockets-statsd': 'sprockets_statsd.tornado',
+}
+
+OURS = 'sprockets.clients.memcached'
+
+IMPORT = """
+import importlib, importlib.metadata, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+from sprockets.clients import memcached
+print(memcached.__file__)
+print(importlib.metadata.version('sprockets.clients.memcached'))
+print(memcached.__version__)
+"""
+
+# What running and building leave in a checkout.
+NOT_OURS = (
+    '*.egg-info',
+    '*.py[cod]',
+    '.*',
+    '__pycache__',
+    '_build',
+    'build',
+    'dist',
+)
+
+pytestmark = [pytest.mark.installation, pytest.mark.timeout(600)]
+
+
+def run(*arguments, cwd=None):
+    """Run a command that must succeed and return what it printed."""
+    # The interpreter under test imports what is installed, nothing else.
+    environment = os.environ.copy()
+    environment.pop('PYTHONPATH', None)
+    finished = subprocess.run(
+        arguments,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout
+    return finished.stdout
+
+
+@pytest.fixture(scope='module')
+def sdist(tmp_path_factory):
+    """The sdist, built from a copy since building writes into the folder."""
+    copy = tmp_path_factory.mktemp('sdist') / 'checkout'
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_OURS))
+    run(sys.executable, '-m', 'build', '--sdist', '--outdir', 'dist', cwd=copy)
+    [built] = (copy / 'dist').iterdir()
+    return built
+
+
+@pytest.fixture(scope='module')
+def unpacked(sdist, tmp_path_factory):
+    """The folder that the sdist unpacks to."""
+    folder = tmp_path_factory.mktemp('unpacked')
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter='data')
+    [unpacked] = folder.iterdir()
+    return unpacked
+
+
+def files(folder):
+    """Return the paths of a folder's files, without what running leaves."""
+    ignored = shutil.ignore_patterns(*NOT_OURS)
+    found = set()
+    for path, folders, names in os.walk(folder):
+        folders[:] = set(folders) - ignored(path, folders)
+        found |= {
+            pathlib.Path(path, name).relative_to(folder).as_posix()
+            for name in set(names) - ignored(path, names)
+        }
+    return found
+
+
+@pytest.mark.parametrize(
+    'part',
+    [
+        'docs',
+        'examples',
+        'requirements',
+        'scripts',
+        'sprockets',
+        'tests',
+    ],
+)
+def test_sdist_is_whole(unpacked, part):
+    """Whoever has the sdist can run the tests and build the docs."""
+    assert files(ROOT / part)
+    assert files(unpacked / part) == files(ROOT / part)
+
+
+def test_sdist_keeps_scripts_executable(unpacked):
+    """scripts/test can be run right after unpacking."""
+    assert os.access(unpacked / 'scripts' / 'test', os.X_OK)
+
+
+@pytest.mark.parametrize('order', ['before', 'after'])
+@pytest.mark.parametrize('way', ['wheel', 'editable'])
+def test_next_to_the_family(sdist, unpacked, tmp_path, way, order):
+    """In one process ours and the family's import, in any order."""
+    environment = tmp_path / 'environment'
+    # pip runs from outside: to install it too would take longer than the
+    # rest.
+    venv.create(environment, symlinks=True)
+    python = environment / 'bin' / 'python'
+    ours = [str(sdist)] if way == 'wheel' else ['--editable', str(unpacked)]
+    for what in [ours, FAMILY] if order == 'before' else [FAMILY, ours]:
+        run(
+            *(sys.executable, '-m', 'pip', '--python', python),
+            *('--disable-pip-version-check', 'install', '--quiet', *what),
+        )
+    modules = [OURS, *FAMILY.values()]
+    place = environment if way == 'wheel' else unpacked
+    # -I leaves the path as the .pth files of the environment made it, and
+    # -s does what running a script does: a folder is put before it.
+    for option in ('-I', '-s'):
+        for each in (modules, modules[::-1]):
+            where, metadata, version = run(
+                *(python, option, '-c', IMPORT, *each), cwd=tmp_path
+            ).splitlines()
+            assert pathlib.Path(where).is_relative_to(place)
+            assert pathlib.Path(where).with_name('py.typed').exists()
+            assert metadata == version
