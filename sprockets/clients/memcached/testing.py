@@ -30,7 +30,11 @@ if typing.TYPE_CHECKING:
 SECONDS = 30
 """Within this time memcached has started, or has answered."""
 
+FOLDERS = ('/usr/local/sbin', '/usr/sbin')
+"""Where some systems put it, which the PATH of most users lacks."""
+
 EPHEMERAL = pathlib.Path('/proc/sys/net/ipv4/ip_local_port_range')
+"""The first and the last port that the kernel gives to clients."""
 
 # It ends memcached when the process that started it has ended, however that
 # came about: then nothing holds the other end of its standard input any more.
@@ -458,9 +462,8 @@ def _find() -> str:
     :raises MemcachedNotInstalled: if there is none
 
     """
-    # Some distributions put it where only root looks for programs.
-    folders = [*os.get_exec_path(), '/usr/local/sbin', '/usr/sbin']
-    found = shutil.which('memcached', path=os.pathsep.join(folders))
+    folders = os.pathsep.join([*os.get_exec_path(), *FOLDERS])
+    found = shutil.which('memcached', path=folders)
     if found is None:
         raise MemcachedNotInstalled
     return found
