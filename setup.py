@@ -88,6 +88,11 @@ setuptools.setup(
     package_data={'sprockets.clients.memcached': ['py.typed']},
     python_requires='>=3.10',
     install_requires=read_requirements('installation.txt'),
+    entry_points={
+        'pytest11': [
+            'sprockets-memcached = sprockets.clients.memcached.pytest_plugin'
+        ],
+    },
     extras_require={
         'cli': ['rich>=13'],
         'development': read_requirements('development.txt'),
