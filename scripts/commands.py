@@ -6,7 +6,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""What ends a script: a closed terminal, Ctrl-C, a polite kill."""
 
 PATIENCE = 10
 """Seconds that an interrupted command has to end by itself."""
@@ -35,46 +39,48 @@ def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
     :raises Error: if it cannot be run, fails or takes too long
 
     """
-    arguments = [os.fspath(argument) for argument in arguments]
-    sys.stdout.flush()
-    with _lock:
-        if _stopped.is_set():
-            raise Error('interrupted')
+    # Not a pipe: nobody would read it while the command is being ended.
+    with tempfile.TemporaryFile() as file:
+        output = None if show else file
+        process = _start(arguments, kill, cwd=cwd, env=env, output=output)
         try:
-            process = subprocess.Popen(
-                arguments,
-                cwd=cwd,
-                env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=None if show else subprocess.PIPE,
-                stderr=None if show else subprocess.STDOUT,
-                text=True,
-                errors='replace',
-                # A group of its own: so whatever it starts ends with it.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise Error(f'{shlex.join(arguments)}: {error}') from error
-        _running[process] = kill
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        _end({process: kill})
-        raise Error(
-            f'{shlex.join(arguments)} took more than {timeout} seconds'
-        ) from None
-    except BaseException:
-        _end({process: kill})
-        raise
-    finally:
-        with _lock:
-            del _running[process]
+            process.wait(timeout)
+        except BaseException as error:
+            _end({process: kill})
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Error(str(error)) from None
+            raise
+        finally:
+            with _lock:
+                del _running[process]
+        file.seek(0)
+        printed = file.read().decode(errors='replace')
     if process.returncode:
         raise Error(
-            f'{shlex.join(arguments)} ended with status'
-            f' {process.returncode}\n{output or ""}'.rstrip()
+            f'{shlex.join(process.args)} ended with status'
+            f' {process.returncode}\n{printed}'.rstrip()
         )
-    return output or ''
+    return printed
+
+
+@contextlib.contextmanager
+def running(arguments, *, env=None, output=None):
+    """Run a command while the body of a ``with`` statement does.
+
+    :param list arguments: the command
+    :param dict env: variables to set besides those there are
+    :param output: the file for what it prints, if not to the terminal
+    :returns: a context manager that gives the process
+    :raises Error: if it cannot be run
+
+    """
+    process = _start(arguments, True, env=env, output=output)
+    try:
+        yield process
+    finally:
+        _end({process: True})
+        with _lock:
+            del _running[process]
 
 
 def pause(seconds):
@@ -94,6 +100,49 @@ def stop():
         _stopped.set()
         running = dict(_running)
     _end(running)
+
+
+def _start(arguments, kill, *, env, output, cwd=None):
+    arguments = [os.fspath(argument) for argument in arguments]
+    sys.stdout.flush()
+    with _signals_later(), _lock:
+        if _stopped.is_set():
+            raise Error('interrupted')
+        try:
+            process = subprocess.Popen(
+                arguments,
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # A group of its own: so whatever it starts ends with it.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Error(f'{shlex.join(arguments)}: {error}') from error
+        _running[process] = kill
+    return process
+
+
+@contextlib.contextmanager
+def _signals_later():
+    """Let a signal wait, so that what is being started is ended too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in SIGNALS
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _end(processes):
@@ -120,12 +169,14 @@ def main(function):
     """
 
     def interrupt(number, frame):
-        for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, interrupt)
+    for each in SIGNALS:
+        # nohup ignores the closing of the terminal for us.
+        if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:
+            signal.signal(each, interrupt)
     try:
         status = function()
     except Error as error:

@@ -62,14 +62,25 @@ def _stamp(python, requirements, constraints):
     for part in (ROOT, python, requirements, *constraints):
         digest.update(repr(part).encode())
     version = re.search(
-        r'^__version__.*$',
+        r'(?m)^__version__.*$',
         (ROOT / 'sprockets/clients/memcached/__init__.py').read_text('utf-8'),
-        re.MULTILINE,
     )
     digest.update(version[0].encode() if version else b'')
-    for path in [ROOT / 'setup.py', *sorted(REQUIREMENTS.glob('*.txt'))]:
+    for path in [
+        ROOT / 'setup.py',
+        *_files('installation.txt'),
+        *_files(requirements),
+    ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _files(name):
+    """Yield a file of requirements and those that it includes."""
+    path = REQUIREMENTS / name
+    yield path
+    for included in re.findall(r'(?m)^-r (\S+)', path.read_text('utf-8')):
+        yield from _files(included)
 
 
 def _read(path):

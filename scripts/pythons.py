@@ -15,8 +15,8 @@ OLDEST = (3, 10)
 PROBE = """
 import importlib.util, json, sys
 print(json.dumps([
-    sys.implementation.name == 'cpython',
-    sys.version_info.releaselevel == 'final',
+    sys.implementation.name == 'cpython'
+    and sys.version_info.releaselevel == 'final',
     importlib.util.find_spec('ensurepip') is not None,
     sys.version_info[:3],
     getattr(sys, '_base_executable', sys.executable),
@@ -26,12 +26,14 @@ print(json.dumps([
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Python:
-    """An installed CPython.
+    """An installed Python.
 
-    ``complete`` says whether it can make virtual environments: Debian's
-    cannot until a further package is there.
+    ``release`` says whether it is a final release of CPython; ``complete``,
+    whether it can make virtual environments: Debian's cannot until a further
+    package is there.
     """
 
+    release: bool
     complete: bool
     version: tuple
     path: str
@@ -54,7 +56,8 @@ def find():
     """
     with concurrent.futures.ThreadPoolExecutor(4) as executor:
         found = executor.map(_probe, dict.fromkeys(_candidates()))
-    best = {each.name: each for each in sorted(filter(None, found))}
+    known = sorted(each for each in found if each and each.release)
+    best = {each.name: each for each in known if each.version >= OLDEST}
     return sorted(best.values(), key=lambda each: each.version)
 
 
@@ -84,7 +87,5 @@ def _probe(path):
         return None
     # The base executable, and not that of an environment which may be
     # the very one to make anew.
-    cpython, final, complete, version, base = answer
-    if not (cpython and final and tuple(version) >= OLDEST):
-        return None
-    return Python(complete, tuple(version), os.path.realpath(base))
+    release, complete, version, base = answer
+    return Python(release, complete, tuple(version), os.path.realpath(base))
