@@ -5,7 +5,9 @@ import concurrent.futures
 import io
 import os
 import pathlib
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -238,6 +240,30 @@ def test_authentication(tmp_path):
         for _ in range(2):
             assert ask(server, b'get k\r\n').startswith(b'CLIENT_ERROR')
             assert ask(server, login) == b'STORED\r\n'
+            server.reset()
+
+
+@pytest.mark.skipif(not shutil.which('openssl'), reason='openssl is needed')
+def test_tls(tmp_path):
+    """A server with TLS starts, and is reset, though it wants encryption."""
+    key, certificate = tmp_path / 'key.pem', tmp_path / 'certificate.pem'
+    made = run(
+        *('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes'),
+        *('-subj', '/CN=localhost', '-keyout', key, '-out', certificate),
+    )
+    assert made.returncode == 0, made.stderr
+    options = f'ssl_chain_cert={certificate},ssl_key={key}'
+    context = ssl.create_default_context(cafile=certificate)
+    with testing.MemcachedServer('-Z', '-o', options) as server:
+        for _ in range(2):
+            with (
+                connect(server) as connection,
+                context.wrap_socket(
+                    connection, server_hostname='localhost'
+                ) as encrypted,
+            ):
+                encrypted.sendall(b'add k 0 0 1\r\nv\r\n')
+                assert encrypted.recv(100) == b'STORED\r\n'
             server.reset()
 
 

@@ -30,6 +30,8 @@ if typing.TYPE_CHECKING:
 SECONDS = 30
 """Within this time memcached has started, or has answered."""
 
+NO_ANSWER = f'no answer within {SECONDS} seconds'
+
 FOLDERS = ('/usr/local/sbin', '/usr/sbin')
 """Where some systems put it, which the PATH of most users lacks."""
 
@@ -362,7 +364,7 @@ class MemcachedServer:
         while self._process.poll() is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise MemcachedFailed(f'no answer within {SECONDS} seconds')
+                raise MemcachedFailed(NO_ANSWER)
             # It writes the file when it listens.  Only that tells that it is
             # not somebody else who answers on this port.
             if self.unix or ready.exists():
@@ -392,9 +394,15 @@ class MemcachedServer:
             connection.connect(
                 self.path if self.unix else (self.host, self.port)
             )
-            connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
-            return b''.join(iter(lambda: connection.recv(4096), b''))
+            try:
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)
+                return b''.join(iter(lambda: connection.recv(4096), b''))
+            except TimeoutError:
+                raise MemcachedFailed(NO_ANSWER) from None
+            except OSError:
+                # With TLS it is no request, and the connection may be reset.
+                return b''
 
 
 class MemcachedTestCase(unittest.TestCase):
