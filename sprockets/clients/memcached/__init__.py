@@ -1,0 +1,24 @@
+"""memcached for Tornado services, configured by the environment."""
+
+from sprockets.clients.memcached.aio import AsyncClient
+from sprockets.clients.memcached.client import Client
+from sprockets.clients.memcached.handlers import (
+    ApplicationMixin,
+    MemcachedMixin,
+)
+from sprockets.clients.memcached.settings import DEFAULT_SERVER
+from sprockets.clients.memcached.settings import get_servers as _get_servers
+
+version_info = (2, 0, 0)
+__version__ = '2.0.0'
+
+__all__ = [
+    'DEFAULT_SERVER',
+    'ApplicationMixin',
+    'AsyncClient',
+    'Client',
+    'MemcachedMixin',
+    '__version__',
+    '_get_servers',
+    'version_info',
+]

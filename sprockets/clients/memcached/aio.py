@@ -1,0 +1,795 @@
+"""The awaitable client: the methods of the blocking one as futures."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import os
+import time
+import typing
+import weakref
+from collections import abc
+
+from sprockets.clients.memcached import (
+    batches,
+    client,
+    cluster,
+    commands,
+    protocol,
+    settings,
+)
+
+JOIN = 0.1
+"""Seconds to wait for idle threads to end."""
+
+Future = asyncio.Future[typing.Any]
+
+
+class Engine:
+    """What an :class:`AsyncClient` and its scopes have in common."""
+
+    def __init__(
+        self,
+        prefix: str | None,
+        executor: concurrent.futures.Executor | None,
+        options: abc.Mapping[str, typing.Any],
+    ) -> None:
+        # It takes the arguments, and has everything but the awaiting.
+        self.blocking = client.Client(prefix, **options)
+        shared = self.blocking._shared
+        self.settings = shared.settings
+        self.cluster = shared.cluster
+        self.requests = shared.requests
+        self.codec = shared.codec
+        self.executor = executor
+        self.threads: batches.Threads = (
+            batches.OwnThreads()
+            if executor is None
+            else batches.SharedThreads.of(executor)
+        )
+        self.closed = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.lanes: dict[cluster.Endpoint, batches.Lane] = {}
+        _engines.add(self)
+
+    def enter(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, and work in it from now on.
+
+        :raises RuntimeError: if there is none, or if the client is closed
+
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop or self.closed:
+            if self.closed:
+                raise RuntimeError('the memcached client is closed')
+            # Another loop than the last time: its callers are gone with it.
+            self.lanes = {}
+            self.loop = loop
+        return loop
+
+    def lane(self, endpoint: cluster.Endpoint) -> batches.Lane:
+        """Return the way to a server."""
+        lane = self.lanes.get(endpoint)
+        if lane is None:
+            lane = self.lanes[endpoint] = batches.Lane(
+                endpoint,
+                self.codec,
+                self.cluster.timeout,
+                self.threads,
+                self._redirect,
+            )
+        return lane
+
+    def _redirect(self, key: bytes, waiters: list[batches.Waiter]) -> None:
+        """Send reads whose server could not be reached to another one."""
+        for future, default, hashed, tries, observer in waiters:
+            endpoint = self.cluster.pick(key, hashed)
+            if (
+                endpoint is None
+                or not self.cluster.failover
+                or tries >= len(self.cluster.servers)
+            ):
+                if observer is not None:
+                    observer.over(cluster.UnavailableError(), 0, 0)
+                if not future.done():
+                    future.set_result(default)
+            else:
+                self.lane(endpoint).read(
+                    key, (future, default, hashed, tries + 1, observer)
+                )
+
+    async def close(self) -> None:
+        """Let no more calls in, and release what there is when it is over."""
+        self.closed = True
+        if self.loop is asyncio.get_running_loop():
+            for lane in list(self.lanes.values()):
+                await lane.drain()
+        self.lanes = {}
+        threads = []
+        for endpoint in self.cluster.endpoints:
+            endpoint.disconnect()
+            threads += endpoint.workers.stop()
+        # They have nothing to do but to end, unless another client's calls
+        # are still with them; a thread has no event to wait for.
+        until = time.monotonic() + JOIN
+        while (  # noqa: ASYNC110
+            any(t.is_alive() for t in threads) and time.monotonic() < until
+        ):
+            await asyncio.sleep(0)
+
+    def forget_after_fork(self) -> None:
+        """Leave the parent's loop and its callers to the parent."""
+        self.loop = None
+        self.lanes = {}
+        if self.executor is not None:
+            self.threads = batches.SharedThreads(self.executor)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forget_after_fork() -> None:
+    for engine in list(_engines):
+        engine.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class Call:
+    """One command of one caller, on its way to the server of its key."""
+
+    __slots__ = (
+        '_endpoint',
+        '_engine',
+        '_finish',
+        '_future',
+        '_observer',
+        '_only',
+        '_route',
+        '_tries',
+        'calls',
+        'command',
+        'size',
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        command: protocol.Command,
+        route: cluster.Route,
+        only: cluster.Endpoint | None,
+        finish: abc.Callable[[Call], typing.Any] | None,
+        observer: batches.Observer | None,
+    ) -> None:
+        self._engine = engine
+        self._route = route
+        self._only = only
+        self._finish = finish
+        self._observer = observer
+        self._tries = 0
+        self._endpoint: cluster.Endpoint | None = None
+        self.command = command
+        self.calls = 1
+        self.size = len(command.request)
+        self._future: Future
+
+    @property
+    def commands(self) -> abc.Sequence[protocol.Command]:
+        return (self.command,)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> Future:
+        """Set out, and return the future for what the caller gets."""
+        self._future = loop.create_future()
+        self._send()
+        return self._future
+
+    @property
+    def route(self) -> cluster.Route:
+        """Where the key is."""
+        return self._route
+
+    @property
+    def endpoint(self) -> cluster.Endpoint | None:
+        """The server that it was sent to, None if there is none."""
+        return self._endpoint
+
+    def _send(self) -> None:
+        engine = self._engine
+        command = self.command
+        endpoint = engine.cluster.pick(*self._route)
+        if (
+            endpoint is None
+            or (self._only is not None and endpoint is not self._only)
+            or self._tries > len(engine.cluster.servers)
+        ):
+            command.error = command.error or cluster.UnavailableError()
+            self._end()
+            return
+        self._endpoint = endpoint
+        self._tries += 1
+        engine.lane(endpoint).add(self, isinstance(command, protocol.Get))
+
+    def back(self, sent: bool) -> None:
+        """Come back from a server that it was sent to, or was not."""
+        if not sent and self._engine.cluster.failover:
+            self._endpoint = None
+            self._send()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        command = self.command
+        if self._observer is not None:
+            found = getattr(command, 'found', None)
+            hits = int(bool(found))
+            misses = int(command.answered and not found)
+            self._observer.over(
+                command.error,
+                hits if found is not None else 0,
+                misses if found is not None else 0,
+            )
+        if not self._future.done():
+            self._future.set_result(
+                command.result if self._finish is None else self._finish(self)
+            )
+
+
+class Spread:
+    """The commands of one call for several servers."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rounds: cluster.Rounds,
+        over: abc.Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._rounds = rounds
+        self._over = over
+        self._left = 0
+        self._reached: list[cluster.Endpoint] = []
+
+    def start(self) -> None:
+        """Set out for the first servers."""
+        self._step(None)
+
+    def _step(self, reached: abc.Collection[cluster.Endpoint] | None) -> None:
+        try:
+            if reached is None:
+                groups = next(self._rounds)
+            else:
+                groups = self._rounds.send(reached)
+            # With no server up there is nothing to wait for.
+            while not groups:
+                groups = self._rounds.send(())
+        except StopIteration:
+            self._over()
+            return
+        self._reached = []
+        chunks = [
+            (endpoint, chunk)
+            for endpoint, commands in groups.items()
+            for chunk in batches.split(commands)
+        ]
+        self._left = len(chunks)
+        for endpoint, chunk in chunks:
+            self._engine.lane(endpoint).add(
+                batches.Chunk(chunk, functools.partial(self._back, endpoint)),
+                isinstance(chunk[0], protocol.Get),
+            )
+
+    def _back(self, endpoint: cluster.Endpoint, sent: bool) -> None:
+        if sent:
+            self._reached.append(endpoint)
+        self._left -= 1
+        if self._left == 0:
+            self._step(self._reached)
+
+
+class Methods:
+    """The methods of :class:`~sprockets.clients.memcached.Client`, awaitable.
+
+    Arguments, results and errors are theirs.  What is wrong with an argument
+    raises at once; the future has the result.
+
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _tokens(self) -> commands.Tokens:
+        """Return what the ``gets`` of this scope saw."""
+        raise NotImplementedError
+
+    def _observer(self, method: str) -> batches.Observer | None:
+        """Return who wants to know how a call goes, if anybody does."""
+        return None
+
+    # Reading
+
+    def get(self, key: typing.Any, default: typing.Any = None) -> Future:
+        """Awaitable :meth:`.Client.get`."""
+        engine = self._engine
+        loop = engine.enter()
+        encoded = engine.requests.key(key)
+        hashed = None
+        if encoded is None:
+            encoded, hashed = engine.requests.route(key)
+        endpoint = engine.cluster.pick(encoded, hashed)
+        future = loop.create_future()
+        observer = self._observer('get')
+        if endpoint is None:
+            if observer is not None:
+                observer.over(cluster.UnavailableError(), 0, 0)
+            future.set_result(default)
+        else:
+            lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
+            lane.read(encoded, (future, default, hashed, 1, observer))
+        return future
+
+    def gets(self, key: typing.Any) -> Future:
+        """Awaitable :meth:`.Client.gets`, for this scope's :meth:`cas`."""
+        route = self._engine.requests.route(key)
+        tokens = self._tokens()
+
+        def finish(call: Call) -> typing.Any:
+            command = typing.cast(protocol.Get, call.command)
+            tokens.remember(route, command, call.endpoint)
+            item = command.found.get(route.key)
+            if item is None:
+                return None
+            return self._engine.codec.decode_or(item[0], item[1], None)
+
+        return self._call(
+            'gets', protocol.Get((route.key,), 'gets'), route, finish=finish
+        )
+
+    def get_multi(
+        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
+    ) -> Future:
+        """Awaitable :meth:`.Client.get_multi`."""
+        engine = self._engine
+        routes = engine.requests.routes(keys, key_prefix)
+        done: list[protocol.Command] = []
+
+        def finish() -> dict[typing.Any, typing.Any]:
+            return commands.found(routes, done, engine.codec)
+
+        return self._spread(
+            'get_multi',
+            [route for _, route in routes],
+            commands.get_all,
+            done,
+            finish,
+        )
+
+    # Writing
+
+    def set(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.set`."""
+        return self._store(protocol.SET, key, val, time, min_compress_len)
+
+    def add(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.add`."""
+        return self._store(protocol.ADD, key, val, time, min_compress_len)
+
+    def replace(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.replace`."""
+        return self._store(protocol.REPLACE, key, val, time, min_compress_len)
+
+    def append(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.append`."""
+        return self._store(protocol.APPEND, key, val, time, min_compress_len)
+
+    def prepend(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.prepend`."""
+        return self._store(protocol.PREPEND, key, val, time, min_compress_len)
+
+    def cas(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.cas`, after this scope's :meth:`gets`."""
+        requests = self._engine.requests
+        route = requests.route(key)
+        command, endpoint = requests.cas(
+            route, val, time, min_compress_len, self._tokens()
+        )
+        if command is None:
+            return self._result('cas', 0)
+        return self._call('cas', command, route, only=endpoint)
+
+    def set_multi(
+        self,
+        mapping: abc.Mapping[typing.Any, typing.Any],
+        time: typing.Any = 0,
+        key_prefix: typing.Any = '',
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.set_multi`."""
+        made = self._engine.requests.store_all(
+            mapping, time, key_prefix, min_compress_len
+        )
+        return self._run_made('set_multi', made, made.failed)
+
+    # Numbers
+
+    def incr(
+        self, key: typing.Any, delta: int = 1, noreply: bool = False
+    ) -> Future:
+        """Awaitable :meth:`.Client.incr`."""
+        return self._count(protocol.INCR, key, delta, noreply)
+
+    def decr(
+        self, key: typing.Any, delta: int = 1, noreply: bool = False
+    ) -> Future:
+        """Awaitable :meth:`.Client.decr`."""
+        return self._count(protocol.DECR, key, delta, noreply)
+
+    # Expiry and deletion
+
+    def touch(
+        self, key: typing.Any, time: typing.Any = 0, noreply: bool = False
+    ) -> Future:
+        """Awaitable :meth:`.Client.touch`."""
+        when = commands.exptime(time)
+        route = self._engine.requests.route(key)
+        return self._call('touch', protocol.touch(route.key, when), route)
+
+    def delete(
+        self, key: typing.Any, time: typing.Any = None, noreply: bool = False
+    ) -> Future:
+        """Awaitable :meth:`.Client.delete`."""
+        commands.check_no_delay(time)
+        route = self._engine.requests.route(key)
+        return self._call('delete', protocol.delete(route.key), route)
+
+    def delete_multi(
+        self,
+        keys: abc.Iterable[typing.Any],
+        time: typing.Any = None,
+        key_prefix: typing.Any = '',
+        noreply: bool = False,
+    ) -> Future:
+        """Awaitable :meth:`.Client.delete_multi`."""
+        commands.check_no_delay(time)
+        made = self._engine.requests.delete_all(keys, key_prefix)
+        return self._run_made(
+            'delete_multi', made, lambda done: int(not made.failed(done))
+        )
+
+    # Servers
+
+    def flush_all(self) -> Future:
+        """Awaitable :meth:`.Client.flush_all`."""
+        return self._on_every_server(
+            'flush_all', protocol.flush_all, lambda asked: None
+        )
+
+    def get_stats(self, stat_args: str | None = None) -> Future:
+        """Awaitable :meth:`.Client.get_stats`."""
+        return self._statistics('get_stats', stat_args, lambda pairs: pairs)
+
+    def get_slab_stats(self) -> Future:
+        """Awaitable :meth:`.Client.get_slab_stats`."""
+        return self._statistics(
+            'get_slab_stats', 'slabs', commands.slab_statistics
+        )
+
+    def get_slabs(self) -> Future:
+        """Awaitable :meth:`.Client.get_slabs`."""
+        return self._statistics('get_slabs', 'items', commands.item_statistics)
+
+    def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> Future:
+        """Awaitable :meth:`.Client.set_servers`; done once it returns."""
+        self._engine.blocking.set_servers(servers)
+        return self._result('set_servers', None)
+
+    def forget_dead_hosts(self) -> Future:
+        """Awaitable :meth:`.Client.forget_dead_hosts`; done at once."""
+        self._engine.blocking.forget_dead_hosts()
+        return self._result('forget_dead_hosts', None)
+
+    def disconnect_all(self) -> Future:
+        """Awaitable :meth:`.Client.disconnect_all`; done once it returns."""
+        self._engine.blocking.disconnect_all()
+        return self._result('disconnect_all', None)
+
+    def quit_all(self) -> Future:
+        """Awaitable :meth:`.Client.quit_all`; done once it returns."""
+        return self.disconnect_all()
+
+    def reset_cas(self) -> Future:
+        """Awaitable :meth:`.Client.reset_cas`, of this scope; at once."""
+        self._tokens().clear()
+        return self._result('reset_cas', None)
+
+    # The way to the engine
+
+    def _result(self, method: str, result: typing.Any) -> Future:
+        future = self._engine.enter().create_future()
+        future.set_result(result)
+        return future
+
+    def _call(
+        self,
+        method: str,
+        command: protocol.Command,
+        route: cluster.Route,
+        only: cluster.Endpoint | None = None,
+        finish: abc.Callable[[Call], typing.Any] | None = None,
+    ) -> Future:
+        engine = self._engine
+        loop = engine.enter()
+        return Call(
+            engine, command, route, only, finish, self._observer(method)
+        ).start(loop)
+
+    def _store(
+        self,
+        verb: protocol.Verb,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any,
+        min_compress_len: int,
+    ) -> Future:
+        requests = self._engine.requests
+        route = requests.route(key)
+        command = requests.store(verb, route.key, val, time, min_compress_len)
+        if command is None:
+            return self._result(verb.name, 0)
+        return self._call(verb.name, command, route)
+
+    def _count(
+        self,
+        verb: protocol.Verb,
+        key: typing.Any,
+        delta: typing.Any,
+        noreply: bool,
+    ) -> Future:
+        route = self._engine.requests.route(key)
+        return self._call(
+            verb.name,
+            commands.count(verb, route.key, delta),
+            route,
+            finish=_nothing if noreply else None,
+        )
+
+    def _run_made(
+        self,
+        method: str,
+        made: commands.Made,
+        result: abc.Callable[[list[protocol.Command]], typing.Any],
+    ) -> Future:
+        done: list[protocol.Command] = []
+        return self._spread(
+            method,
+            made.routes,
+            made.commands_for,
+            done,
+            lambda: result(done),
+        )
+
+    def _spread(
+        self,
+        method: str,
+        routes: abc.Sequence[cluster.Route],
+        make: abc.Callable[
+            [abc.Collection[cluster.Route]], abc.Sequence[protocol.Command]
+        ],
+        done: list[protocol.Command],
+        result: abc.Callable[[], typing.Any],
+    ) -> Future:
+        engine = self._engine
+        future = engine.enter().create_future()
+        observer = self._observer(method)
+
+        def over() -> None:
+            if observer is not None:
+                observer.over(*commands.outcome(routes, done))
+            if not future.done():
+                future.set_result(result())
+
+        Spread(engine, engine.cluster.rounds(routes, make, done), over).start()
+        return future
+
+    def _on_every_server(
+        self,
+        method: str,
+        make: abc.Callable[[], protocol.Command],
+        result: abc.Callable[
+            [dict[cluster.Endpoint, protocol.Command]], typing.Any
+        ],
+    ) -> Future:
+        engine = self._engine
+        future = engine.enter().create_future()
+        observer = self._observer(method)
+        asked = {e: make() for e in engine.cluster.endpoints if e.available()}
+        reached: list[cluster.Endpoint] = []
+
+        def rounds() -> cluster.Rounds:
+            reached.extend((yield {e: [c] for e, c in asked.items()}))
+
+        def over() -> None:
+            if observer is not None:
+                observer.over(*commands.outcome((), asked.values()))
+            if future.done():
+                return
+            try:
+                future.set_result(result({e: asked[e] for e in reached}))
+            except ValueError as error:
+                future.set_exception(error)
+
+        Spread(engine, rounds(), over).start()
+        return future
+
+    def _statistics(
+        self,
+        method: str,
+        argument: str | None,
+        arrange: abc.Callable[[list[tuple[str, dict[str, str]]]], typing.Any],
+    ) -> Future:
+        # What is wrong with it raises here rather than for each server.
+        commands.statistics(argument)
+        servers = self._engine.cluster.servers
+        return self._on_every_server(
+            method,
+            lambda: commands.statistics(argument),
+            lambda asked: arrange(commands.statistics_of(servers, asked)),
+        )
+
+
+def _nothing(call: Call) -> None:
+    """Return what ``noreply`` promises."""
+
+
+class Scope(Methods):
+    """The methods of a client for one piece of work, a request say.
+
+    What its :meth:`gets` saw is for its own :meth:`cas` only.  It comes from
+    :meth:`.AsyncClient.scope`.
+
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        observe: abc.Callable[[str], batches.Observer] | None = None,
+    ) -> None:
+        super().__init__(engine)
+        self._saw = commands.Tokens()
+        self._observe = observe
+
+    def _observer(self, method: str) -> batches.Observer | None:
+        return None if self._observe is None else self._observe(method)
+
+    def _tokens(self) -> commands.Tokens:
+        return self._saw
+
+
+class AsyncClient(Methods):
+    """The awaitable client.
+
+    .. code-block:: python
+
+        client = memcached.AsyncClient('pages')   # PAGES_MEMCACHED_SERVERS
+        await client.set('front', 'Hello', time=60)
+        front = await client.get('front')
+        await client.close()
+
+    Each method returns a future.  What is called in the same turn of the
+    event loop travels together, whoever calls: one write, one read, in a
+    thread.  A read that is called after a write sees what was written.
+
+    It can be made before there is a loop, and be used in one after another,
+    but not in two at once.  A caller that is cancelled, or times out, leaves
+    the others alone.  What :meth:`gets` saw is for the :meth:`cas` of the
+    same task; :meth:`scope` gives the methods with a scope of their own.
+
+    :param str prefix: the prefix of the variables, as for :class:`Client`
+    :param concurrent.futures.Executor executor: runs the calls, in threads.
+        One of its threads is left to others; what hangs on one server may
+        hold up the others unless it has more than one thread a server.
+        Default: threads of the library, up to ``max_connections`` for each
+        server in this process
+    :param options: the options of :class:`Client`
+    :raises TypeError: for an option that there is not, or an executor that
+        is none, or one of processes
+    :raises ValueError: for a value that cannot be; it names the variable
+
+    .. versionadded:: 2.0
+
+    """
+
+    def __init__(
+        self,
+        prefix: str | None = None,
+        *,
+        executor: concurrent.futures.Executor | None = None,
+        **options: typing.Any,
+    ) -> None:
+        # Its callers may not be typed.
+        given: typing.Any = executor
+        if given is not None and (
+            not isinstance(given, concurrent.futures.Executor)
+            or isinstance(given, concurrent.futures.ProcessPoolExecutor)
+        ):
+            raise TypeError(
+                f'executor is {given!r}; expected an executor of threads'
+            )
+        super().__init__(Engine(prefix, executor, options))
+        self._by_task: weakref.WeakKeyDictionary[
+            asyncio.Task[typing.Any], commands.Tokens
+        ] = weakref.WeakKeyDictionary()
+
+    def scope(
+        self,
+        observe: abc.Callable[[str], batches.Observer] | None = None,
+    ) -> Scope:
+        """Return the methods with a scope of their own for gets and cas.
+
+        :param observe: is called with the name of each method that is
+            called, and returns who is told how the call went
+        :rtype: Scope
+
+        """
+        return Scope(self._engine, observe)
+
+    async def close(self) -> None:
+        """Answer what is in flight, then release threads and connections.
+
+        A call after that raises :exc:`RuntimeError`.
+
+        """
+        await self._engine.close()
+
+    def _tokens(self) -> commands.Tokens:
+        self._engine.enter()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError(
+                'gets and cas outside of a task belong to no one; use scope()'
+            )
+        return self._by_task.setdefault(task, commands.Tokens())

@@ -1,0 +1,634 @@
+"""Calls to one server gathered into batches, a few of them in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import logging
+import threading
+import time
+import typing
+import weakref
+from collections import abc
+
+from sprockets.clients.memcached import cluster, protocol, values
+
+LOGGER = logging.getLogger(__name__)
+
+MAX_CALLS = 1000
+"""Calls that travel in one batch at most."""
+
+MAX_BYTES = 512 * 1024
+"""Bytes of the requests of one batch, and of its replies as far as earlier
+ones let expect; a single call that is larger travels alone."""
+
+MAX_WAITING_CALLS = 100_000
+"""Calls that may wait for one server; one more fails at once."""
+
+MAX_WAITING_BYTES = 256 * 1024 * 1024
+"""Bytes of requests that may wait for one server; likewise."""
+
+GRACE = 0.1
+"""Seconds after its deadline that a batch gets to come back by itself."""
+
+Future = asyncio.Future[typing.Any]
+
+
+class OverloadError(Exception):
+    """So much waits for a server that a call was not let in."""
+
+
+class Observer(typing.Protocol):
+    """Who wants to know how a call went."""
+
+    def over(
+        self, error: BaseException | None, hits: int, misses: int
+    ) -> None:
+        """Take note, in the loop, that the call is over."""
+
+
+Waiter = tuple[Future, typing.Any, int | None, int, Observer | None]
+"""A caller of ``get``: its future, its default, the hash that it gave, how
+many servers were tried already, its observer."""
+
+_MISS = object()
+
+
+class Part(typing.Protocol):
+    """Commands of one call that go to one server together."""
+
+    calls: int
+    """How many of a batch's calls it counts for."""
+    size: int
+    """The bytes of its requests."""
+
+    @property
+    def commands(self) -> abc.Sequence[protocol.Command]:
+        """The commands, in order."""
+
+    def back(self, sent: bool) -> None:
+        """Take note, in the loop, that it is over.
+
+        :param bool sent: False if the server could not be reached
+
+        """
+
+
+class Chunk:
+    """As many commands of one call as go into one batch."""
+
+    __slots__ = ('_back', '_commands', 'calls', 'size')
+
+    def __init__(
+        self,
+        commands: abc.Sequence[protocol.Command],
+        back: abc.Callable[[bool], None],
+    ) -> None:
+        self._commands = commands
+        self.calls = sum(map(_weight, commands))
+        self.size = sum([len(command.request) for command in commands])
+        self._back = back
+
+    @property
+    def commands(self) -> abc.Sequence[protocol.Command]:
+        return self._commands
+
+    def back(self, sent: bool) -> None:
+        self._back(sent)
+
+
+def _weight(command: protocol.Command) -> int:
+    return len(command.keys) if isinstance(command, protocol.Get) else 1
+
+
+def split(
+    commands: abc.Iterable[protocol.Command],
+) -> abc.Iterator[list[protocol.Command]]:
+    """Cut a list of commands into such as go into one batch each."""
+    chunk: list[protocol.Command] = []
+    calls = size = 0
+    for command in commands:
+        calls += _weight(command)
+        size += len(command.request)
+        if chunk and (calls > MAX_CALLS or size > MAX_BYTES):
+            yield chunk
+            chunk = []
+            calls, size = _weight(command), len(command.request)
+        chunk.append(command)
+    if chunk:
+        yield chunk
+
+
+class Batch:
+    """Calls that travel together: one write, one read.
+
+    First the writes and the rest, in the order of the calls, then the reads:
+    a read that was called after a write sees it.
+
+    """
+
+    __slots__ = (
+        '_lane',
+        '_observed',
+        '_results',
+        'abandoned',
+        'after',
+        'calls',
+        'deadline',
+        'reading',
+        'returned',
+        'sent',
+        'size',
+        'trial',
+        'waiting',
+        'writing',
+    )
+
+    def __init__(self, lane: Lane, after: Batch | None) -> None:
+        self._lane = lane
+        self._results: list[tuple[Future, typing.Any]] = []
+        self._observed: list[
+            tuple[Observer, BaseException | None, int, int]
+        ] = []
+        self.sent = True
+        self.after = after
+        self.calls = 0
+        self.size = 0
+        self.deadline = time.monotonic() + lane.timeout
+        self.trial = lane.endpoint.retry_at is not None
+        self.returned = False
+        self.abandoned = False
+        self.writing: list[Part] = []
+        self.waiting: dict[bytes, list[Waiter]] = {}
+        self.reading: list[Part] = []
+
+    def run(self) -> None:
+        """Exchange with the server, in a thread, and go back to the loop."""
+        try:
+            self._exchange()
+        # The callers wait in another thread and have to be told.
+        except BaseException as error:
+            LOGGER.exception('A batch for %s failed', self._lane.endpoint)
+            self._fail(error)
+        try:
+            self._lane.loop.call_soon_threadsafe(self._lane.come_back, self)
+        except RuntimeError:
+            LOGGER.debug('The loop was closed while a batch was in flight')
+
+    def _exchange(self) -> None:
+        commands = [c for part in self.writing for c in part.commands]
+        get = None
+        if self.waiting:
+            get = protocol.Get(self.waiting)
+            commands.append(get)
+        for part in self.reading:
+            commands.extend(part.commands)
+        self.sent = self._lane.endpoint.exchange(commands, self.deadline)
+        if get is None or not self.sent:
+            return
+        if get.answered and get.error is None:
+            self._decode(get.found)
+        else:
+            self._give_defaults(get.error)
+
+    def _decode(self, found: dict[bytes, protocol.Item]) -> None:
+        decode = self._lane.codec.decode_or
+        put = self._results.append
+        size = 0
+        for key, waiters in self.waiting.items():
+            item = found.get(key)
+            if item is None:
+                value = _MISS
+            else:
+                flags, data, _ = item
+                size += len(data)
+                value = decode(flags, data, _MISS)
+            again = False
+            for future, default, _, _, observer in waiters:
+                # What can be changed is not shared by its readers.
+                if again and flags not in values.SHAREABLE:
+                    value = decode(flags, data, _MISS)
+                again = item is not None
+                hit = value is not _MISS
+                put((future, value if hit else default))
+                if observer is not None:
+                    self._observed.append((observer, None, hit, not hit))
+        self._lane.note_size(size / len(self.waiting))
+
+    def _give_defaults(self, error: BaseException | None) -> None:
+        for waiters in self.waiting.values():
+            for future, default, _, _, observer in waiters:
+                self._results.append((future, default))
+                if observer is not None:
+                    self._observed.append((observer, error, 0, 0))
+
+    def _fail(self, error: BaseException) -> None:
+        for part in self.writing + self.reading:
+            for command in part.commands:
+                command.error = command.error or error
+        self._results.clear()
+        self._observed.clear()
+        self.sent = True
+        self._give_defaults(error)
+
+    def abandon(self, error: BaseException) -> None:
+        """Give every caller, in the loop, the result of a failure.
+
+        The thread may be at work on the batch: what it writes is not touched.
+
+        """
+        self.abandoned = True
+        for waiters in self.waiting.values():
+            for future, default, _, _, observer in waiters:
+                if observer is not None:
+                    observer.over(error, 0, 0)
+                if not future.done():
+                    future.set_result(default)
+        for part in self.writing + self.reading:
+            for command in part.commands:
+                command.error = command.error or error
+            part.back(True)
+
+    def settle(self) -> None:
+        """Give every caller, in the loop, what the batch brought for it."""
+        if self.abandoned:
+            return
+        for observer, error, hits, misses in self._observed:
+            observer.over(error, hits, misses)
+        for future, value in self._results:
+            # A caller may have been cancelled, or have timed out.
+            if not future.done():
+                future.set_result(value)
+        for part in self.writing:
+            part.back(self.sent)
+        for part in self.reading:
+            part.back(self.sent)
+
+
+class Lane:
+    """The way of one client's calls to one server, in one loop.
+
+    A batch leaves at the end of the turn of the loop in which its first call
+    was made, or when one of those in flight comes back if there are as many
+    as there may be.
+
+    :param Endpoint endpoint: the server
+    :param Codec codec: turns bytes into values
+    :param float timeout: seconds for a call
+    :param Threads threads: where batches run
+    :param redirect: is called with a key and its waiters when the server
+        could not be reached
+
+    """
+
+    def __init__(
+        self,
+        endpoint: cluster.Endpoint,
+        codec: values.Codec,
+        timeout: float,
+        threads: Threads,
+        redirect: abc.Callable[[bytes, list[Waiter]], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.codec = codec
+        self.timeout = timeout
+        self.loop = asyncio.get_running_loop()
+        self._threads = threads
+        self._redirect = redirect
+        self._in_flight: set[Batch] = set()
+        self._dropped: collections.deque[Batch] = collections.deque()
+        self._forming: Batch | None = None
+        self._full: collections.deque[Batch] = collections.deque()
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._max_calls = MAX_CALLS
+        self._waiting_calls = 0
+        self._waiting_bytes = 0
+        self._overloaded = False
+        self._mean_size = 0.0
+        self._idle: Future | None = None
+
+    # Calls come in
+
+    def read(self, key: bytes, waiter: Waiter) -> None:
+        """Let a call wait for the value of a key."""
+        batch = self._forming
+        if batch is None or batch.calls >= self._max_calls:
+            batch = self._next(0)
+            if batch is None:
+                self._turn_away(waiter)
+                return
+        batch.calls += 1
+        waiting = batch.waiting
+        if key in waiting:
+            waiting[key].append(waiter)
+        else:
+            waiting[key] = [waiter]
+
+    def add(self, part: Part, reads: bool = False) -> None:
+        """Let a call wait for the replies to its commands.
+
+        :param bool reads: whether they only read, and so come after the rest
+
+        """
+        batch = self._forming
+        if (
+            batch is None
+            or batch.calls >= self._max_calls
+            or batch.size + part.size > MAX_BYTES
+        ):
+            batch = self._next(part.size)
+            if batch is None:
+                error = OverloadError(str(self.endpoint))
+                for command in part.commands:
+                    command.error = error
+                part.back(True)
+                return
+        batch.calls += part.calls
+        batch.size += part.size
+        (batch.reading if reads else batch.writing).append(part)
+
+    def _next(self, size: int) -> Batch | None:
+        """Begin another batch, unless too much waits already."""
+        after = None
+        full = self._forming
+        if full is not None:
+            # No call may overtake a write that was called before it.
+            after = full if full.writing else full.after
+            self._waiting_calls += full.calls
+            self._waiting_bytes += full.size
+            self._full.append(full)
+            self._forming = None
+        if (
+            self._waiting_calls >= MAX_WAITING_CALLS
+            or self._waiting_bytes + size > MAX_WAITING_BYTES
+        ):
+            if not self._overloaded:
+                self._overloaded = True
+                LOGGER.warning(
+                    'memcached server %s: %d calls wait, more are refused',
+                    self.endpoint,
+                    self._waiting_calls,
+                )
+            return None
+        batch = self._forming = Batch(self, after)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._end_of_turn)
+        return batch
+
+    def _turn_away(self, waiter: Waiter) -> None:
+        future, default, _, _, observer = waiter
+        if observer is not None:
+            observer.over(OverloadError(str(self.endpoint)), 0, 0)
+        future.set_result(default)
+
+    # Batches leave
+
+    def _end_of_turn(self) -> None:
+        self._scheduled = False
+        self.leave()
+
+    def leave(self) -> None:
+        """Send batches on their way, as many as may be in flight."""
+        while self._full or self._forming is not None:
+            batch = self._first()
+            if self.endpoint.retry_at is not None and not batch.trial:
+                # The server went down while the batch waited.
+                self._take_out()
+                self._drop(batch)
+                continue
+            if batch.after is not None and not batch.after.returned:
+                return
+            if not self._threads.take(self, len(self._in_flight)):
+                if self._timer is None:
+                    self._watch(batch.deadline)
+                return
+            self._take_out()
+            batch.after = None
+            self._in_flight.add(batch)
+            if self._timer is None:
+                self._watch(batch.deadline)
+            try:
+                self._threads.submit(self.endpoint, batch.run)
+            except RuntimeError as error:
+                LOGGER.warning('The executor takes no more: %s', error)
+                self._threads.give_back()
+                self._in_flight.discard(batch)
+                batch.returned = True
+                batch.abandon(error)
+
+    def _take_out(self) -> None:
+        if not self._full:
+            self._forming = None
+            return
+        batch = self._full.popleft()
+        self._waiting_calls -= batch.calls
+        self._waiting_bytes -= batch.size
+        self._overloaded = False
+
+    # Batches come back
+
+    def come_back(self, batch: Batch) -> None:
+        """Take a batch back, and let the next one leave."""
+        self._in_flight.discard(batch)
+        self._threads.give_back()
+        batch.returned = True
+        batch.settle()
+        if not batch.sent and not batch.abandoned:
+            self._redirect_all(batch)
+        self.leave()
+        self._tell_if_idle()
+
+    def note_size(self, size: float) -> None:
+        """Bound the calls of a batch by the size that values have had.
+
+        :param float size: the mean number of bytes of a batch's values
+
+        """
+        self._mean_size += (size - self._mean_size) / 8
+        expected = max(self._mean_size, 1)
+        self._max_calls = int(min(max(MAX_BYTES / expected, 8), MAX_CALLS))
+
+    def _redirect_all(self, batch: Batch) -> None:
+        for key, waiters in batch.waiting.items():
+            self._redirect(key, waiters)
+
+    def _drop(self, batch: Batch) -> None:
+        """Give up a batch that has not left, not all of them in one turn."""
+        self._dropped.append(batch)
+        if len(self._dropped) == 1:
+            self.loop.call_soon(self._drop_next)
+
+    def _drop_next(self) -> None:
+        batch = self._dropped.popleft()
+        batch.returned = True
+        batch.sent = False
+        batch.settle()
+        self._redirect_all(batch)
+        if self._dropped:
+            self.loop.call_soon(self._drop_next)
+        self._tell_if_idle()
+
+    # Batches that do not come back
+
+    def _watch(self, deadline: float) -> None:
+        left = deadline + GRACE - time.monotonic()
+        self._timer = self.loop.call_later(max(left, 0), self._look)
+
+    def _look(self) -> None:
+        """Answer for batches whose thread, or whose turn, does not come."""
+        self._timer = None
+        now = time.monotonic()
+        for batch in list(self._in_flight):
+            if not batch.abandoned and batch.deadline + GRACE <= now:
+                batch.abandon(TimeoutError('no thread came back in time'))
+        while (
+            self._full or self._forming is not None
+        ) and self._first().deadline + GRACE <= now:
+            batch = self._first()
+            self._take_out()
+            batch.returned = True
+            batch.abandon(TimeoutError('no thread was free in time'))
+        pending = [b.deadline for b in self._in_flight if not b.abandoned]
+        if self._full or self._forming is not None:
+            pending.append(self._first().deadline)
+        if pending:
+            self._watch(min(pending))
+        self._tell_if_idle()
+
+    def _first(self) -> Batch:
+        batch = self._full[0] if self._full else self._forming
+        assert batch is not None
+        return batch
+
+    # The end
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for this server."""
+        return bool(
+            self._full
+            or self._dropped
+            or self._forming is not None
+            or any(not batch.abandoned for batch in self._in_flight)
+        )
+
+    def _tell_if_idle(self) -> None:
+        if self._idle is not None and not self.busy:
+            if not self._idle.done():
+                self._idle.set_result(None)
+            self._idle = None
+
+    async def drain(self) -> None:
+        """Wait until everything that was called is answered."""
+        while self.busy:
+            if self._idle is None:
+                self._idle = self.loop.create_future()
+            await self._idle
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Threads(typing.Protocol):
+    """Where batches run."""
+
+    def take(self, lane: Lane, in_flight: int) -> bool:
+        """Whether a lane may have one more batch in flight.
+
+        If not, its ``leave`` is called when it may be worth another try.
+
+        """
+
+    def give_back(self) -> None:
+        """Take note that a batch has come back."""
+
+    def submit(
+        self, endpoint: cluster.Endpoint, job: abc.Callable[[], None]
+    ) -> None:
+        """Have a thread run a batch."""
+
+
+class OwnThreads:
+    """The worker threads that each server has in this process."""
+
+    def take(self, lane: Lane, in_flight: int) -> bool:
+        return in_flight < lane.endpoint.max_connections
+
+    def give_back(self) -> None:
+        """Nothing: a lane that gets a batch back looks for the next."""
+
+    def submit(
+        self, endpoint: cluster.Endpoint, job: abc.Callable[[], None]
+    ) -> None:
+        endpoint.workers.submit(job)
+
+
+class SharedThreads:
+    """The executor that a client was given, and that others may use too.
+
+    One of its threads is left to them, and each server gets a share of the
+    rest, so that one that hangs does not stop the others.  The account is
+    kept for the executor, whichever clients use it.
+
+    :param Executor executor: runs the batches
+
+    """
+
+    _of: typing.ClassVar[
+        weakref.WeakKeyDictionary[concurrent.futures.Executor, SharedThreads]
+    ] = weakref.WeakKeyDictionary()
+
+    def __init__(self, executor: concurrent.futures.Executor) -> None:
+        self._executor = weakref.ref(executor)
+        # None of its own for an executor that does not say: no bound but
+        # each server's.
+        threads = getattr(executor, '_max_workers', None)
+        self._free = max(threads - 1, 1) if threads else 1 << 30
+        self._all = self._free
+        self._lock = threading.Lock()
+        self._turned_away: collections.OrderedDict[Lane, None] = (
+            collections.OrderedDict()
+        )
+        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
+
+    @classmethod
+    def of(cls, executor: concurrent.futures.Executor) -> SharedThreads:
+        """Return the one account of an executor."""
+        threads = cls._of.get(executor)
+        if threads is None:
+            threads = cls._of[executor] = cls(executor)
+        return threads
+
+    def take(self, lane: Lane, in_flight: int) -> bool:
+        with self._lock:
+            self._lanes.add(lane)
+            share = max(self._all // len(self._lanes), 1)
+            if in_flight >= min(lane.endpoint.max_connections, share):
+                return False
+            if self._free:
+                self._free -= 1
+                return True
+            self._turned_away[lane] = None
+            return False
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._free += 1
+            if not self._turned_away:
+                return
+            lane, _ = self._turned_away.popitem(last=False)
+        try:
+            lane.loop.call_soon_threadsafe(lane.leave)
+        except RuntimeError:
+            LOGGER.debug('The loop was closed while its calls waited')
+
+    def submit(
+        self, endpoint: cluster.Endpoint, job: abc.Callable[[], None]
+    ) -> None:
+        executor = self._executor()
+        if executor is None:
+            raise RuntimeError('the executor is gone')
+        executor.submit(job)

@@ -1,0 +1,604 @@
+"""The blocking client: python-memcached's, configured by the environment."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import time as clock
+import typing
+from collections import abc
+
+import memcache
+
+from sprockets.clients.memcached import (
+    cluster,
+    commands,
+    protocol,
+    settings,
+    values,
+)
+
+LOGGER = logging.getLogger(__name__)
+
+BASE_OPTIONS = (
+    'debug',
+    'pickleProtocol',
+    'pickler',
+    'unpickler',
+    'compressor',
+    'decompressor',
+    'pload',
+    'pid',
+    'server_max_key_length',
+    'server_max_value_length',
+    'cache_cas',
+    'flush_on_reconnect',
+    'check_keys',
+    'key_encoder',
+)
+"""Arguments of :class:`memcache.Client` that are taken as keywords as well."""
+
+
+class Shared:
+    """What the threads that use a client have in common."""
+
+    def __init__(
+        self, prefix: str | None, options: abc.Mapping[str, typing.Any]
+    ) -> None:
+        self.settings = settings.Settings(
+            prefix,
+            {k: v for k, v in options.items() if k not in BASE_OPTIONS},
+        )
+        self.codec = values.Codec(self.settings.min_compress_len)
+        self.requests = commands.Requests(self.codec, self.settings.key_prefix)
+        self.cluster = cluster.Cluster(self.settings)
+        self.dead_retry = self.settings.dead_retry
+        self.debug: typing.Any = 0
+        self.cache_cas: typing.Any = False
+        self.pickler_is_keyword = True
+        self.stats: dict[str, int] = {}
+
+    def count(self, method: str) -> None:
+        """Count a call, as python-memcached does in its ``stats``."""
+        self.stats[method] = self.stats.get(method, 0) + 1
+
+
+def _attribute(path: str) -> property:
+    """Return an attribute of python-memcached's that all threads share."""
+    where = operator.attrgetter(path)
+    owner, _, name = path.rpartition('.')
+    find_owner = operator.attrgetter(f'_shared.{owner}'.rstrip('.'))
+
+    def get(self: Client) -> typing.Any:
+        return where(self._shared)
+
+    def set_(self: Client, value: typing.Any) -> None:
+        setattr(find_owner(self), name, value)
+
+    return property(get, set_)
+
+
+class Client(memcache.Client):  # type: ignore[misc]
+    """:class:`memcache.Client`, configured by the environment.
+
+    .. code-block:: python
+
+        client = memcached.Client('pages')    # PAGES_MEMCACHED_SERVERS
+        client.set('front', 'Hello', time=60)
+        client.get('front')
+
+    One client serves any number of threads: they share the connections and
+    what is known of the servers' health.  Only what ``gets`` saw, for
+    ``cas``, is each thread's own.  A process that was forked has no
+    connections but those that it makes itself.
+
+    A cache that is down is a cache that misses: nothing raises but for what
+    the caller got wrong.
+
+    :param str prefix: the prefix of the variables, ``PAGES`` for
+        ``PAGES_MEMCACHED_SERVERS``; upper-cased.  Default: ``None``
+    :param options: any option of the environment by its name in lower case,
+        and the arguments of :class:`memcache.Client` but ``servers``
+    :raises TypeError: for an option that there is not
+    :raises ValueError: for a value that cannot be; it names the variable
+
+    .. versionchanged:: 2.0
+       Options besides the servers; see the version history for what is safer
+       than in python-memcached and so in 1.1.0.
+
+    """
+
+    # On the object itself, not in the dict that each thread has of its own.
+    __slots__ = ('_shared',)
+
+    _shared: Shared
+
+    debug = _attribute('debug')
+    cache_cas = _attribute('cache_cas')
+    stats = _attribute('stats')
+    dead_retry = _attribute('dead_retry')
+    picklerIsKeyword = _attribute('pickler_is_keyword')  # noqa: N815
+    socket_timeout = _attribute('cluster.timeout')
+    flush_on_reconnect = _attribute('cluster.flush_on_reconnect')
+    servers = _attribute('cluster.servers')
+    buckets = _attribute('cluster.buckets')
+    do_check_key = _attribute('requests.do_check_key')
+    key_encoder = _attribute('requests.key_encoder')
+    server_max_key_length = _attribute('requests.server_max_key_length')
+    server_max_value_length = _attribute('codec.max_length')
+    pickleProtocol = _attribute('codec.pickle_protocol')  # noqa: N815
+    pickler = _attribute('codec.pickler')
+    unpickler = _attribute('codec.unpickler')
+    compressor = _attribute('codec.compressor')
+    decompressor = _attribute('codec.decompressor')
+    persistent_id = _attribute('codec.persistent_id')
+    persistent_load = _attribute('codec.persistent_load')
+
+    def __init__(
+        self, prefix: str | None = None, **options: typing.Any
+    ) -> None:
+        # Each thread's own, and so not a slot.
+        self._tokens = commands.Tokens()  # type: ignore[misc]
+        # threading.local calls this again in each thread that comes.
+        if hasattr(self, '_shared'):
+            return
+        self._shared = shared = Shared(prefix, options)
+        LOGGER.debug('Servers are %r', shared.settings.servers)
+        arguments = {k: v for k, v in options.items() if k in BASE_OPTIONS}
+        for name in ('socket_timeout', 'dead_retry'):
+            if shared.settings.sources[name] != 'default':
+                arguments[name] = getattr(shared.settings, name)
+        ours = values.Codec()
+        super().__init__(shared.settings.servers, **arguments)
+        if 'pickleProtocol' not in options:
+            shared.codec.pickle_protocol = ours.pickle_protocol
+        if 'decompressor' not in options:
+            shared.codec.decompressor = ours.decompressor
+        if 'key_encoder' not in options:
+            shared.requests.key_encoder = None
+
+    # Servers
+
+    def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
+        """Use other servers from now on, in every thread.
+
+        :param list servers: strings, or ``(string, weight)``
+        :raises ValueError: for a server that cannot be one
+
+        """
+        self._shared.cluster.set_servers(servers)
+
+    def forget_dead_hosts(self) -> None:
+        """Take every server for one that is up, in every thread."""
+        for endpoint in self._shared.cluster.endpoints:
+            endpoint.mark_up()
+
+    def disconnect_all(self) -> None:
+        """Close the connections of every thread.
+
+        Calls that are under way end first; later ones connect anew.
+
+        """
+        for endpoint in self._shared.cluster.endpoints:
+            endpoint.disconnect()
+
+    def quit_all(self) -> None:
+        """Close the connections, as :meth:`disconnect_all` does."""
+        self.disconnect_all()
+
+    def flush_all(self) -> None:
+        """Make every value on every server that is up expire.
+
+        It never raises; a server that refuses is logged.
+
+        """
+        self._shared.count('flush_all')
+        self._on_every_server(protocol.flush_all)
+
+    def get_stats(
+        self, stat_args: str | None = None
+    ) -> list[tuple[str, dict[str, str]]]:
+        """Return the statistics of each server that answers.
+
+        :param str stat_args: what to put behind ``stats``: ``items``, say
+        :return: pairs of a server, named ``host:port (weight)``, and its
+            statistics by name, all of them text
+        :rtype: list
+        :raises ValueError: for an argument that memcached refuses
+
+        """
+        return self._statistics(stat_args)
+
+    def get_slab_stats(self) -> list[tuple[str, dict[str, typing.Any]]]:
+        """Return ``stats slabs`` of each server that answers.
+
+        :return: pairs of a server and a dict: for each slab's number a dict
+            of its statistics, and the two of the server as a whole
+        :rtype: list
+
+        """
+        return commands.slab_statistics(self._statistics('slabs'))
+
+    def get_slabs(self) -> list[tuple[str, dict[str, typing.Any]]]:
+        """Return ``stats items`` of each server that answers.
+
+        :return: pairs of a server and a dict: for each slab's number a dict
+            of the statistics of its items
+        :rtype: list
+
+        """
+        return commands.item_statistics(self._statistics('items'))
+
+    def _statistics(
+        self, argument: str | None
+    ) -> list[tuple[str, dict[str, str]]]:
+        commands.statistics(argument)
+        asked = self._on_every_server(lambda: commands.statistics(argument))
+        return commands.statistics_of(self._shared.cluster.servers, asked)
+
+    def _on_every_server(
+        self, make: abc.Callable[[], protocol.Command]
+    ) -> dict[cluster.Endpoint, protocol.Command]:
+        endpoints = [
+            endpoint
+            for endpoint in self._shared.cluster.endpoints
+            if endpoint.available()
+        ]
+        asked = {endpoint: make() for endpoint in endpoints}
+        reached = cluster.exchange_all(
+            {endpoint: [command] for endpoint, command in asked.items()},
+            clock.monotonic() + self._shared.cluster.timeout,
+        )
+        return {e: c for e, c in asked.items() if e in reached}
+
+    # Reading
+
+    def get(self, key: typing.Any, default: typing.Any = None) -> typing.Any:
+        """Return the value of a key.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param default: what to return for a miss, for a value that cannot be
+            decoded, and where no server answers
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+
+        """
+        shared = self._shared
+        shared.count('get')
+        route = shared.requests.route(key)
+        command = protocol.Get((route.key,))
+        shared.cluster.run(command, route)
+        item = command.found.get(route.key)
+        if item is None:
+            return default
+        return shared.codec.decode_or(item[0], item[1], default)
+
+    def gets(self, key: typing.Any) -> typing.Any:
+        """Return the value of a key, and remember it for :meth:`cas`.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :return: the value, None as in :meth:`get`
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+
+        """
+        shared = self._shared
+        shared.count('gets')
+        route = shared.requests.route(key)
+        command = protocol.Get((route.key,), 'gets')
+        endpoint = shared.cluster.run(command, route)
+        self._tokens.remember(route, command, endpoint)
+        item = command.found.get(route.key)
+        if item is None:
+            return None
+        return shared.codec.decode_or(item[0], item[1], None)
+
+    def get_multi(
+        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
+    ) -> dict[typing.Any, typing.Any]:
+        """Return the values of many keys.
+
+        :param list keys: text, bytes, ``(hash, key)``, or anything else, of
+            which the ``str()`` is sent
+        :param str key_prefix: put before each key for the server only
+        :return: the values that there are, by the keys as they were given
+        :rtype: dict
+        :raises memcache.Client.MemcachedKeyError: what is wrong with a key
+
+        """
+        shared = self._shared
+        shared.count('get_multi')
+        routes = shared.requests.routes(keys, key_prefix)
+        done: list[protocol.Command] = []
+        shared.cluster.run_rounds(
+            shared.cluster.rounds(
+                [route for _, route in routes], commands.get_all, done
+            )
+        )
+        return commands.found(routes, done, shared.codec)
+
+    # Writing
+
+    def set(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> int:
+        """Store a value.
+
+        A value that is too large is not stored, and the old one is deleted.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param val: any value that can be serialized
+        :param time: when it expires: seconds or a timedelta from now, or a
+            date in seconds since the epoch; 0 for never.  A part of a second
+            counts as a whole one
+        :param int min_compress_len: compress from this many bytes; 0 for what
+            the client is set to
+        :param bool noreply: the caller does not care; the reply is read all
+            the same, so that it cannot be taken for another one
+        :return: nonzero if it was stored
+        :rtype: int
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: if the time is none
+
+        """
+        return self._store(protocol.SET, key, val, time, min_compress_len)
+
+    def add(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> int:
+        """Store a value if the key has none; otherwise as :meth:`set`."""
+        return self._store(protocol.ADD, key, val, time, min_compress_len)
+
+    def replace(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> int:
+        """Store a value if the key has one; otherwise as :meth:`set`."""
+        return self._store(protocol.REPLACE, key, val, time, min_compress_len)
+
+    def append(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> int:
+        """Put text or bytes behind the value of a key, if it has one.
+
+        Neither the time nor the compression of the value change; otherwise
+        as :meth:`set`.
+
+        """
+        return self._store(protocol.APPEND, key, val, time, min_compress_len)
+
+    def prepend(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> int:
+        """Put text or bytes before the value of a key, if it has one.
+
+        Neither the time nor the compression of the value change; otherwise
+        as :meth:`set`.
+
+        """
+        return self._store(protocol.PREPEND, key, val, time, min_compress_len)
+
+    def cas(
+        self,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any = 0,
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> int:
+        """Store a value if the key still has what this thread's gets saw.
+
+        If :meth:`gets` found nothing, it is stored if there is still nothing.
+        Each ``gets`` serves for one ``cas``.  The arguments are those of
+        :meth:`set`.
+
+        :return: nonzero if it was stored; 0 also where that cannot be told,
+            as when the server was lost or restarted since
+        :rtype: int
+        :raises RuntimeError: if there was no ``gets`` of the key
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: if the time is none
+
+        """
+        shared = self._shared
+        shared.count('cas')
+        route = shared.requests.route(key)
+        command, endpoint = shared.requests.cas(
+            route, val, time, min_compress_len, self._tokens
+        )
+        if command is None:
+            return 0
+        shared.cluster.run(command, route, endpoint)
+        return typing.cast(int, command.result)
+
+    def set_multi(
+        self,
+        mapping: abc.Mapping[typing.Any, typing.Any],
+        time: typing.Any = 0,
+        key_prefix: typing.Any = '',
+        min_compress_len: int = 0,
+        noreply: bool = False,
+    ) -> list[typing.Any]:
+        """Store many values.
+
+        :param dict mapping: the values by their keys; see :meth:`get_multi`
+        :param time: when they expire; see :meth:`set`
+        :param str key_prefix: put before each key for the server only
+        :param int min_compress_len: see :meth:`set`
+        :param bool noreply: see :meth:`set`
+        :return: the keys of which it is not certain that they were stored
+        :rtype: list
+        :raises memcache.Client.MemcachedKeyError: what is wrong with a key
+        :raises ValueError: if the time is none
+        :raises Exception: what pickling raises; it names the key
+
+        """
+        shared = self._shared
+        shared.count('set_multi')
+        made = shared.requests.store_all(
+            mapping, time, key_prefix, min_compress_len
+        )
+        return self._run_made(made)
+
+    def _store(
+        self,
+        verb: protocol.Verb,
+        key: typing.Any,
+        val: typing.Any,
+        time: typing.Any,
+        min_compress_len: int,
+    ) -> int:
+        shared = self._shared
+        shared.count(verb.name)
+        route = shared.requests.route(key)
+        command = shared.requests.store(
+            verb, route.key, val, time, min_compress_len
+        )
+        if command is None:
+            return 0
+        shared.cluster.run(command, route)
+        return typing.cast(int, command.result)
+
+    def _run_made(self, made: commands.Made) -> list[typing.Any]:
+        """Run commands, and return the keys whose command did not succeed."""
+        done: list[protocol.Command] = []
+        self._shared.cluster.run_rounds(
+            self._shared.cluster.rounds(made.routes, made.commands_for, done)
+        )
+        return made.failed(done)
+
+    # Numbers
+
+    def incr(
+        self, key: typing.Any, delta: int = 1, noreply: bool = False
+    ) -> int | None:
+        """Add to a number.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param int delta: how much, from 0 to 2**64 - 1
+        :param bool noreply: return None in any case
+        :return: the new number, which begins again at 0 after 2**64 - 1; None
+            if there is no number, and where the server does not answer
+        :rtype: int
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: if the delta is none
+
+        """
+        return self._count(protocol.INCR, key, delta, noreply)
+
+    def decr(
+        self, key: typing.Any, delta: int = 1, noreply: bool = False
+    ) -> int | None:
+        """Take from a number, which ends at 0; otherwise as :meth:`incr`."""
+        return self._count(protocol.DECR, key, delta, noreply)
+
+    def _count(
+        self,
+        verb: protocol.Verb,
+        key: typing.Any,
+        delta: typing.Any,
+        noreply: bool,
+    ) -> int | None:
+        shared = self._shared
+        shared.count(verb.name)
+        route = shared.requests.route(key)
+        command = commands.count(verb, route.key, delta)
+        shared.cluster.run(command, route)
+        return None if noreply else command.result
+
+    # Expiry and deletion
+
+    def touch(
+        self, key: typing.Any, time: typing.Any = 0, noreply: bool = False
+    ) -> int:
+        """Give a key another time to expire.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param time: when it expires; see :meth:`set`
+        :param bool noreply: see :meth:`set`
+        :return: nonzero if there was such a key
+        :rtype: int
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: if the time is none
+
+        """
+        shared = self._shared
+        shared.count('touch')
+        route = shared.requests.route(key)
+        command = protocol.touch(route.key, commands.exptime(time))
+        shared.cluster.run(command, route)
+        return typing.cast(int, command.result)
+
+    def delete(
+        self, key: typing.Any, time: typing.Any = None, noreply: bool = False
+    ) -> int:
+        """Delete a key.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param int time: None or 0: memcached has no delayed deletion any more
+        :param bool noreply: see :meth:`set`
+        :return: nonzero if there was such a key
+        :rtype: int
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: for a time other than 0
+
+        """
+        commands.check_no_delay(time)
+        shared = self._shared
+        shared.count('delete')
+        route = shared.requests.route(key)
+        command = protocol.delete(route.key)
+        shared.cluster.run(command, route)
+        return typing.cast(int, command.result)
+
+    def delete_multi(
+        self,
+        keys: abc.Iterable[typing.Any],
+        time: typing.Any = None,
+        key_prefix: typing.Any = '',
+        noreply: bool = False,
+    ) -> int:
+        """Delete many keys.
+
+        :param list keys: see :meth:`get_multi`
+        :param int time: None or 0: memcached has no delayed deletion any more
+        :param str key_prefix: put before each key for the server only
+        :param bool noreply: see :meth:`set`
+        :return: 1 if every server that has one of the keys did its part,
+            whether it had the key or not, else 0
+        :rtype: int
+        :raises memcache.Client.MemcachedKeyError: what is wrong with a key
+        :raises ValueError: for a time other than 0
+
+        """
+        commands.check_no_delay(time)
+        shared = self._shared
+        shared.count('delete_multi')
+        made = shared.requests.delete_all(keys, key_prefix)
+        return int(not self._run_made(made))
+
+    def reset_cas(self) -> None:
+        """Forget what this thread's :meth:`gets` saw."""
+        self._tokens.clear()

@@ -1,0 +1,623 @@
+"""Which server a key lives on, each server's health, its idle connections."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+import typing
+import weakref
+from collections import abc
+
+import memcache
+
+from sprockets.clients.memcached import (
+    connection,
+    protocol,
+    settings,
+    workers,
+)
+
+LOGGER = logging.getLogger(__name__)
+
+
+class UnavailableError(Exception):
+    """There is no server to send a command to, or it failed just now."""
+
+
+class StaleError(Exception):
+    """A cas unique was given out by the server in an earlier life of it."""
+
+
+class Identity(typing.NamedTuple):
+    """What clients must agree on to share a server's state."""
+
+    profile: connection.Profile
+    dead_retry: float
+    max_connections: int
+    flush_on_reconnect: bool
+
+
+class Endpoint:
+    """A server as the whole process knows it.
+
+    All clients of the process that connect to it in the same way share its
+    health, its idle connections and its worker threads.
+
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self.address = identity.profile.address
+        self.timeout = identity.profile.timeout
+        self.max_connections = identity.max_connections
+        self.workers = workers.Workers(
+            identity.max_connections, f'memcached {self.address}'
+        )
+        self.incarnation = 0
+        """Counts the lives of the server, as far as they can be told apart:
+        a new one may have begun whenever a connection was lost."""
+        self.down_since: float | None = None
+        """When it went down (:func:`time.time`), None while it is up."""
+        self.retry_at: float | None = None
+        """When it is tried again (:func:`time.monotonic`), None while up."""
+        self.reason: BaseException | None = None
+        self._profile = identity.profile
+        self._dead_retry = identity.dead_retry
+        self._flush_on_reconnect = identity.flush_on_reconnect
+        self._down_at = 0.0
+        self._epoch = 0
+        self._lock = threading.Lock()
+        self._idle: list[connection.Connection] = []
+        self._open: set[connection.Connection] = set()
+        weakref.finalize(self, _close_all, self._open).atexit = False
+
+    def __str__(self) -> str:
+        return self.address.text
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, in use or idle."""
+        return len(self._open)
+
+    def available(self) -> bool:
+        """Whether to send something to the server, as far as is known.
+
+        It does no I/O.  While the server is down, True is for one caller
+        after each ``dead_retry``: the one that tries it.
+
+        """
+        return self.retry_at is None or self._try_again()
+
+    def _try_again(self) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            if self.retry_at is not None:
+                if now < self.retry_at:
+                    return False
+                # The others go on failing fast while this one finds out.
+                self.retry_at = now + max(self._dead_retry, self.timeout)
+            return True
+
+    def mark_down(self, reason: BaseException) -> None:
+        """Let nobody wait for this server until ``dead_retry`` has passed."""
+        with self._lock:
+            was_up = self.retry_at is None
+            now = time.monotonic()
+            self.retry_at = now + self._dead_retry
+            self.reason = reason
+            self._down_at = now
+            if was_up:
+                self.down_since = time.time()
+        if was_up:
+            LOGGER.warning(
+                'memcached server %s is down: %s',
+                self,
+                str(reason) or type(reason).__name__,
+            )
+
+    def mark_up(self) -> None:
+        """Let everybody use this server again."""
+        with self._lock:
+            down_since = self.down_since
+            self.retry_at = None
+            self.down_since = None
+            self.reason = None
+        if down_since is not None:
+            LOGGER.info(
+                'memcached server %s is up after %.1f seconds',
+                self,
+                time.time() - down_since,
+            )
+
+    def exchange(
+        self, commands: abc.Sequence[protocol.Command], deadline: float
+    ) -> bool:
+        """Run commands on the server: the one way to the wire.
+
+        Each command is ``answered``, or has an ``error`` and the result of a
+        failure.  Where a connection breaks, what is harmless to do twice is
+        tried once more on a new one.
+
+        :param float deadline: until when, on :func:`time.monotonic`'s clock
+        :return: False if the server could not be reached and none of them
+            was sent, so that another server may be tried
+        :rtype: bool
+
+        """
+        began = time.monotonic()
+        if began >= deadline:
+            _fail(commands, TimeoutError('timed out before it was sent'))
+            return True
+        pending = commands
+        for attempt in (1, 2):
+            link = self._take() if attempt == 1 else None
+            reused = link is not None
+            try:
+                if link is None:
+                    link = self._connect(deadline)
+            except OSError as error:
+                self._blame(error, began)
+                _fail(pending, error)
+                return attempt > 1
+            pending = self._meant(pending)
+            failure = self._run(link, pending, deadline)
+            if failure is None:
+                if self.retry_at is not None and began >= self._down_at:
+                    self.mark_up()
+                break
+            out_of_step = isinstance(failure, protocol.OutOfStepError)
+            pending = [c for c in pending if not c.answered]
+            again = [c for c in pending if c.repeatable]
+            lost = isinstance(failure, OSError) and not isinstance(
+                failure, TimeoutError
+            )
+            if attempt == 1 and again and (lost or out_of_step):
+                _fail([c for c in pending if not c.repeatable], failure)
+                pending = again
+                for command in again:
+                    command.start_over()
+                continue
+            _fail(pending, failure)
+            if not out_of_step and (not lost or not reused):
+                self._blame(failure, began)
+            break
+        for command in commands:
+            if isinstance(command.error, protocol.RefusedError):
+                LOGGER.warning('memcached server %s: %s', self, command.error)
+        return True
+
+    def _blame(self, failure: Exception, began: float) -> None:
+        """Mark the server down, unless it was given too little time.
+
+        A call that waited elsewhere may reach a healthy server with nothing
+        left of its deadline.
+
+        """
+        given = time.monotonic() - began
+        if not isinstance(failure, TimeoutError) or given > self.timeout / 2:
+            self.mark_down(failure)
+
+    def _run(
+        self,
+        link: connection.Connection,
+        commands: abc.Sequence[protocol.Command],
+        deadline: float,
+    ) -> Exception | None:
+        """Exchange on a connection, and put it back if it is in step."""
+        epoch = self._epoch
+        try:
+            link.exchange(commands, deadline)
+        except (OSError, protocol.ProtocolError) as error:
+            self.incarnation += 1
+            return error
+        finally:
+            self._put_back(link, epoch)
+        return None
+
+    def _meant(
+        self, commands: abc.Sequence[protocol.Command]
+    ) -> abc.Sequence[protocol.Command]:
+        """Leave out what was meant for an earlier life of the server."""
+        incarnation = self.incarnation
+        stale = [c for c in commands if not c.meant_for(incarnation)]
+        if not stale:
+            return commands
+        _fail(stale, StaleError(f'{self} may have been restarted since gets'))
+        return [c for c in commands if c not in stale]
+
+    def _take(self) -> connection.Connection | None:
+        """Take an idle connection that is still good, if there is one."""
+        while self._idle:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return None
+            if link.is_quiet():
+                return link
+            self.incarnation += 1
+            link.close()
+            self._open.discard(link)
+        return None
+
+    def _connect(self, deadline: float) -> connection.Connection:
+        link = connection.Connection(self._profile, deadline)
+        if self._flush_on_reconnect and self.retry_at is not None:
+            # The keys that moved meanwhile would be read in their old state.
+            link.exchange([protocol.flush_all()], deadline)
+        self._open.add(link)
+        return link
+
+    def _put_back(self, link: connection.Connection, epoch: int) -> None:
+        if (
+            link.usable
+            and epoch == self._epoch
+            and len(self._idle) < self.max_connections
+        ):
+            self._idle.append(link)
+        else:
+            link.close()
+            self._open.discard(link)
+
+    def disconnect(self) -> None:
+        """Close the idle connections now, and those in use once returned."""
+        self._epoch += 1
+        while self._idle:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return
+            link.close()
+            self._open.discard(link)
+
+    def forget_after_fork(self) -> None:
+        """Close a forked child's copies of its parent's connections."""
+        _close_all(self._open)
+        self._open.clear()
+        self._idle.clear()
+        self._lock = threading.Lock()
+        self.workers.forget()
+
+
+def _fail(
+    commands: abc.Iterable[protocol.Command], error: BaseException
+) -> None:
+    for command in commands:
+        command.error = error
+
+
+def _close_all(connections: abc.Iterable[connection.Connection]) -> None:
+    for link in connections:
+        link.close()
+
+
+class _Endpoints:
+    """The servers that this process knows, for as long as a client does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_identity: weakref.WeakValueDictionary[Identity, Endpoint] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def get(self, identity: Identity) -> Endpoint:
+        """Return the one endpoint for an identity, which may be new."""
+        with self._lock:
+            endpoint = self._by_identity.get(identity)
+            if endpoint is None:
+                endpoint = Endpoint(identity)
+                self._by_identity[identity] = endpoint
+            return endpoint
+
+    def forget_after_fork(self) -> None:
+        """Leave the parent's connections and threads to the parent."""
+        self._lock = threading.Lock()
+        for endpoint in list(self._by_identity.values()):
+            endpoint.forget_after_fork()
+
+
+_endpoints = _Endpoints()
+os.register_at_fork(after_in_child=_endpoints.forget_after_fork)
+
+
+class Server:
+    """A server in a client's list, with the attributes of python-memcached's.
+
+    :ivar weight: how many times it is in the buckets
+
+    """
+
+    def __init__(self, endpoint: Endpoint, weight: int) -> None:
+        self.endpoint = endpoint
+        self.weight = weight
+
+    def __str__(self) -> str:
+        dead = self.deaduntil
+        state = f' (dead until {dead:.0f})' if dead else ''
+        kind = {
+            socket.AF_UNIX: '',
+            socket.AF_INET6: 'inet6:',
+            socket.AF_INET: 'inet:',
+        }[self.family]
+        return f'{kind}{self.endpoint}{state}'
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The kind of socket; a name counts as IPv4."""
+        if self.endpoint.address.family == 'unix':
+            return socket.AF_UNIX
+        if self.endpoint.address.family == 'inet6':
+            return socket.AF_INET6
+        return socket.AF_INET
+
+    @property
+    def ip(self) -> str:
+        """The host as it was given."""
+        return self.endpoint.address.host
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self.endpoint.address.port
+
+    @property
+    def address(self) -> str | tuple[str, int]:
+        """The path of a unix socket, or host and port."""
+        if self.endpoint.address.family == 'unix':
+            return self.ip
+        return self.ip, self.port
+
+    @property
+    def name(self) -> str:
+        """How ``get_stats`` names it: address and weight."""
+        return f'{self.endpoint} ({self.weight})'
+
+    @property
+    def deaduntil(self) -> float:
+        """When it is tried again, in seconds since the epoch; 0 if up."""
+        retry_at = self.endpoint.retry_at
+        if retry_at is None:
+            return 0
+        return time.time() + retry_at - time.monotonic()
+
+    @deaduntil.setter
+    def deaduntil(self, value: float) -> None:
+        if value > time.time():
+            raise ValueError('deaduntil can be set to 0 only')
+        self.endpoint.mark_up()
+
+    def connect(self) -> int:
+        """Return 1 if the server answers, else 0."""
+        if not self.endpoint.available():
+            return 0
+        version = protocol.Version()
+        deadline = time.monotonic() + self.endpoint.timeout
+        self.endpoint.exchange([version], deadline)
+        return int(version.answered)
+
+    def mark_dead(self, reason: str) -> None:
+        """Let nobody use the server until ``dead_retry`` has passed."""
+        self.endpoint.mark_down(OSError(reason))
+
+    def close_socket(self) -> None:
+        """Close the connections to the server."""
+        self.endpoint.disconnect()
+
+
+class Route(typing.NamedTuple):
+    """A key as it is sent, and the hash given with it, if one was."""
+
+    key: bytes
+    hash: int | None
+
+
+Groups = dict[Endpoint, abc.Sequence[protocol.Command]]
+Rounds = abc.Generator[Groups, abc.Collection[Endpoint], None]
+
+
+class Cluster:
+    """The servers of a client.
+
+    :param Settings options: the client's options
+
+    """
+
+    def __init__(self, options: settings.Settings) -> None:
+        self.timeout = options.socket_timeout
+        self.failover = options.failover
+        self.flush_on_reconnect = False
+        self._options = options
+        self.servers: list[Server] = []
+        self.buckets: list[Endpoint] = []
+        self.set_servers(options.servers)
+
+    def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
+        """Use these servers from now on.
+
+        :raises ValueError: for a server that cannot be one
+
+        """
+        chosen = []
+        for server in servers:
+            text, weight = (server, 0) if isinstance(server, str) else server
+            address, _, own_weight = settings.parse_server(text)
+            endpoint = _endpoints.get(
+                Identity(
+                    connection.Profile(address, self.timeout),
+                    self._options.dead_retry,
+                    self._options.max_connections,
+                    self.flush_on_reconnect,
+                )
+            )
+            chosen.append(Server(endpoint, weight or own_weight))
+        self.servers = chosen
+        # A new list, so that a thread goes on with the old one or this one.
+        self.buckets = [
+            server.endpoint for server in chosen for _ in range(server.weight)
+        ]
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Each server once."""
+        return list(dict.fromkeys(s.endpoint for s in self.servers))
+
+    def pick(self, key: bytes, hashed: int | None = None) -> Endpoint | None:
+        """Return the server for a key, None if there is none that is up.
+
+        It is the one that python-memcached takes, where it finds one.
+
+        :param bytes key: the key
+        :param int hashed: the hash to use instead of the key's own
+
+        """
+        buckets = self.buckets
+        size = len(buckets)
+        if size == 1:
+            return buckets[0] if buckets[0].available() else None
+        if size == 0:
+            return None
+        if hashed is None:
+            hashed = memcache.serverHashFunction(key)
+        endpoint = buckets[hashed % size]
+        if endpoint.retry_at is None or endpoint.available():
+            return endpoint
+        return self._pick_another(hashed) if self.failover else None
+
+    def _pick_another(self, hashed: int) -> Endpoint | None:
+        buckets = self.buckets
+        size = len(buckets)
+        # python-memcached hashes anew, and after ten tries it gives up.
+        for attempt in range(memcache.Client._SERVER_RETRIES - 1):
+            hashed = memcache.serverHashFunction(
+                f'{hashed}{attempt}'.encode('ascii')
+            )
+            endpoint = buckets[hashed % size]
+            if endpoint.available():
+                return endpoint
+        for step in range(size):
+            endpoint = buckets[(hashed + step) % size]
+            if endpoint.available():
+                return endpoint
+        return None
+
+    def run(
+        self,
+        command: protocol.Command,
+        route: Route,
+        only: Endpoint | None = None,
+    ) -> Endpoint | None:
+        """Run a command on the server of its key.
+
+        :param Endpoint only: the one server it may be sent to, if not any
+        :return: the server that it was sent to, None if it was sent nowhere
+
+        """
+        deadline = time.monotonic() + self.timeout
+        tried: list[Endpoint] = []
+        while True:
+            endpoint = self.pick(route.key, route.hash)
+            if (
+                endpoint is None
+                or endpoint in tried
+                or (only is not None and endpoint is not only)
+            ):
+                error = UnavailableError('no server is up')
+                command.error = command.error or error
+                return None
+            if endpoint.exchange((command,), deadline):
+                return endpoint
+            if not self.failover:
+                return None
+            tried.append(endpoint)
+
+    def rounds(
+        self,
+        routes: abc.Sequence[Route],
+        make: abc.Callable[
+            [abc.Sequence[Route]], abc.Sequence[protocol.Command]
+        ],
+        done: list[protocol.Command],
+    ) -> Rounds:
+        """Spread keys over the servers, and again where one turns out down.
+
+        A generator: it gives the commands for each server, wants to be sent
+        the servers that could be reached, and ends when nothing is left.
+
+        :param make: makes the commands for the keys of one server
+        :param list done: receives the commands that were sent
+
+        """
+        tried: set[Endpoint] = set()
+        while routes:
+            keys: dict[Endpoint, list[Route]] = {}
+            for route in routes:
+                endpoint = self.pick(route.key, route.hash)
+                if endpoint is not None and endpoint not in tried:
+                    keys.setdefault(endpoint, []).append(route)
+            groups: Groups = {
+                endpoint: make(some) for endpoint, some in keys.items()
+            }
+            reached = yield groups
+            routes = []
+            for endpoint, commands in groups.items():
+                if endpoint in reached:
+                    done.extend(commands)
+                elif self.failover:
+                    tried.add(endpoint)
+                    routes.extend(keys[endpoint])
+
+    def run_rounds(self, rounds: Rounds) -> None:
+        """Run commands on several servers at once, under one deadline."""
+        deadline = time.monotonic() + self.timeout
+        try:
+            groups = next(rounds)
+            while True:
+                groups = rounds.send(exchange_all(groups, deadline))
+        except StopIteration:
+            return
+
+
+def exchange_all(groups: Groups, deadline: float) -> abc.Collection[Endpoint]:
+    """Run commands on their servers, side by side.
+
+    :return: the servers that could be reached and were done in time
+
+    """
+    if len(groups) == 1:
+        ((endpoint, commands),) = groups.items()
+        return [endpoint] if endpoint.exchange(commands, deadline) else []
+    done: queue.SimpleQueue[tuple[Endpoint, bool]] = queue.SimpleQueue()
+    for endpoint, commands in groups.items():
+        endpoint.workers.submit(_Job(endpoint, commands, deadline, done))
+    reached = []
+    for _ in groups:
+        try:
+            left = max(deadline - time.monotonic(), 0)
+            endpoint, sent = done.get(timeout=left)
+        except queue.Empty:
+            break
+        if sent:
+            reached.append(endpoint)
+    return reached
+
+
+class _Job:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        commands: abc.Sequence[protocol.Command],
+        deadline: float,
+        done: queue.SimpleQueue[tuple[Endpoint, bool]],
+    ) -> None:
+        self._arguments = (commands, deadline)
+        self._endpoint = endpoint
+        self._done = done
+
+    def __call__(self) -> None:
+        sent = False
+        try:
+            sent = self._endpoint.exchange(*self._arguments)
+        finally:
+            self._done.put((self._endpoint, sent))

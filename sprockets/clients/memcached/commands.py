@@ -1,0 +1,584 @@
+"""What the methods' arguments become: checked, encoded, ready to be sent."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import numbers
+import operator
+import re
+import time as clock
+import typing
+from collections import abc
+
+import memcache
+
+from sprockets.clients.memcached import cluster, protocol, values
+
+LOGGER = logging.getLogger(__name__)
+
+MONTH = 60 * 60 * 24 * 30
+"""Seconds up to which memcached takes an exptime for a delta
+(protocol.txt, "Expiration times")."""
+
+EARLIEST_DATE = 1_000_000_000
+"""Seconds since the epoch (September 2001) from which a number is taken for
+a date.  As a delta it would be more than 31 years."""
+
+LATEST_DATE = (1 << 31) - 1
+"""The latest exptime that memcached reads, in seconds since the epoch."""
+
+MAX_DELTA = (1 << 64) - 1
+"""The largest number that memcached adds or takes away."""
+
+MAX_KEYS = 1000
+"""The most keys that one ``get`` asks for."""
+
+_KEY_CHARACTERS = re.compile(rb'[\x21-\x7e\x80-\xff]+')
+
+
+def exptime(time: typing.Any) -> int:
+    """Return what memcached is told about when a value expires.
+
+    :param time: seconds, or a :class:`datetime.timedelta`: a delta, unless it
+        is a number that is plausible as a date in seconds since the epoch; 0
+        for never
+    :return: 0, up to 30 days as a delta, or seconds since the epoch
+    :rtype: int
+    :raises ValueError: if it is no number, or cannot be a time
+
+    """
+    if type(time) is int and 0 <= time <= MONTH:
+        return time
+    if isinstance(time, datetime.timedelta):
+        return _from_delta(time.total_seconds())
+    if not isinstance(time, numbers.Real) or not math.isfinite(time):
+        raise ValueError(f'time is {time!r}; expected seconds or a timedelta')
+    seconds = float(time)
+    if seconds < EARLIEST_DATE:
+        return _from_delta(seconds)
+    if seconds > LATEST_DATE:
+        raise ValueError(
+            f'time is {time!r}, too late for memcached as a date in seconds'
+            ' since the epoch; milliseconds?'
+        )
+    return math.ceil(seconds)
+
+
+def _from_delta(seconds: float) -> int:
+    if seconds < 0:
+        return -1
+    # A part of a second counts as one: 0 would be never.
+    whole = math.ceil(seconds)
+    if whole <= MONTH:
+        return whole
+    return min(int(clock.time()) + whole, LATEST_DATE)
+
+
+def check_no_delay(time: typing.Any) -> None:
+    """Refuse the delay of ``delete`` that memcached gave up in 1.4.
+
+    :raises ValueError: if there is one, or if it is no number
+
+    """
+    if time is None or (isinstance(time, numbers.Real) and time == 0):
+        return
+    raise ValueError(
+        f'time is {time!r}; memcached does not delay deletions any more, None'
+        ' or 0 expected'
+    )
+
+
+class Token(typing.NamedTuple):
+    """What a ``gets`` saw: a value, nothing, or no answer at all."""
+
+    endpoint: cluster.Endpoint | None
+    """The server that answered; None if none did."""
+    incarnation: int
+    unique: int | None
+    """The cas unique of the value, None if there was no value."""
+
+
+class Tokens:
+    """What the ``gets`` of one scope saw, each for one ``cas``.
+
+    Only the latest ``limit`` are kept.
+
+    """
+
+    limit = 10_000
+
+    def __init__(self) -> None:
+        self._tokens: dict[cluster.Route, Token] = {}
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def remember(
+        self,
+        route: cluster.Route,
+        command: protocol.Get,
+        endpoint: cluster.Endpoint | None,
+    ) -> None:
+        """Keep what a ``gets`` brought in place of what one before did."""
+        item = command.found.get(route.key)
+        self._tokens.pop(route, None)
+        self._tokens[route] = Token(
+            endpoint if command.answered else None,
+            command.incarnation,
+            None if item is None else item[2],
+        )
+        if len(self._tokens) > self.limit:
+            del self._tokens[next(iter(self._tokens))]
+
+    def take(self, route: cluster.Route) -> Token:
+        """Return what the ``gets`` of this key saw, for the last time.
+
+        :raises RuntimeError: if there was none since the last ``cas``
+
+        """
+        try:
+            return self._tokens.pop(route)
+        except KeyError:
+            raise RuntimeError(
+                'cas without gets: this key was not read with gets before, or'
+                ' there was a cas since then'
+            ) from None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tokens.clear()
+
+
+_DROP = protocol.Verb('set', {b'DELETED': 0, b'NOT_FOUND': 0}, True)
+"""A ``set`` of a value that is too large: the old one is served no more."""
+
+
+class Requests:
+    """Makes the commands of one client from the arguments of its methods.
+
+    Whatever is wrong with an argument raises here, before anything is sent.
+    The attributes are the constructor arguments of :class:`memcache.Client`
+    of the same name.
+
+    :param Codec codec: turns values into bytes
+    :param bytes prefix: put before every key
+
+    """
+
+    def __init__(self, codec: values.Codec, prefix: bytes = b'') -> None:
+        self.codec = codec
+        self.prefix = prefix
+        self.do_check_key = True
+        self.key_encoder: abc.Callable[[typing.Any], typing.Any] | None = None
+        self.server_max_key_length = memcache.SERVER_MAX_KEY_LENGTH
+
+    def key(self, key: typing.Any) -> bytes | None:
+        """Return the bytes of a plain key, None if it wants a closer look."""
+        if (
+            type(key) is str
+            and self.key_encoder is None
+            and key.isascii()
+            and key.isprintable()
+            and ' ' not in key
+        ):
+            encoded = self.prefix + key.encode('ascii')
+            if len(key) > 0 and len(encoded) <= self.server_max_key_length:
+                return encoded
+        return None
+
+    def route(self, key: typing.Any) -> cluster.Route:
+        """Return the key as it is sent, and the hash that came with it.
+
+        :param key: text, bytes, or a tuple of a hash and one of them
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+
+        """
+        encoded = self.key(key)
+        if encoded is not None:
+            return cluster.Route(encoded, None)
+        key, hashed = _split(key)
+        return cluster.Route(
+            self.prefix + self._checked(self._encoded(key), len(self.prefix)),
+            hashed,
+        )
+
+    def routes(
+        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any
+    ) -> list[tuple[typing.Any, cluster.Route]]:
+        """Return each key of a ``*_multi`` method with its :class:`Route`.
+
+        Here a key may be anything, a number say: its ``str()`` is sent.
+
+        :raises memcache.Client.MemcachedKeyError: what is wrong with a key
+
+        """
+        prefix = self._encoded(key_prefix, encode=False)
+        if prefix != b'':
+            self._checked(prefix, len(self.prefix))
+        prefix = self.prefix + prefix
+        routes = []
+        for original in keys:
+            key, hashed = _split(original)
+            encoded = self._encoded(key)
+            if encoded is not None and not isinstance(encoded, bytes):
+                encoded = str(encoded).encode('utf-8')
+            routes.append(
+                (
+                    original,
+                    cluster.Route(
+                        prefix + self._checked(encoded, len(prefix)), hashed
+                    ),
+                )
+            )
+        return routes
+
+    def _encoded(self, key: typing.Any, encode: bool = True) -> typing.Any:
+        if encode and self.key_encoder is not None:
+            key = self.key_encoder(key)
+        return key.encode('utf-8') if isinstance(key, str) else key
+
+    def _checked(self, key: typing.Any, extra: int) -> bytes:
+        if self.do_check_key or not isinstance(key, bytes):
+            memcache.Client.check_key(self, key, extra)
+        # check_key lets a newline at the end pass, which would end the
+        # command and begin another.
+        if not _KEY_CHARACTERS.fullmatch(key):
+            raise memcache.Client.MemcachedKeyCharacterError(
+                f'Control/space characters not allowed (key={key!r})'
+            )
+        return typing.cast(bytes, key)
+
+    def store(
+        self,
+        verb: protocol.Verb,
+        key: bytes,
+        value: typing.Any,
+        time: typing.Any,
+        min_compress_len: int,
+    ) -> protocol.Line | None:
+        """Return the command that stores a value.
+
+        :return: None if the value is too large for anything to be done
+        :raises ValueError: if the time is none
+        :raises Exception: what pickling raises for what cannot be pickled
+
+        """
+        when = exptime(time)
+        data = self._value(verb, value, min_compress_len)
+        if data is None:
+            if verb is not protocol.SET:
+                return None
+            return protocol.Line(_DROP, b'delete %b\r\n' % key)
+        return protocol.store(verb, key, data[0], when, data[1])
+
+    def cas(
+        self,
+        route: cluster.Route,
+        value: typing.Any,
+        time: typing.Any,
+        min_compress_len: int,
+        tokens: Tokens,
+    ) -> tuple[protocol.Line | None, cluster.Endpoint | None]:
+        """Return the command of a ``cas``, and the one server it is for.
+
+        :return: no command if it cannot succeed any more
+        :raises RuntimeError: if there was no ``gets``
+        :raises ValueError: if the time is none
+        :raises Exception: what pickling raises for what cannot be pickled
+
+        """
+        when = exptime(time)
+        data = self._value(protocol.CAS, value, min_compress_len)
+        endpoint, incarnation, unique = tokens.take(route)
+        if data is None or endpoint is None:
+            return None, None
+        if unique is None:
+            return (
+                protocol.store(
+                    protocol.ADD, route.key, data[0], when, data[1]
+                ),
+                endpoint,
+            )
+        return (
+            protocol.compare_and_swap(
+                route.key, data[0], when, data[1], unique, incarnation
+            ),
+            endpoint,
+        )
+
+    def store_all(
+        self,
+        mapping: abc.Mapping[typing.Any, typing.Any],
+        time: typing.Any,
+        key_prefix: typing.Any,
+        min_compress_len: int,
+    ) -> Made:
+        """Return the commands of a ``set_multi``, all values serialized.
+
+        :raises ValueError: if the time is none
+        :raises Exception: what pickling raises, with a note of the key
+
+        """
+        made = Made()
+        exptime(time)
+        for original, route in self.routes(mapping, key_prefix):
+            try:
+                command = self.store(
+                    protocol.SET,
+                    route.key,
+                    mapping[original],
+                    time,
+                    min_compress_len,
+                )
+            except Exception as error:
+                _name_key(error, original)
+                raise
+            assert command is not None
+            made.put(original, route, command)
+        return made
+
+    def delete_all(
+        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any
+    ) -> Made:
+        """Return the commands of a ``delete_multi``."""
+        made = Made(by_answer=True)
+        for original, route in self.routes(keys, key_prefix):
+            made.put(original, route, protocol.delete(route.key))
+        return made
+
+    def _value(
+        self, verb: protocol.Verb, value: typing.Any, min_compress_len: int
+    ) -> tuple[int, bytes] | None:
+        flags, data = self.codec.encode(
+            value,
+            # What is appended becomes a part of another value.
+            -1
+            if verb is protocol.APPEND or verb is protocol.PREPEND
+            else min_compress_len,
+        )
+        limit = self.codec.max_length
+        if limit and len(data) > limit:
+            LOGGER.warning(
+                'A value of %d bytes is not stored, %d are the limit',
+                len(data),
+                limit,
+            )
+            return None
+        return flags, data
+
+
+def count(
+    verb: protocol.Verb, key: bytes, delta: typing.Any
+) -> protocol.Number:
+    """Return the command that adds to a number or takes from it.
+
+    :raises ValueError: if the delta is no whole number from 0 to 2**64 - 1
+
+    """
+    try:
+        value = operator.index(delta)
+    except TypeError:
+        raise ValueError(
+            f'delta is {delta!r}; expected a whole number'
+        ) from None
+    if not 0 <= value <= MAX_DELTA:
+        raise ValueError(f'delta is {delta!r}; expected 0 to 2**64 - 1')
+    return protocol.count(verb, key, value)
+
+
+def statistics(argument: typing.Any) -> protocol.Statistics:
+    """Return the command that asks for statistics.
+
+    :raises ValueError: if the argument is no plain text
+
+    """
+    if not argument:
+        return protocol.Statistics()
+    if isinstance(argument, bytes):
+        argument = argument.decode('latin-1')
+    if not (
+        isinstance(argument, str)
+        and argument.isascii()
+        and argument.isprintable()
+    ):
+        raise ValueError(f'{argument!r} is no argument of stats')
+    return protocol.Statistics(argument.encode('ascii'))
+
+
+def _name_key(error: Exception, key: typing.Any) -> None:
+    """Make an error say which key's value it is about."""
+    if error.args and isinstance(error.args[0], str):
+        error.args = (f'value of {key!r}: {error.args[0]}', *error.args[1:])
+
+
+def _split(key: typing.Any) -> tuple[typing.Any, int | None]:
+    """Return the key and the hash of a ``(hash, key)``."""
+    if not isinstance(key, tuple):
+        return key, None
+    if len(key) != 2 or not isinstance(key[0], int):
+        raise memcache.Client.MemcachedKeyTypeError(
+            f'{key!r} is not a tuple of a whole number and a key'
+        )
+    return key[1], key[0]
+
+
+class Made:
+    """Commands of a ``*_multi`` method, each with the key it was made for.
+
+    :param bool by_answer: whether an answer that is no error is a success,
+        whatever it says
+
+    """
+
+    def __init__(self, by_answer: bool = False) -> None:
+        self._by_answer = by_answer
+        self._entries: list[
+            tuple[typing.Any, cluster.Route, protocol.Command]
+        ] = []
+
+    def put(
+        self,
+        original: typing.Any,
+        route: cluster.Route,
+        command: protocol.Command,
+    ) -> None:
+        """Take a command in."""
+        self._entries.append((original, route, command))
+
+    @property
+    def routes(self) -> list[cluster.Route]:
+        """Every key that is to be sent, once."""
+        return list(dict.fromkeys(route for _, route, _ in self._entries))
+
+    def commands_for(
+        self, routes: abc.Collection[cluster.Route]
+    ) -> list[protocol.Command]:
+        """Return the commands for some of the keys, in the order of calls."""
+        wanted = set(routes)
+        return [
+            command for _, route, command in self._entries if route in wanted
+        ]
+
+    def failed(self, done: abc.Iterable[protocol.Command]) -> list[typing.Any]:
+        """Return the keys, as they were given, whose command did not succeed.
+
+        :param list done: the commands that were sent and are over
+
+        """
+        over = {id(command) for command in done}
+        return [
+            original
+            for original, _, command in self._entries
+            if id(command) not in over or not self._succeeded(command)
+        ]
+
+    def _succeeded(self, command: protocol.Command) -> bool:
+        if self._by_answer:
+            return command.answered and command.error is None
+        return bool(command.result)
+
+
+def get_all(routes: abc.Iterable[cluster.Route]) -> list[protocol.Command]:
+    """Return the commands that read many keys of one server."""
+    keys = list(dict.fromkeys(route.key for route in routes))
+    return [
+        protocol.Get(dict.fromkeys(keys[at : at + MAX_KEYS]))
+        for at in range(0, len(keys), MAX_KEYS)
+    ]
+
+
+def found(
+    routes: abc.Iterable[tuple[typing.Any, cluster.Route]],
+    done: abc.Iterable[protocol.Command],
+    codec: values.Codec,
+) -> dict[typing.Any, typing.Any]:
+    """Return the values that were read, by the keys as they were given.
+
+    Each key gets a value of its own, though others share its bytes.
+
+    """
+    items: dict[bytes, protocol.Item] = {}
+    for command in done:
+        if isinstance(command, protocol.Get):
+            items.update(command.found)
+    result = {}
+    for original, route in routes:
+        item = items.get(route.key)
+        if item is not None:
+            value = codec.decode_or(item[0], item[1], _MISS)
+            if value is not _MISS:
+                result[original] = value
+    return result
+
+
+_MISS = object()
+
+
+def statistics_of(
+    servers: abc.Iterable[cluster.Server],
+    asked: abc.Mapping[cluster.Endpoint, protocol.Command],
+) -> list[tuple[str, dict[str, str]]]:
+    """Return pairs of a server's name and its statistics.
+
+    :raises ValueError: if a server refused the argument
+
+    """
+    result = []
+    for server in servers:
+        command = asked.get(server.endpoint)
+        if command is None:
+            continue
+        if isinstance(command.error, protocol.RefusedError):
+            raise ValueError(f'memcached refuses {command.error}')
+        if command.result is not None:
+            result.append((server.name, command.result))
+    return result
+
+
+BySlab = list[tuple[str, dict[str, typing.Any]]]
+
+
+def slab_statistics(pairs: abc.Iterable[tuple[str, dict[str, str]]]) -> BySlab:
+    """Arrange ``stats slabs`` by the number that begins a name: ``1:name``."""
+    return [(name, _by_slab(statistics, 0)) for name, statistics in pairs]
+
+
+def item_statistics(pairs: abc.Iterable[tuple[str, dict[str, str]]]) -> BySlab:
+    """Arrange ``stats items`` by the number in ``items:1:name``."""
+    return [(name, _by_slab(statistics, 1)) for name, statistics in pairs]
+
+
+def _by_slab(
+    statistics: abc.Mapping[str, str], place: int
+) -> dict[str, typing.Any]:
+    result: dict[str, typing.Any] = {}
+    for name, text in statistics.items():
+        parts = name.split(':')
+        if len(parts) > place + 1:
+            slab = result.setdefault(parts[place], {})
+            slab[':'.join(parts[place + 1 :])] = text
+        else:
+            result[name] = text
+    return result
+
+
+def outcome(
+    routes: abc.Collection[cluster.Route],
+    done: abc.Iterable[protocol.Command],
+) -> tuple[BaseException | None, int, int]:
+    """Return an error if there was one, the hits, and the misses of reads."""
+    error: BaseException | None = None
+    hits = asked = answered = 0
+    for command in done:
+        error = error or command.error
+        answered += 1
+        if isinstance(command, protocol.Get):
+            hits += len(command.found)
+            asked += (
+                len(command.keys) if command.answered else len(command.found)
+            )
+    if routes and not answered:
+        error = cluster.UnavailableError('no server is up')
+    return error, hits, asked - hits

@@ -1,0 +1,252 @@
+"""One socket to one server: connect, exchange a batch, close on any doubt."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import select
+import socket
+import struct
+import threading
+import time
+from collections import abc
+
+from sprockets.clients.memcached import protocol, resolver, settings
+
+WINDOW = 256 * 1024
+"""Bytes that are put together for one write, unless one request is larger."""
+
+CHUNK = 64 * 1024
+"""Bytes to ask for in one read while it is not known how many will come."""
+
+LARGE = 4 * 1024 * 1024
+"""Bytes to ask for at most in one read."""
+
+_READABLE = select.POLLIN
+_EITHER = select.POLLIN | select.POLLOUT
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """How a server is connected to: two that are equal may share."""
+
+    address: settings.Address
+    timeout: float
+    """Seconds for one exchange, connecting included."""
+
+
+def time_left(deadline: float) -> float:
+    """Return the seconds until a time on :func:`time.monotonic`'s clock.
+
+    :raises TimeoutError: if it has passed
+
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError('timed out')
+    return left
+
+
+class Connection:
+    """A connection to a server, which is there once this is constructed.
+
+    :param Profile profile: how to connect
+    :param float deadline: until when, on :func:`time.monotonic`'s clock
+    :raises OSError: if there is no connection by then
+
+    """
+
+    def __init__(self, profile: Profile, deadline: float) -> None:
+        self.usable = True
+        self._incoming = protocol.Incoming()
+        self._timeout = profile.timeout
+        self._socket = _connect(profile.address, deadline)
+        self._poll = select.poll()
+        self._poll.register(self._socket, _READABLE)
+        # With the kernel's timeout a read is one system call; with Python's
+        # it is two, and the GIL is given away in each.
+        self._socket.setblocking(True)
+        self._limit_reads(self._timeout)
+
+    def close(self) -> None:
+        """Close the socket, whatever is still under way on it."""
+        self.usable = False
+        self._socket.close()
+
+    def is_quiet(self) -> bool:
+        """Whether the connection, while idle, is open and has nothing to say.
+
+        A server that closed it has ended the stream, and bytes that nobody
+        asked for would be taken for the next reply.
+
+        """
+        return not self._poll.poll(0)
+
+    def exchange(
+        self, commands: abc.Sequence[protocol.Command], deadline: float
+    ) -> None:
+        """Send commands and read their replies, in order.
+
+        However it ends, each command whose reply was read is ``answered``.
+        The connection is closed, and not ``usable`` any more, unless all were
+        read and nothing came behind them.
+
+        :raises OSError: if the connection fails or the deadline passes
+        :raises protocol.ProtocolError: if a reply is none
+
+        """
+        try:
+            answered = self._send_all(commands, deadline)
+            self._read_rest(commands, answered, deadline)
+        # Whatever it is, a signal's exception too: replies may be on the way.
+        except BaseException:
+            self.close()
+            raise
+        if self._incoming.unread:
+            self.close()
+
+    def _send_all(
+        self, commands: abc.Sequence[protocol.Command], deadline: float
+    ) -> int:
+        """Send every request and return how many replies came meanwhile.
+
+        A server that cannot get rid of its replies stops reading requests:
+        where it does not take them at once, what it sends is read.
+
+        """
+        if len(commands) == 1:
+            sent = self._send(commands[0].request)
+            if sent == len(commands[0].request):
+                return 0
+        else:
+            sent = 0
+        answered = 0
+        for request in _windows(commands):
+            unsent = memoryview(request)[sent:]
+            sent = 0
+            while unsent:
+                sent_now = self._send(unsent)
+                unsent = unsent[sent_now:]
+                if unsent and self._wait(_EITHER, deadline) & ~select.POLLOUT:
+                    self._receive(1, deadline)
+                    while (
+                        answered < len(commands)
+                        and commands[answered].read(self._incoming) == 0
+                    ):
+                        answered += 1
+        return answered
+
+    def _read_rest(
+        self,
+        commands: abc.Sequence[protocol.Command],
+        answered: int,
+        deadline: float,
+    ) -> None:
+        incoming = self._incoming
+        # A signal makes Python begin a read anew, with all of the kernel's
+        # timeout (PEP 475); it is the main thread that gets them.
+        patient = (
+            time.monotonic() + self._timeout * 0.95 < deadline
+            and threading.get_ident() != threading.main_thread().ident
+        )
+        count = len(commands)
+        while answered < count:
+            missing = commands[answered].read(incoming)
+            if missing == 0:
+                answered += 1
+                continue
+            if not patient:
+                self._wait(_READABLE, deadline)
+            self._receive(missing, deadline)
+            patient = False
+
+    def _wait(self, events: int, deadline: float) -> int:
+        """Wait for an event and return the events that there are.
+
+        :raises TimeoutError: if the deadline passes
+
+        """
+        if events != _READABLE:
+            self._poll.modify(self._socket, events)
+        try:
+            while True:
+                left = math.ceil(time_left(deadline) * 1000)
+                for _, ready in self._poll.poll(left):
+                    return ready
+        finally:
+            if events != _READABLE:
+                self._poll.modify(self._socket, _READABLE)
+
+    def _send(self, data: bytes | memoryview) -> int:
+        """Send what can be sent without waiting and return how much it was."""
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def _receive(self, missing: int, deadline: float) -> None:
+        """Receive something, or all of it where many bytes are missing."""
+        if missing <= CHUNK:
+            data = self._recv(CHUNK, 0)
+        else:
+            self._limit_reads(time_left(deadline))
+            data = self._recv(min(missing, LARGE), socket.MSG_WAITALL)
+            self._limit_reads(self._timeout)
+        self._incoming.feed(data)
+
+    def _recv(self, size: int, flags: int) -> bytes:
+        try:
+            data = self._socket.recv(size, flags)
+        except BlockingIOError:
+            raise TimeoutError('timed out') from None
+        if not data:
+            raise ConnectionResetError('closed by the server')
+        return data
+
+    def _limit_reads(self, timeout: float) -> None:
+        """Set the kernel's timeout for reads, in which 0 means none."""
+        seconds, fraction = divmod(timeout, 1)
+        self._socket.setsockopt(
+            socket.SOL_SOCKET,
+            socket.SO_RCVTIMEO,
+            struct.pack('ll', int(seconds), int(fraction * 1e6) or 1),
+        )
+
+
+def _windows(
+    commands: abc.Sequence[protocol.Command],
+) -> abc.Iterator[bytes]:
+    """Put requests together for writing, so many that memory is bounded."""
+    window: list[bytes] = []
+    size = 0
+    for command in commands:
+        window.append(command.request)
+        size += len(command.request)
+        if size >= WINDOW:
+            yield b''.join(window)
+            window.clear()
+            size = 0
+    if window:
+        yield b''.join(window)
+
+
+def _connect(address: settings.Address, deadline: float) -> socket.socket:
+    resolved = resolver.resolve(address, time_left(deadline))
+    error: OSError | None = None
+    for tried, (family, place) in enumerate(resolved):
+        share = time_left(deadline) / (len(resolved) - tried)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(share)
+            sock.connect(place)
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return sock
+        except OSError as failure:
+            sock.close()
+            error = failure
+        except BaseException:
+            sock.close()
+            raise
+    raise error or OSError(f'{address} has no address')

@@ -1,0 +1,124 @@
+"""The Tornado face: clients attached to applications, used by handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+
+from tornado import web
+
+from sprockets.clients.memcached import aio
+
+_ATTRIBUTE = 'memcached_clients'
+
+
+def client_of(
+    application: typing.Any, prefix: str | None = None
+) -> aio.AsyncClient:
+    """Return an application's client for a prefix, made at first use.
+
+    It is attached to the application, in a dict named
+    ``memcached_clients``, and there is one for each process.
+
+    :param tornado.web.Application application: the application
+    :param str prefix: the prefix of the variables, or None
+    :rtype: AsyncClient
+    :raises ValueError: for a variable that is wrong
+
+    """
+    clients = getattr(application, _ATTRIBUTE, None)
+    if clients is None:
+        clients = {}
+        setattr(application, _ATTRIBUTE, clients)
+    name = prefix.upper() if prefix else None
+    client = clients.get(name)
+    if client is None:
+        client = clients[name] = aio.AsyncClient(name)
+    return typing.cast(aio.AsyncClient, client)
+
+
+class ApplicationMixin:
+    """For a :class:`tornado.web.Application`: an end for its clients.
+
+    .. code-block:: python
+
+        class Application(memcached.ApplicationMixin, app.Application):
+            ...
+
+    With :class:`sprockets.http.app.Application` the clients are closed when
+    the service shuts down.  On a plain Tornado application, await
+    :meth:`stop_memcached` yourself.  Handlers work without this mixin too.
+
+    Nothing is connected or started before the first use, so that an
+    application can be made first and forked afterwards.
+
+    .. versionadded:: 2.0
+
+    """
+
+    memcached_clients: dict[str | None, aio.AsyncClient]
+
+    def __init__(self, *args: typing.Any, **kwargs: typing.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.memcached_clients = {}
+        callbacks = getattr(self, 'on_shutdown_callbacks', None)
+        if callbacks is not None:
+            callbacks.append(self.stop_memcached)
+
+    def memcached_client(self, prefix: str | None = None) -> aio.AsyncClient:
+        """Return the client for a prefix, for use outside of handlers.
+
+        :param str prefix: the prefix of the variables, or None
+        :rtype: AsyncClient
+        :raises ValueError: for a variable that is wrong
+
+        """
+        return client_of(self, prefix)
+
+    async def stop_memcached(self, *_: typing.Any) -> None:
+        """Answer what is in flight, then close every client.
+
+        One that is asked for later is made anew.
+
+        """
+        clients = list(self.memcached_clients.values())
+        self.memcached_clients = {}
+        await asyncio.gather(*[client.close() for client in clients])
+
+
+class MemcachedMixin(web.RequestHandler):
+    """For a :class:`tornado.web.RequestHandler`: ``self.memcached``.
+
+    .. code-block:: python
+
+        class Page(memcached.MemcachedMixin, web.RequestHandler):
+            memcached_prefix = 'pages'
+
+            async def get(self, slug):
+                page = await self.memcached.get(slug)
+
+    The client belongs to the application: every handler with the same prefix
+    uses it.  What belongs to the request is what :meth:`gets` saw.
+
+    .. versionadded:: 2.0
+
+    """
+
+    memcached_prefix: str | None = None
+    """The prefix of the variables; None for ``MEMCACHED_SERVERS``."""
+
+    _memcached: aio.Scope | None = None
+
+    @property
+    def memcached(self) -> aio.Scope:
+        """The methods of :class:`AsyncClient`, for this request.
+
+        :rtype: Scope
+        :raises ValueError: for a variable that is wrong
+
+        """
+        scope = self._memcached
+        if scope is None:
+            client = client_of(self.application, self.memcached_prefix)
+            scope = self._memcached = client.scope()
+        return scope

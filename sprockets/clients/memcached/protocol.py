@@ -1,0 +1,441 @@
+"""memcached's text protocol: commands to bytes, replies to results, no I/O.
+
+The protocol is described in memcached's ``doc/protocol.txt``.  A command is
+its request bytes and the way its reply is read: to add one, add a
+:class:`Verb` to the table, or a class with a ``read`` of its own.
+
+"""
+
+from __future__ import annotations
+
+import typing
+from collections import abc
+
+NEWLINE = b'\r\n'
+
+MAX_LINE = 4096
+"""No line of a reply is longer than this many bytes."""
+
+MAX_VALUE = 1 << 30
+"""The largest item that memcached can be made to store, in bytes (-I)."""
+
+
+class ProtocolError(Exception):
+    """What the server sent is no answer to what it was asked."""
+
+
+class OutOfStepError(ProtocolError):
+    """After this error line the next reply may belong to anything."""
+
+
+class RefusedError(Exception):
+    """The server answered a command with an error line."""
+
+
+class Incoming:
+    """The bytes that have come from a server and are not read yet."""
+
+    __slots__ = ('at', 'data')
+
+    def __init__(self) -> None:
+        self.data = b''
+        self.at = 0
+
+    def feed(self, received: bytes) -> None:
+        """Put what was received behind what is still unread."""
+        if self.at < len(self.data):
+            received = self.data[self.at :] + received
+        self.data = received
+        self.at = 0
+
+    @property
+    def unread(self) -> int:
+        """How many bytes are here that nobody has read."""
+        return len(self.data) - self.at
+
+    def line(self) -> bytes | None:
+        """Return the next line without its end, None until it is whole.
+
+        :raises ProtocolError: if it is too long for a line of a reply
+
+        """
+        end = self.data.find(NEWLINE, self.at, self.at + MAX_LINE)
+        if end < 0:
+            if self.unread >= MAX_LINE:
+                raise ProtocolError(f'a line of more than {MAX_LINE} bytes')
+            return None
+        line = self.data[self.at : end]
+        self.at = end + 2
+        return line
+
+
+class Command:
+    """A request, how its reply is read, and what it told.
+
+    ``result`` is what the command's caller gets.  Until a reply says
+    otherwise it is the result of a failure; ``error`` then says of which.
+
+    """
+
+    __slots__ = ('answered', 'error', 'request', 'result')
+
+    name = 'command'
+    repeatable = False
+    """Whether running it twice does no more than running it once."""
+
+    def __init__(self, request: bytes, result: typing.Any = None) -> None:
+        self.request = request
+        self.result = result
+        self.answered = False
+        self.error: BaseException | None = None
+
+    def read(self, incoming: Incoming) -> int:
+        """Read as much of the reply as there is.
+
+        :return: 0 once the reply is complete, else the least number of bytes
+            that are still to come
+        :raises ProtocolError: if this is no answer to the request
+
+        """
+        raise NotImplementedError
+
+    def start_over(self) -> None:
+        """Forget the part of a reply that was read before it was cut."""
+
+    def meant_for(self, incarnation: int) -> bool:
+        """Whether it may be sent to the server in this life of it."""
+        return True
+
+    def refused(self, line: bytes) -> int:
+        """Take an error line for the answer.
+
+        :raises ProtocolError: if the line is no error line
+        :raises OutOfStepError: if the connection cannot be trusted after it
+
+        """
+        reason = line[:200].decode('ascii', 'backslashreplace')
+        if not _is_error(line):
+            raise ProtocolError(f'{reason!r} is no answer to {self.name}')
+        self.answered = True
+        self.error = RefusedError(f'{self.name}: {reason}')
+        if not self._in_step_after(line):
+            raise OutOfStepError(str(self.error))
+        return 0
+
+    def _in_step_after(self, line: bytes) -> bool:
+        """Whether the next reply is sure to belong to the next command.
+
+        With SERVER_ERROR memcached has read, or will skip, the value of a
+        storage command.  With the others it may take the value for a command
+        (protocol.txt, "Error strings"), so that only a request of one line is
+        known to be over.
+
+        """
+        return line.startswith(b'SERVER_ERROR') or (
+            self.request.count(NEWLINE) == 1
+        )
+
+
+def _is_error(line: bytes) -> bool:
+    return line == b'ERROR' or line.startswith(
+        (b'SERVER_ERROR', b'CLIENT_ERROR')
+    )
+
+
+class Verb(typing.NamedTuple):
+    """A command that is answered by one line, and what each line means."""
+
+    name: str
+    replies: dict[bytes, typing.Any]
+    repeatable: bool
+    failure: typing.Any = 0
+
+
+_STORAGE = {b'STORED': True, b'NOT_STORED': False}
+
+SET = Verb('set', _STORAGE, True)
+REPLACE = Verb('replace', _STORAGE, True)
+ADD = Verb('add', _STORAGE, False)
+APPEND = Verb('append', _STORAGE, False)
+PREPEND = Verb('prepend', _STORAGE, False)
+CAS = Verb('cas', _STORAGE | {b'EXISTS': False, b'NOT_FOUND': False}, False)
+DELETE = Verb('delete', {b'DELETED': 1, b'NOT_FOUND': 0}, True)
+TOUCH = Verb('touch', {b'TOUCHED': 1, b'NOT_FOUND': 0}, True)
+INCR = Verb('incr', {b'NOT_FOUND': None}, False, None)
+DECR = Verb('decr', {b'NOT_FOUND': None}, False, None)
+FLUSH_ALL = Verb('flush_all', {b'OK': 1}, True)
+VERSION = Verb('version', {}, True, None)
+AUTHENTICATE = Verb('authentication', {b'STORED': True}, False)
+
+
+class Line(Command):
+    """A command that is answered by one line."""
+
+    __slots__ = ('verb',)
+
+    def __init__(self, verb: Verb, request: bytes) -> None:
+        self.verb = verb
+        self.request = request
+        self.result = verb.failure
+        self.answered = False
+        self.error = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.verb.name
+
+    @property
+    def repeatable(self) -> bool:  # type: ignore[override]
+        return self.verb.repeatable
+
+    def read(self, incoming: Incoming) -> int:
+        line = incoming.line()
+        if line is None:
+            return 1
+        try:
+            self.result = self.verb.replies[line]
+        except KeyError:
+            return self.other(line)
+        self.answered = True
+        return 0
+
+    def other(self, line: bytes) -> int:
+        """Read a line that the table does not hold."""
+        return self.refused(line)
+
+
+class Number(Line):
+    """``incr`` and ``decr``, answered by the new number."""
+
+    __slots__ = ()
+
+    def other(self, line: bytes) -> int:
+        if not line.isdigit():
+            return self.refused(line)
+        self.result = int(line)
+        self.answered = True
+        return 0
+
+
+class Version(Line):
+    """``version``, answered by the version as text."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(VERSION, b'version\r\n')
+
+    def other(self, line: bytes) -> int:
+        if not line.startswith(b'VERSION '):
+            return self.refused(line)
+        self.result = line[8:].decode('ascii', 'backslashreplace')
+        self.answered = True
+        return 0
+
+
+class CompareAndSwap(Line):
+    """``cas``: a store that is meant for one life of the server only.
+
+    The cas unique is a counter of the server process.  One that was given out
+    before a restart may be that of another value after it.
+
+    """
+
+    __slots__ = ('incarnation',)
+
+    def __init__(self, request: bytes, incarnation: int) -> None:
+        super().__init__(CAS, request)
+        self.incarnation = incarnation
+
+    def meant_for(self, incarnation: int) -> bool:
+        return incarnation == self.incarnation
+
+
+Item = tuple[int, bytes, int | None]
+"""What the server holds for a key: its flags, its bytes, its cas unique."""
+
+
+class Get(Command):
+    """``get`` or ``gets`` of any number of keys.
+
+    ``found`` has an :data:`Item` for each key that the server holds.
+
+    """
+
+    __slots__ = ('found', 'incarnation', 'keys', 'words')
+
+    repeatable = True
+
+    def __init__(self, keys: abc.Collection[bytes], name: str = 'get') -> None:
+        super().__init__(
+            b'%b %b\r\n' % (name.encode('ascii'), b' '.join(keys))
+        )
+        self.keys = keys
+        self.words = 5 if name == 'gets' else 4
+        self.found: dict[bytes, Item] = {}
+        self.incarnation = 0
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return 'gets' if self.words == 5 else 'get'
+
+    def start_over(self) -> None:
+        self.found.clear()
+
+    def meant_for(self, incarnation: int) -> bool:
+        # The cas uniques that it brings are those of this life.
+        self.incarnation = incarnation
+        return True
+
+    def read(self, incoming: Incoming) -> int:
+        data = incoming.data
+        at = incoming.at
+        size = len(data)
+        found = self.found
+        keys = self.keys
+        words = self.words
+        find = data.find
+        while True:
+            end = find(NEWLINE, at, at + MAX_LINE)
+            if end < 0:
+                incoming.at = at
+                if size - at >= MAX_LINE:
+                    raise ProtocolError(
+                        f'a line of more than {MAX_LINE} bytes'
+                    )
+                return 1
+            header = data[at:end].split(b' ')
+            if len(header) != words or header[0] != b'VALUE':
+                incoming.at = end + 2
+                return self._end(data[at:end])
+            key = header[1]
+            length = header[3]
+            if not length.isdigit() or not header[2].isdigit():
+                raise ProtocolError(f'a malformed {self.name} reply')
+            start = end + 2
+            end = start + int(length)
+            missing = end + 2 - size
+            if missing > 0:
+                if missing > MAX_VALUE:
+                    raise ProtocolError(f'a value of {int(length)} bytes')
+                incoming.at = at
+                return missing
+            if data[end : end + 2] != NEWLINE:
+                raise ProtocolError('a value of another length than it says')
+            if key not in keys or key in found:
+                raise ProtocolError('a value of a key that was not asked for')
+            found[key] = (
+                int(header[2]),
+                data[start:end],
+                int(header[4]) if words == 5 else None,
+            )
+            at = end + 2
+
+    def _end(self, line: bytes) -> int:
+        if line == b'END':
+            self.answered = True
+            return 0
+        self.found.clear()
+        return self.refused(line)
+
+    def _in_step_after(self, line: bytes) -> bool:
+        return False
+
+
+class Statistics(Command):
+    """``stats`` and what it takes: pairs of a name and a text.
+
+    ``result`` is a dict, or None if the server refused the argument.
+
+    """
+
+    __slots__ = ('pairs',)
+
+    name = 'stats'
+    repeatable = True
+
+    def __init__(self, argument: bytes = b'') -> None:
+        request = b'stats %b' % argument if argument else b'stats'
+        super().__init__(request + NEWLINE)
+        self.pairs: dict[str, str] = {}
+
+    def start_over(self) -> None:
+        self.pairs.clear()
+
+    def read(self, incoming: Incoming) -> int:
+        while (line := incoming.line()) is not None:
+            if line in (b'END', b'RESET', b'OK'):
+                self.result = self.pairs
+                self.answered = True
+                return 0
+            # STAT name text; ITEM key [...] of cachedump; PREFIX of detail.
+            words = line.decode('latin-1').split(' ', 2)
+            if len(words) < 2 or words[0] not in ('STAT', 'ITEM', 'PREFIX'):
+                return self.refused(line)
+            self.pairs[words[1]] = words[2] if len(words) > 2 else ''
+        return 1
+
+
+def store(
+    verb: Verb,
+    key: bytes,
+    flags: int,
+    exptime: int,
+    value: bytes,
+) -> Line:
+    """Return the command that stores a value: ``set``, ``add`` and so on."""
+    return Line(
+        verb,
+        b'%b %b %d %d %d\r\n%b\r\n'
+        % (verb.name.encode('ascii'), key, flags, exptime, len(value), value),
+    )
+
+
+def compare_and_swap(
+    key: bytes,
+    flags: int,
+    exptime: int,
+    value: bytes,
+    unique: int,
+    incarnation: int,
+) -> CompareAndSwap:
+    """Return the command that stores a value if nobody else has since."""
+    return CompareAndSwap(
+        b'cas %b %d %d %d %d\r\n%b\r\n'
+        % (key, flags, exptime, len(value), unique, value),
+        incarnation,
+    )
+
+
+def count(verb: Verb, key: bytes, delta: int) -> Number:
+    """Return the command that adds to a number or takes from it."""
+    return Number(verb, b'%b %b %d\r\n' % (verb.name.encode(), key, delta))
+
+
+def delete(key: bytes) -> Line:
+    """Return the command that deletes a key."""
+    return Line(DELETE, b'delete %b\r\n' % key)
+
+
+def touch(key: bytes, exptime: int) -> Line:
+    """Return the command that gives a key another time to expire."""
+    return Line(TOUCH, b'touch %b %d\r\n' % (key, exptime))
+
+
+def flush_all() -> Line:
+    """Return the command that makes every value expire."""
+    return Line(FLUSH_ALL, b'flush_all\r\n')
+
+
+def authenticate(username: str, password: str) -> Line:
+    """Return what a connection to ``memcached -Y`` has to begin with.
+
+    Key, flags and time are there for the form only (protocol.txt,
+    "Authentication").
+
+    """
+    token = f'{username} {password}'.encode()
+    return Line(
+        AUTHENTICATE,
+        b'set auth 0 0 %d\r\n%b\r\n' % (len(token), token),
+    )

@@ -1,0 +1,108 @@
+"""Name look-ups that end by a deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import typing
+
+from sprockets.clients.memcached import settings
+
+Resolved = tuple[socket.AddressFamily, typing.Any]
+"""What ``socket.connect`` needs: the family and its kind of address."""
+
+_FAMILIES = {
+    '': socket.AF_UNSPEC,
+    'inet': socket.AF_INET,
+    'inet6': socket.AF_INET6,
+}
+
+
+class _LookUp:
+    """One look-up under way, which any number of threads wait for."""
+
+    def __init__(self, address: settings.Address) -> None:
+        self.done = threading.Event()
+        self.resolved: list[Resolved] = []
+        self.error: OSError | None = None
+        self._address = address
+
+    def run(self) -> None:
+        try:
+            self.resolved = _getaddrinfo(self._address, 0)
+        except OSError as error:
+            self.error = error
+        finally:
+            _under_way.end(self._address)
+            self.done.set()
+
+
+class _UnderWay:
+    """The look-ups under way in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_address: dict[settings.Address, _LookUp] = {}
+
+    def begin(self, address: settings.Address) -> _LookUp:
+        """Return the one look-up of an address, which may be new."""
+        with self._lock:
+            look_up = self._by_address.get(address)
+            if look_up is None:
+                look_up = self._by_address[address] = _LookUp(address)
+                threading.Thread(
+                    target=look_up.run, name='memcached-resolver', daemon=True
+                ).start()
+            return look_up
+
+    def end(self, address: settings.Address) -> None:
+        with self._lock:
+            self._by_address.pop(address, None)
+
+    def forget_after_fork(self) -> None:
+        """Begin anew: a forked child has none of its parent's threads."""
+        self._lock = threading.Lock()
+        self._by_address = {}
+
+
+_under_way = _UnderWay()
+os.register_at_fork(after_in_child=_under_way.forget_after_fork)
+
+
+def _getaddrinfo(address: settings.Address, flags: int) -> list[Resolved]:
+    found = socket.getaddrinfo(
+        address.host,
+        address.port,
+        _FAMILIES[address.family],
+        socket.SOCK_STREAM,
+        flags=flags,
+    )
+    # IPv4 first: it is the only kind that python-memcached connects to.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return [(entry[0], entry[4]) for entry in found]
+
+
+def resolve(address: settings.Address, timeout: float) -> list[Resolved]:
+    """Return the addresses to try for a server, in order.
+
+    ``getaddrinfo`` knows no timeout, so that it runs in a thread of its own.
+    There is one for a name at most, however long the name server takes.
+
+    :param Address address: the server
+    :param float timeout: seconds
+    :rtype: list
+    :raises OSError: if there is none, or not in time
+
+    """
+    if address.family == 'unix':
+        return [(socket.AF_UNIX, address.host)]
+    with contextlib.suppress(socket.gaierror):
+        return _getaddrinfo(address, socket.AI_NUMERICHOST)
+    look_up = _under_way.begin(address)
+    if not look_up.done.wait(timeout):
+        raise TimeoutError(f'the look-up of {address.host!r} timed out')
+    if look_up.error is not None:
+        raise look_up.error
+    return look_up.resolved

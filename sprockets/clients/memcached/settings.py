@@ -1,0 +1,315 @@
+"""What the environment says: names, defaults, parsing, error messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import typing
+from collections import abc
+
+DEFAULT_SERVER = '127.0.0.1:11211'
+DEFAULT_PORT = 11211
+
+SERVER_FORMS = (
+    'host[:port][:weight], [ipv6][:port][:weight] or unix:/path[:weight]'
+)
+
+Weighted = str | tuple[str, int]
+"""A server as python-memcached takes it: ``(server, weight)`` if weighted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    ``family`` is ``'unix'``, ``'inet'`` or ``'inet6'`` if that is wanted, and
+    ``''`` if the name may stand for either kind of IP address.  ``text`` is
+    how it is named in logs and errors.
+
+    """
+
+    family: str
+    host: str
+    port: int
+
+    @property
+    def text(self) -> str:
+        if self.family == 'unix':
+            return f'unix:{self.host}'
+        if ':' in self.host:
+            return f'[{self.host}]:{self.port}'
+        return f'{self.host}:{self.port}'
+
+    def __str__(self) -> str:
+        return self.text
+
+
+_UNIX = re.compile(r'(?P<server>unix:(?P<host>.+?))(:(?P<weight>[0-9]+))?')
+_IPV6 = re.compile(
+    r'(?P<server>(inet6:)?\[(?P<host>[0-9A-Fa-f:.]+(%[\w.-]+)?)\]'
+    r'(:(?P<port>[0-9]+))?)(:(?P<weight>[0-9]+))?'
+)
+_HOST = re.compile(
+    r'(?P<server>(inet6?:)?(?P<host>[^\s:\[\]/,]+)'
+    r'(:(?P<port>[0-9]+))?)(:(?P<weight>[0-9]+))?'
+)
+
+
+def parse_server(text: str) -> tuple[Address, str, int]:
+    """Return a server's address, the server without its weight, the weight.
+
+    :param str text: one server in any of the forms of ``SERVERS``
+    :raises ValueError: that says what is wrong with it
+
+    """
+    text = text.strip()
+    match = (
+        _UNIX.fullmatch(text) or _IPV6.fullmatch(text) or _HOST.fullmatch(text)
+    )
+    if match is None:
+        # A URL with credentials is a likely mistake: they are not shown.
+        shown = re.sub(r'.*@', '***@', text)
+        raise ValueError(f'{shown!r} is not of the form {SERVER_FORMS}')
+    parts = match.groupdict()
+    if text.startswith('unix:'):
+        address = Address('unix', parts['host'], 0)
+    else:
+        family = 'inet6' if text.startswith(('inet6:', '[')) else ''
+        if text.startswith('inet:'):
+            family = 'inet'
+        port = int(parts['port'] or DEFAULT_PORT)
+        if not 0 < port < 65536:
+            raise ValueError(
+                f'the port {port} of {text!r} is not between 1 and 65535'
+            )
+        address = Address(family, parts['host'], port)
+    weight = int(parts['weight'] or 1)
+    if weight < 1:
+        raise ValueError(f'the weight {weight} of {text!r} is not 1 or more')
+    return address, parts['server'], weight
+
+
+def parse_servers(text: str) -> list[Weighted]:
+    """Return the servers of a comma-separated list.
+
+    :rtype: list
+    :return: strings, and ``(string, weight)`` for those with a weight
+    :raises ValueError: that says which server is wrong, and why
+
+    """
+    servers: list[Weighted] = []
+    for part in text.split(','):
+        if not part.strip():
+            continue
+        _, server, weight = parse_server(part)
+        weighted = server != part.strip()
+        servers.append((server, weight) if weighted else server)
+    if not servers:
+        raise ValueError(f'{text!r} names no server; {SERVER_FORMS} expected')
+    return servers
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f'{text!r} is not a number of seconds above 0')
+    return value
+
+
+def _seconds_or_none(text: str) -> float:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f'{text!r} is not a number of seconds, 0 or more')
+    return value
+
+
+def _whole(least: int) -> abc.Callable[[typing.Any], int]:
+    def whole(text: typing.Any) -> int:
+        try:
+            value = int(text)
+        except (TypeError, ValueError):
+            value = least - 1
+        if value < least or (isinstance(text, float) and text != value):
+            raise ValueError(f'{text!r} is not a whole number from {least} on')
+        return value
+
+    return whole
+
+
+def _boolean(text: typing.Any) -> bool:
+    if isinstance(text, bool):
+        return text
+    value = str(text).strip().lower()
+    if value in ('1', 'true', 'yes', 'on'):
+        return True
+    if value in ('0', 'false', 'no', 'off'):
+        return False
+    raise ValueError(f'{text!r} is neither true nor false')
+
+
+_KEY_PREFIX = re.compile(rb'[\x21-\x7e\x80-\xff]*')
+
+
+def _key_prefix(text: typing.Any) -> bytes:
+    value = text.encode() if isinstance(text, str) else text
+    if not isinstance(value, bytes) or not _KEY_PREFIX.fullmatch(value):
+        raise ValueError(
+            f'{text!r} has blanks or control characters or is no text'
+        )
+    if len(value) >= 250:
+        raise ValueError(
+            f'a prefix of {len(value)} bytes leaves nothing of the 250 bytes'
+            ' of a key'
+        )
+    return value
+
+
+def _servers(value: typing.Any) -> list[Weighted]:
+    if isinstance(value, str):
+        return parse_servers(value)
+    servers: list[Weighted] = []
+    for server in value:
+        if isinstance(server, str):
+            servers.extend(parse_servers(server))
+            continue
+        try:
+            text, weight = server
+        except (TypeError, ValueError):
+            raise ValueError(
+                f'{server!r} is neither a string nor (string, weight)'
+            ) from None
+        parse_server(text)
+        if not isinstance(weight, int) or weight < 1:
+            raise ValueError(
+                f'the weight {weight!r} of {text!r} is not 1 or more'
+            )
+        servers.append((text, weight))
+    if not servers:
+        raise ValueError(f'no server given; {SERVER_FORMS} expected')
+    return servers
+
+
+class Option(typing.NamedTuple):
+    """One row of the table of options."""
+
+    parse: abc.Callable[[typing.Any], typing.Any]
+    default: typing.Any
+    meaning: str
+
+
+OPTIONS = {
+    'servers': Option(
+        _servers, [DEFAULT_SERVER], f'servers, comma-separated: {SERVER_FORMS}'
+    ),
+    'socket_timeout': Option(_seconds, 3.0, 'seconds for one whole call'),
+    'dead_retry': Option(
+        _seconds_or_none, 30.0, 'seconds before a dead server is tried again'
+    ),
+    'max_connections': Option(
+        _whole(1), 4, 'connections to one server: most used, or kept'
+    ),
+    'key_prefix': Option(_key_prefix, b'', 'put before every key'),
+    'min_compress_len': Option(
+        _whole(0), 0, 'compress values from this many bytes; 0 never'
+    ),
+    'failover': Option(
+        _boolean, True, "whether a dead server's keys go to the others"
+    ),
+}
+"""Every option by its keyword, in the order in which they are documented."""
+
+
+def variable(name: str, prefix: str | None) -> str:
+    """Return the environment variable of an option for a prefix."""
+    start = f'{prefix.upper()}_' if prefix else ''
+    return f'{start}MEMCACHED_{name.upper()}'
+
+
+def lookup(name: str, prefix: str | None) -> tuple[str, str] | None:
+    """Return the variable that sets an option, and its text, if one does.
+
+    An empty variable counts as unset.
+
+    """
+    for key in dict.fromkeys((variable(name, prefix), variable(name, None))):
+        text = os.environ.get(key, '')
+        if text.strip():
+            return key, text
+    return None
+
+
+class Settings:
+    """The options of one client, read once.
+
+    Each option is an attribute; ``sources`` says for each where it comes
+    from: the name of a variable, ``'keyword'`` or ``'default'``.
+
+    :param str prefix: the prefix of the variables, or None
+    :param dict options: options given as keywords, which win
+    :raises TypeError: for an option that there is not
+    :raises ValueError: for a value that cannot be; it names the variable
+
+    """
+
+    servers: list[Weighted]
+    socket_timeout: float
+    dead_retry: float
+    max_connections: int
+    key_prefix: bytes
+    min_compress_len: int
+    failover: bool
+
+    def __init__(
+        self, prefix: str | None, options: abc.Mapping[str, typing.Any]
+    ) -> None:
+        if prefix is not None and not isinstance(prefix, str):
+            raise TypeError(f'prefix is {prefix!r}; expected a string or None')
+        self.sources: dict[str, str] = {}
+        for name in options:
+            if name not in OPTIONS:
+                raise TypeError(
+                    f'unknown option {name!r}; there are {", ".join(OPTIONS)}'
+                )
+        for name, option in OPTIONS.items():
+            value, source = option.default, 'default'
+            if options.get(name) is not None:
+                value, source = options[name], 'keyword'
+            elif found := lookup(name, prefix):
+                source, value = found
+            if source != 'default':
+                try:
+                    value = option.parse(value)
+                except ValueError as error:
+                    where = name if source == 'keyword' else source
+                    raise ValueError(f'{where}: {error}') from None
+            setattr(self, name, value)
+            self.sources[name] = source
+
+
+def get_servers(prefix: str | None) -> list[Weighted]:
+    """Return the servers of ``<PREFIX>_MEMCACHED_SERVERS``.
+
+    Where that is not set it is ``MEMCACHED_SERVERS`` that counts, and where
+    neither is, :data:`DEFAULT_SERVER`.
+
+    :param str prefix: the prefix of the variable, or None
+    :rtype: list
+    :return: strings, and ``(string, weight)`` for those with a weight
+    :raises ValueError: that names the variable and what is wrong with it
+
+    """
+    found = lookup('servers', prefix)
+    if found is None:
+        return [DEFAULT_SERVER]
+    try:
+        return parse_servers(found[1])
+    except ValueError as error:
+        raise ValueError(f'{found[0]}: {error}') from None

@@ -1,0 +1,191 @@
+"""Python values to flags and bytes, and back, as python-memcached does it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import typing
+import zlib
+from collections import abc
+
+LOGGER = logging.getLogger(__name__)
+
+# python-memcached's flags (memcache.Client._FLAG_*).
+PICKLE = 1
+INTEGER = 2
+LONG = 4
+COMPRESSED = 8
+TEXT = 16
+
+SHAREABLE = frozenset(
+    kind | compressed
+    for kind in (0, INTEGER, LONG, TEXT)
+    for compressed in (0, COMPRESSED)
+)
+"""The flags of values that nobody can change, so that callers may share."""
+
+MAX_INFLATED = 16 * 1024 * 1024
+"""Bytes at which the inflating of a compressed value stops."""
+
+MAX_LENGTH = 1024 * 1024
+"""Bytes of the largest value that memcached stores unless told otherwise."""
+
+
+class UndecodableError(Exception):
+    """The bytes that the server holds are no value."""
+
+
+def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes:
+    """Return the original of compressed bytes.
+
+    :raises UndecodableError: if they are none, or inflate beyond the limit
+
+    """
+    inflator = zlib.decompressobj()
+    try:
+        value = inflator.decompress(data, limit)
+    except zlib.error as error:
+        raise UndecodableError(f'compressed value: {error}') from error
+    if inflator.unconsumed_tail:
+        raise UndecodableError(
+            f'compressed value inflates to over {limit} bytes'
+        )
+    if not inflator.eof or inflator.unused_data:
+        raise UndecodableError(
+            'compressed value: cut or followed by other bytes'
+        )
+    return value
+
+
+def _text(data: bytes) -> str:
+    return data.decode('utf-8')
+
+
+def _bytes(data: bytes) -> bytes:
+    return data
+
+
+class Codec:
+    """Turns values into what a server stores, and back.
+
+    Everything that python-memcached stored is read, and what this stores is
+    read by python-memcached.  Its attributes are the constructor arguments of
+    :class:`memcache.Client` of the same meaning.
+
+    """
+
+    def __init__(self, min_compress_len: int = 0) -> None:
+        self.min_compress_len = min_compress_len
+        self.max_length = MAX_LENGTH
+        # Protocol 0, python-memcached's, makes values 57% larger.
+        self.pickle_protocol = pickle.DEFAULT_PROTOCOL
+        self.pickler: typing.Any = pickle.Pickler
+        self.unpickler: typing.Any = pickle.Unpickler
+        self.persistent_id: abc.Callable[[typing.Any], typing.Any] | None = (
+            None
+        )
+        self.persistent_load: abc.Callable[[typing.Any], typing.Any] | None = (
+            None
+        )
+        self.compressor: abc.Callable[[bytes], bytes] = zlib.compress
+        self.decompressor: abc.Callable[[bytes], bytes] = inflate
+        self._decoders: dict[int, abc.Callable[[bytes], typing.Any]] = {
+            0: _bytes,
+            TEXT: _text,
+            INTEGER: int,
+            LONG: int,
+            PICKLE: self._unpickle,
+        }
+        self._reported: set[str] = set()
+
+    def encode(
+        self, value: typing.Any, min_compress_len: int = 0
+    ) -> tuple[int, bytes]:
+        """Return the flags and the bytes of a value.
+
+        :param value: any value that can be pickled
+        :param int min_compress_len: compress from this many bytes; 0 for what
+            the client is set to, -1 for never
+        :raises Exception: what pickling raises for what cannot be pickled
+
+        """
+        # The exact type: a subclass is pickled, and comes back as itself.
+        kind = type(value)
+        if kind is str:
+            flags, data = TEXT, value.encode('utf-8')
+        elif kind is bytes:
+            flags, data = 0, value
+        elif kind is int:
+            return INTEGER, b'%d' % value
+        else:
+            flags, data = PICKLE, self._pickle(value)
+        threshold = min_compress_len or self.min_compress_len
+        if 0 < threshold <= len(data):
+            compressed = self.compressor(data)
+            if len(compressed) < len(data):
+                return flags | COMPRESSED, compressed
+        return flags, data
+
+    def decode(self, flags: int, data: bytes) -> typing.Any:
+        """Return the value that was stored.
+
+        :raises UndecodableError: if there is none in these bytes
+
+        """
+        decoder = self._decoders.get(flags)
+        try:
+            if decoder is not None:
+                return decoder(data)
+            decoder = self._decoders.get(flags & ~COMPRESSED)
+            if decoder is not None:
+                return decoder(self.decompressor(data))
+        except UndecodableError:
+            raise
+        # Unpickling runs what the value says, which may raise anything.
+        except Exception as error:
+            raise UndecodableError(
+                f'flags {flags}: {type(error).__name__}: {error}'
+            ) from error
+        raise UndecodableError(f'unknown flags {flags}')
+
+    def decode_or(
+        self, flags: int, data: bytes, default: typing.Any
+    ) -> typing.Any:
+        """Return the value, or the default if it is undecodable.
+
+        The first of each reason is logged at WARNING, the rest at DEBUG.
+
+        """
+        try:
+            return self.decode(flags, data)
+        except UndecodableError as error:
+            reason = str(error)
+            level = logging.DEBUG
+            if reason not in self._reported and len(self._reported) < 100:
+                self._reported.add(reason)
+                level = logging.WARNING
+            LOGGER.log(level, 'A value is taken for a miss: %s', reason)
+            return default
+
+    def _pickle(self, value: typing.Any) -> bytes:
+        if self.pickler is pickle.Pickler and self.persistent_id is None:
+            return pickle.dumps(value, self.pickle_protocol)
+        file = io.BytesIO()
+        try:
+            pickler = self.pickler(file, protocol=self.pickle_protocol)
+        except TypeError:
+            # A pickler of python-memcached's users may know no keywords.
+            pickler = self.pickler(file, self.pickle_protocol)
+        if self.persistent_id is not None:
+            pickler.persistent_id = self.persistent_id
+        pickler.dump(value)
+        return file.getvalue()
+
+    def _unpickle(self, data: bytes) -> typing.Any:
+        if self.unpickler is pickle.Unpickler and self.persistent_load is None:
+            return pickle.loads(data)
+        unpickler = self.unpickler(io.BytesIO(data))
+        if self.persistent_load is not None:
+            unpickler.persistent_load = self.persistent_load
+        return unpickler.load()
