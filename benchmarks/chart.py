@@ -1,0 +1,142 @@
+"""Draws the charts of the documentation from the figures of a run.
+
+``benchmarks/chart FILE FOLDER`` reads what ``benchmarks/run --json FILE``
+wrote and writes into the folder:
+
+``benchmark.svg``
+    reads per second by number of callers, ours and the others';
+``benchmark-growth.svg``
+    the CPU of a read by number of callers and of servers, and by size.
+
+They have no background, and colours of a middle brightness, to be read on a
+light page and on a dark one.
+"""
+
+import pathlib
+import sys
+
+import matplotlib as mpl
+from matplotlib import pyplot, ticker
+
+from benchmarks import results
+
+INK = '#7a7f87'
+OURS = 'sprockets'
+LABELS = {OURS: 'sprockets.clients.memcached'}
+COLORS = {
+    OURS: '#e8590c',
+    'aiomcache': '#2b8ad6',
+    'emcache': '#2f9e6e',
+    'emcache, batching': '#8f7ee0',
+    'python-memcached, executor': '#b08900',
+    'pymemcache, executor': '#c2629f',
+    'pylibmc, executor': '#6f8f9a',
+}
+STYLE = {
+    'svg.fonttype': 'path',
+    # The same figures make the same file.
+    'svg.hashsalt': 'benchmarks',
+    'font.size': 11,
+    'text.color': INK,
+    'axes.labelcolor': INK,
+    'axes.edgecolor': INK,
+    'xtick.color': INK,
+    'ytick.color': INK,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+}
+PANELS = [
+    ('callers', 'callers', 'callers'),
+    ('servers', 'servers', 'servers, 64 callers'),
+    ('values', 'bytes', 'bytes of a value, 64 callers'),
+]
+
+
+def draw(measured, folder):
+    """Draw both charts.
+
+    :param benchmarks.results.Results measured: the figures
+    :param folder: where to write the files
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        _reads(measured, folder / 'benchmark.svg')
+        _growth(measured, folder / 'benchmark-growth.svg')
+
+
+def _reads(measured, path):
+    figure, axes = pyplot.subplots(figsize=(8, 4.2), layout='constrained')
+    _lines(axes, measured, 'callers', 'callers', 'reads_per_second', 1)
+    axes.set_xlabel('callers that await a read at the same time')
+    axes.set_ylabel('reads per second')
+    axes.yaxis.set_major_formatter(_thousands)
+    axes.set_ylim(bottom=0)
+    figure.legend(loc='outside lower center', ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _growth(measured, path):
+    figure, panels = pyplot.subplots(
+        1, len(PANELS), figsize=(11, 4.2), layout='constrained', sharey=True
+    )
+    for axes, (scenario, part, label) in zip(panels, PANELS, strict=True):
+        _lines(axes, measured, scenario, part, 'cpu_per_read', 1e6)
+        axes.set_yscale('log')
+        axes.set_xlabel(label)
+    panels[0].set_ylabel('CPU of the client per read, us')
+    panels[0].yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc='outside lower center', ncols=3, frameon=False
+    )
+    _save(figure, path)
+
+
+def _lines(axes, measured, scenario, part, figure, scale):
+    """Draw a line for each contender, ours on top of the others."""
+    for name in measured.contenders(scenario):
+        points = [
+            (place, value * scale)
+            for place in measured.cells(scenario, part)
+            if (
+                value := measured.median(scenario, {part: place}, name, figure)
+            )
+        ]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True),
+                label=LABELS.get(name, name),
+                color=COLORS[name],
+                linewidth=3 if name == OURS else 1.6,
+                marker='o',
+                markersize=6 if name == OURS else 4,
+                zorder=3 if name == OURS else 2,
+            )
+    axes.set_xscale('log')
+    axes.set_xticks(measured.cells(scenario, part))
+    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.grid(axis='y', color=INK, alpha=0.25)
+
+
+def _thousands(value, position):
+    return f'{value:,.0f}'
+
+
+def _save(figure, path):
+    figure.savefig(path, transparent=True, metadata={'Date': None})
+    pyplot.close(figure)
+    # matplotlib leaves blanks at the ends of lines.
+    lines = path.read_text('utf-8').splitlines()
+    path.write_text(''.join(f'{line.rstrip()}\n' for line in lines), 'utf-8')
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit('usage: benchmarks/chart FILE FOLDER')
+    draw(results.Results.load(sys.argv[1]), sys.argv[2])
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,288 @@
+"""What is asked of an asynchronous contender: closed and open loops.
+
+Each load returns its figures:
+
+``reads_per_second``
+    Answers in the time measured (of the mix: calls of all kinds).
+``p50``, ``p99``
+    Seconds that callers waited.
+``cpu_per_read``
+    Seconds of this process' CPU, all of its threads, for each answer. The
+    server's and the proxy's are not in it; the load's own are: some 0.5 us.
+``connections``
+    How many the first server has from the contender after the load;
+    ``connections_opened``: during all of it.
+
+Every answer is compared with what was stored: one that is wrong, or missing,
+makes the load fail.
+"""
+
+import array
+import asyncio
+import contextlib
+import gc
+import itertools
+import random
+import socket
+import subprocess
+import sys
+import time
+
+from benchmarks import arrivals, data, servers
+
+COMMANDS = ('get', 'set', 'incr')
+RECEIVE_BYTES = 65_536
+SEED = 20_000
+
+
+class WrongAnswerError(Exception):
+    """A contender gave another answer than the right one."""
+
+
+def percentile(ordered, percent):
+    """Return the value below which `percent` of the ordered values lie.
+
+    :param list ordered: at least one value
+    :param float percent: 0 to 100
+    """
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+async def closed(contender, *, callers, seconds, warm_up, size=100):
+    """Let callers read, each the next key as soon as it has its answer.
+
+    :param int callers: how many at once
+    :param float seconds: how long is measured
+    :param float warm_up: seconds before that
+    :param int size: bytes of a value
+    :rtype: dict
+    """
+    pairs = data.pairs(contender, size)
+    source = random.Random(SEED)
+    get = contender.get
+    now = time.perf_counter
+    waits = []
+    going = [True]
+
+    async def read(pairs):
+        record = waits.append
+        for key, expected in pairs:
+            begin = now()
+            if await get(key) != expected:
+                raise WrongAnswerError(key)
+            record(now() - begin)
+            if not going:
+                break
+
+    # Each walks through all keys from a place of its own.
+    readers = [read(_from_anywhere(pairs, source)) for _ in range(callers)]
+    return await _measure(
+        get(pairs[0][0]), readers, waits, going, seconds, warm_up
+    )
+
+
+async def mixed(contender, *, callers, seconds, warm_up, shares, size=100):
+    """Like :func:`closed`, with reads, writes and increments.
+
+    :param shares: the shares of get, set and incr
+    :rtype: dict
+    """
+    pairs = data.pairs(contender, size)
+    counters = [contender.key(name) for name in data.counters()]
+    source = random.Random(SEED)
+    get, set_, incr = contender.get, contender.set, contender.incr
+    now = time.perf_counter
+    waits = []
+    going = [True]
+
+    async def call(commands, pairs, counters):
+        record = waits.append
+        for command, (key, expected) in zip(commands, pairs, strict=False):
+            begin = now()
+            if command == 'get':
+                right = await get(key) == expected
+            elif command == 'set':
+                right = await set_(key, expected)
+            else:
+                right = await incr(next(counters)) > 1
+            if not right:
+                raise WrongAnswerError(command, key)
+            record(now() - begin)
+            if not going:
+                break
+
+    workers = [
+        call(
+            itertools.cycle(source.choices(COMMANDS, shares, k=1_000)),
+            _from_anywhere(pairs, source),
+            _from_anywhere(counters, source),
+        )
+        for _ in range(callers)
+    ]
+    return await _measure(
+        get(pairs[0][0]), workers, waits, going, seconds, warm_up
+    )
+
+
+def _from_anywhere(items, source):
+    """Cycle through items from a random one on."""
+    start = source.randrange(len(items))
+    return itertools.islice(itertools.cycle(items), start, None)
+
+
+async def _measure(first, callers, waits, going, seconds, warm_up):
+    """Run the callers for a while, then let each have its last answer."""
+    # Pools that are made by the first call are not made by all at once.
+    await first
+    running = asyncio.gather(*callers)
+    await _unless_failed(running, warm_up)
+    gc.collect()
+    gc.freeze()
+    waits.clear()
+    cpu, begin = time.process_time(), time.perf_counter()
+    await _unless_failed(running, seconds)
+    cpu = time.process_time() - cpu
+    duration = time.perf_counter() - begin
+    answers = len(waits)
+    going.clear()
+    # Who waited all the time for nothing counts too, in p50 and p99.
+    await running
+    waits.sort()
+    return {
+        'reads_per_second': answers / duration,
+        'p50': percentile(waits, 50),
+        'p99': percentile(waits, 99),
+        'cpu_per_read': cpu / answers if answers else None,
+    }
+
+
+async def _unless_failed(running, seconds):
+    """Sleep, or raise at once what one of the callers raised."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(asyncio.shield(running), seconds)
+
+
+async def poisson(contender, *, rate, seconds, warm_up, size=100, seed=0):
+    """Read once for every arrival, whether the last answer is there or not.
+
+    An answer's time counts from the moment the arrival was planned for, so a
+    contender that holds the loop up pays for all who came meanwhile.
+
+    :param float rate: arrivals a second
+    :param int seed: of the arrivals
+    :rtype: dict
+    """
+    pairs = data.pairs(contender, size)
+    keys = _from_anywhere(pairs, random.Random(SEED + seed))
+    unmeasured = rate * warm_up
+    loop = asyncio.get_running_loop()
+    get = contender.get
+    now = time.monotonic
+    waits = array.array('d')
+    notices = array.array('d')
+    tasks = set()
+    failures = []
+    done = asyncio.Event()
+    rest = bytearray()
+
+    async def read(planned, measured, key, expected):
+        if await get(key) != expected:
+            raise WrongAnswerError(key)
+        if measured:
+            waits.append(now() - planned)
+
+    def finished(task):
+        tasks.discard(task)
+        if task.exception():
+            failures.append(task.exception())
+
+    def arrived(source):
+        received = source.recv(RECEIVE_BYTES)
+        if not received:
+            loop.remove_reader(source)
+            done.set()
+        rest.extend(received)
+        whole = len(rest) - len(rest) % arrivals.MOMENT.size
+        noticed = now()
+        for (planned,) in arrivals.MOMENT.iter_unpack(rest[:whole]):
+            notices.append(noticed - planned)
+            measured = len(notices) > unmeasured
+            task = loop.create_task(read(planned, measured, *next(keys)))
+            tasks.add(task)
+            task.add_done_callback(finished)
+        del rest[:whole]
+
+    # Pools that are made by the first call are not made by all at once.
+    await get(pairs[0][0])
+    await asyncio.gather(*[get(key) for key, _ in pairs[:64]])
+    gc.collect()
+    gc.freeze()
+    with _arriving(rate, warm_up + seconds, seed) as source:
+        cpu = time.process_time()
+        loop.add_reader(source, arrived, source)
+        await done.wait()
+        if tasks:
+            await asyncio.wait(tasks)
+        cpu = time.process_time() - cpu
+    if failures:
+        raise failures[0]
+    return {
+        'reads_per_second': len(waits) / seconds,
+        'p50': percentile(sorted(waits), 50),
+        'p99': percentile(sorted(waits), 99),
+        'noticed_p50': percentile(sorted(notices), 50),
+        'noticed_p99': percentile(sorted(notices), 99),
+        'cpu_per_read': cpu / len(notices),
+    }
+
+
+@contextlib.contextmanager
+def _arriving(rate, seconds, seed):
+    """Run the process that says when somebody arrives.
+
+    :returns: the socket that it writes to
+    :rtype: socket.socket
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, '-m', 'benchmarks.arrivals'),
+                    *map(str, (rate, seconds, seed, theirs.fileno())),
+                ],
+                pass_fds=[theirs.fileno()],
+            )
+        try:
+            yield ours
+        finally:
+            process.terminate()
+            process.wait()
+
+
+LOADS = {'closed': closed, 'mixed': mixed, 'poisson': poisson}
+
+
+async def run(contender, load, addresses, **parameters):
+    """Start the contender, put a load on it, and close it.
+
+    :param str load: a name of :data:`LOADS`
+    :param addresses: host and port of each server
+    :returns: the figures
+    :rtype: dict
+    """
+    port = addresses[0][1]
+    open_before, opened_before = servers.connections(port)
+    await contender.start(addresses)
+    try:
+        figures = await LOADS[load](contender, **parameters)
+        open_now, opened = servers.connections(port)
+    finally:
+        await contender.close()
+    return {
+        **figures,
+        'connections': open_now - open_before,
+        # One of them was for these statistics.
+        'connections_opened': opened - opened_before - 1,
+    }

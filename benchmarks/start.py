@@ -1,0 +1,99 @@
+"""Sets up an environment with all contenders and runs a module in it."""
+
+import os
+import pathlib
+import shutil
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'scripts'))
+
+import commands  # noqa: E402
+import environments  # noqa: E402
+import pythons  # noqa: E402
+import system  # noqa: E402
+
+WRK = system.Package(
+    what='wrk',
+    there=lambda: shutil.which('wrk') is not None,
+    names=dict.fromkeys(('apk', 'apt-get', 'brew', 'pacman'), 'wrk'),
+)
+# For a Python that pylibmc has no wheel for, it is compiled.
+COMPILER = system.Package(
+    what='a C compiler, for pylibmc,',
+    there=lambda: shutil.which('cc') is not None,
+    names={
+        'apk': 'build-base',
+        'apt-get': 'build-essential',
+        'dnf': 'gcc',
+        'pacman': 'gcc',
+        'yum': 'gcc',
+        'zypper': 'gcc',
+    },
+)
+LIBMEMCACHED = system.Package(
+    what='libmemcached, for pylibmc,',
+    there=lambda: _header('libmemcached/memcached.h'),
+    names={
+        'apk': 'libmemcached-dev',
+        'apt-get': 'libmemcached-dev',
+        'brew': 'libmemcached',
+        'dnf': 'libmemcached-devel',
+        'pacman': 'libmemcached',
+        'yum': 'libmemcached-devel',
+        'zypper': 'libmemcached-devel',
+    },
+)
+ZLIB = system.Package(
+    what='zlib, for pylibmc,',
+    there=lambda: _header('zlib.h'),
+    names={
+        'apk': 'zlib-dev',
+        'apt-get': 'zlib1g-dev',
+        'brew': 'zlib',
+        'dnf': 'zlib-devel',
+        'pacman': 'zlib',
+        'yum': 'zlib-devel',
+        'zypper': 'zlib-devel',
+    },
+)
+
+
+def _header(name):
+    return any(
+        pathlib.Path(folder, name).exists()
+        for folder in (
+            '/usr/include',
+            '/usr/local/include',
+            '/opt/homebrew/include',
+        )
+    )
+
+
+def main():
+    for package in (system.MEMCACHED, WRK, COMPILER, LIBMEMCACHED, ZLIB):
+        system.provide(package)
+    python = _newest()
+    print('Setting up .venvs/benchmarks ...', file=sys.stderr, flush=True)
+    programs = environments.provide('benchmarks', python, 'benchmarks.txt')
+    module, *arguments = sys.argv[1:]
+    sys.stdout.flush()
+    # Paths in the arguments stay what they are to the caller.
+    path = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
+    )
+    os.execve(
+        programs / 'python',
+        ['python', '-m', module, *arguments],
+        {**os.environ, 'PYTHONPATH': path},
+    )
+
+
+def _newest():
+    """Return the newest Python that can make environments, if one can."""
+    found = pythons.find() or [pythons.own()]
+    return max(found, key=lambda each: (each.complete, each.version))
+
+
+if __name__ == '__main__':
+    commands.main(main)
