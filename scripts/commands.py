@@ -180,7 +180,7 @@ def main(function):
     try:
         status = function()
     except Error as error:
-        print(f'{os.path.basename(sys.argv[0])}: {error}', file=sys.stderr)
+        print(f'error: {error}', file=sys.stderr)
         status = 1
     finally:
         stop()

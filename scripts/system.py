@@ -117,8 +117,8 @@ def provide(package):
             ' manager known here has it. Install it and run this again.'
         )
     by_hand = f'{manager} install {name}'
-    print(f'{package.what} is not installed: {by_hand} ...', flush=True)
     root = [] if manager == 'brew' else _as_root(package, by_hand)
+    print(f'{package.what} is not installed: {by_hand} ...', flush=True)
     with _not_started(package, manager, root):
         _install(manager, name, root)
     if not package.there():

@@ -66,12 +66,20 @@ def run(*arguments, cwd=None):
 
 
 @pytest.fixture(scope='module')
-def sdist(tmp_path_factory):
-    """The sdist, built from a copy since building writes into the folder."""
-    copy = tmp_path_factory.mktemp('sdist') / 'checkout'
+def checkout(tmp_path_factory):
+    """A copy of the checkout, for building writes into it."""
+    copy = tmp_path_factory.mktemp('copy') / 'checkout'
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_OURS))
-    run(sys.executable, '-m', 'build', '--sdist', '--outdir', 'dist', cwd=copy)
-    [built] = (copy / 'dist').iterdir()
+    return copy
+
+
+@pytest.fixture(scope='module')
+def sdist(checkout, tmp_path_factory):
+    """The sdist."""
+    folder = tmp_path_factory.mktemp('sdist')
+    build = (sys.executable, '-m', 'build', '--sdist', '--outdir', folder)
+    run(*build, cwd=checkout)
+    [built] = folder.iterdir()
     return built
 
 
@@ -109,10 +117,10 @@ def files(folder):
         'tests',
     ],
 )
-def test_sdist_is_whole(unpacked, part):
+def test_sdist_is_whole(checkout, unpacked, part):
     """Whoever has the sdist can run the tests and build the docs."""
-    assert files(ROOT / part)
-    assert files(unpacked / part) == files(ROOT / part)
+    assert files(checkout / part)
+    assert files(unpacked / part) == files(checkout / part)
 
 
 def test_sdist_keeps_scripts_executable(unpacked):
