@@ -25,6 +25,9 @@ JOIN = 0.1
 
 Future = asyncio.Future[typing.Any]
 
+Observe = abc.Callable[[str], batches.Observer]
+"""Is called with the name of a method, and returns who is told about it."""
+
 
 class Engine:
     """What an :class:`AsyncClient` and its scopes have in common."""
@@ -46,7 +49,7 @@ class Engine:
         self.threads: batches.Threads = (
             batches.OwnThreads()
             if executor is None
-            else batches.SharedThreads.of(executor)
+            else batches.SharedThreads.of(executor, self.cluster)
         )
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -103,8 +106,11 @@ class Engine:
         """Let no more calls in, and release what there is when it is over."""
         self.closed = True
         if self.loop is asyncio.get_running_loop():
-            for lane in list(self.lanes.values()):
-                await lane.drain()
+            # A call may go on to another server while one is drained.
+            while busy := [x for x in self.lanes.values() if x.busy]:
+                await busy[0].drain()
+            for lane in self.lanes.values():
+                lane.end()
         self.lanes = {}
         threads = []
         for endpoint in self.cluster.endpoints:
@@ -123,13 +129,16 @@ class Engine:
         self.loop = None
         self.lanes = {}
         if self.executor is not None:
-            self.threads = batches.SharedThreads(self.executor)
+            self.threads = batches.SharedThreads.of(
+                self.executor, self.cluster
+            )
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _forget_after_fork() -> None:
+    batches.SharedThreads.forget_after_fork()
     for engine in list(_engines):
         engine.forget_after_fork()
 
@@ -296,8 +305,11 @@ class Methods:
 
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, observe: Observe | None = None
+    ) -> None:
         self._engine = engine
+        self._observe = observe
 
     def _tokens(self) -> commands.Tokens:
         """Return what the ``gets`` of this scope saw."""
@@ -305,7 +317,7 @@ class Methods:
 
     def _observer(self, method: str) -> batches.Observer | None:
         """Return who wants to know how a call goes, if anybody does."""
-        return None
+        return None if self._observe is None else self._observe(method)
 
     # Reading
 
@@ -319,7 +331,7 @@ class Methods:
             encoded, hashed = engine.requests.route(key)
         endpoint = engine.cluster.pick(encoded, hashed)
         future = loop.create_future()
-        observer = self._observer('get')
+        observer = None if self._observe is None else self._observe('get')
         if endpoint is None:
             if observer is not None:
                 observer.over(cluster.UnavailableError(), 0, 0)
@@ -694,16 +706,10 @@ class Scope(Methods):
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        observe: abc.Callable[[str], batches.Observer] | None = None,
+        self, engine: Engine, observe: Observe | None = None
     ) -> None:
-        super().__init__(engine)
+        super().__init__(engine, observe)
         self._saw = commands.Tokens()
-        self._observe = observe
-
-    def _observer(self, method: str) -> batches.Observer | None:
-        return None if self._observe is None else self._observe(method)
 
     def _tokens(self) -> commands.Tokens:
         return self._saw
@@ -764,10 +770,7 @@ class AsyncClient(Methods):
             asyncio.Task[typing.Any], commands.Tokens
         ] = weakref.WeakKeyDictionary()
 
-    def scope(
-        self,
-        observe: abc.Callable[[str], batches.Observer] | None = None,
-    ) -> Scope:
+    def scope(self, observe: Observe | None = None) -> Scope:
         """Return the methods with a scope of their own for gets and cas.
 
         :param observe: is called with the name of each method that is

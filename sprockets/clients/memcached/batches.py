@@ -527,6 +527,9 @@ class Lane:
             if self._idle is None:
                 self._idle = self.loop.create_future()
             await self._idle
+
+    def end(self) -> None:
+        """Leave nothing behind in the loop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -588,24 +591,32 @@ class SharedThreads:
         threads = getattr(executor, '_max_workers', None)
         self._free = max(threads - 1, 1) if threads else 1 << 30
         self._all = self._free
+        self._clusters: weakref.WeakSet[cluster.Cluster] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._turned_away: collections.OrderedDict[Lane, None] = (
             collections.OrderedDict()
         )
-        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
 
     @classmethod
-    def of(cls, executor: concurrent.futures.Executor) -> SharedThreads:
-        """Return the one account of an executor."""
+    def of(
+        cls, executor: concurrent.futures.Executor, servers: cluster.Cluster
+    ) -> SharedThreads:
+        """Return the one account of an executor, and let servers use it."""
         threads = cls._of.get(executor)
         if threads is None:
             threads = cls._of[executor] = cls(executor)
+        threads._clusters.add(servers)
         return threads
+
+    @classmethod
+    def forget_after_fork(cls) -> None:
+        """Keep new accounts: what the parent has in flight is not ours."""
+        cls._of.clear()
 
     def take(self, lane: Lane, in_flight: int) -> bool:
         with self._lock:
-            self._lanes.add(lane)
-            share = max(self._all // len(self._lanes), 1)
+            servers = sum([len(c.servers) for c in self._clusters])
+            share = max(self._all // servers, 1)
             if in_flight >= min(lane.endpoint.max_connections, share):
                 return False
             if self._free:

@@ -475,7 +475,10 @@ class Cluster:
         buckets = self.buckets
         size = len(buckets)
         if size == 1:
-            return buckets[0] if buckets[0].available() else None
+            endpoint = buckets[0]
+            if endpoint.retry_at is None or endpoint.available():
+                return endpoint
+            return None
         if size == 0:
             return None
         if hashed is None:

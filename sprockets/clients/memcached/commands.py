@@ -178,12 +178,12 @@ class Requests:
         """Return the bytes of a plain key, None if it wants a closer look."""
         if (
             type(key) is str
-            and self.key_encoder is None
             and key.isascii()
             and key.isprintable()
             and ' ' not in key
+            and self.key_encoder is None
         ):
-            encoded = self.prefix + key.encode('ascii')
+            encoded = self.prefix + key.encode()
             if len(key) > 0 and len(encoded) <= self.server_max_key_length:
                 return encoded
         return None

@@ -271,13 +271,13 @@ class Get(Command):
             b'%b %b\r\n' % (name.encode('ascii'), b' '.join(keys))
         )
         self.keys = keys
-        self.words = 5 if name == 'gets' else 4
+        self.words = 3 if name == 'gets' else 2
         self.found: dict[bytes, Item] = {}
         self.incarnation = 0
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        return 'gets' if self.words == 5 else 'get'
+        return 'gets' if self.words == 3 else 'get'
 
     def start_over(self) -> None:
         self.found.clear()
@@ -291,45 +291,46 @@ class Get(Command):
         data = incoming.data
         at = incoming.at
         size = len(data)
-        found = self.found
         keys = self.keys
-        words = self.words
+        found = self.found
         find = data.find
+        # Values of one kind and length are common: their numbers are read
+        # once.
+        known: dict[bytes, tuple[int, int, int | None]] = {}
         while True:
             end = find(NEWLINE, at, at + MAX_LINE)
-            if end < 0:
+            space = find(b' ', at + 6, end)
+            if end < 0 or space < 0 or not data.startswith(b'VALUE ', at):
                 incoming.at = at
-                if size - at >= MAX_LINE:
-                    raise ProtocolError(
-                        f'a line of more than {MAX_LINE} bytes'
-                    )
-                return 1
-            header = data[at:end].split(b' ')
-            if len(header) != words or header[0] != b'VALUE':
-                incoming.at = end + 2
-                return self._end(data[at:end])
-            key = header[1]
-            length = header[3]
-            if not length.isdigit() or not header[2].isdigit():
-                raise ProtocolError(f'a malformed {self.name} reply')
+                line = incoming.line()
+                return 1 if line is None else self._end(line)
+            numbers = data[space + 1 : end]
+            try:
+                flags, length, unique = known[numbers]
+            except KeyError:
+                flags, length, unique = known[numbers] = self._numbers(numbers)
             start = end + 2
-            end = start + int(length)
-            missing = end + 2 - size
-            if missing > 0:
-                if missing > MAX_VALUE:
-                    raise ProtocolError(f'a value of {int(length)} bytes')
+            stop = start + length
+            if stop + 2 > size:
+                if length > MAX_VALUE:
+                    raise ProtocolError(f'a value of {length} bytes')
                 incoming.at = at
-                return missing
-            if data[end : end + 2] != NEWLINE:
+                return stop + 2 - size
+            key = data[at + 6 : space]
+            at = stop + 2
+            if data[stop:at] != NEWLINE:
                 raise ProtocolError('a value of another length than it says')
             if key not in keys or key in found:
                 raise ProtocolError('a value of a key that was not asked for')
-            found[key] = (
-                int(header[2]),
-                data[start:end],
-                int(header[4]) if words == 5 else None,
-            )
-            at = end + 2
+            found[key] = (flags, data[start:stop], unique)
+
+    def _numbers(self, text: bytes) -> tuple[int, int, int | None]:
+        """Read the flags, the length, and the cas unique of ``gets``."""
+        words = text.split(b' ')
+        if len(words) != self.words or not all(map(bytes.isdigit, words)):
+            raise ProtocolError(f'a malformed {self.name} reply')
+        flags, length, *unique = map(int, words)
+        return flags, length, unique[0] if unique else None
 
     def _end(self, line: bytes) -> int:
         if line == b'END':

@@ -58,14 +58,6 @@ def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes:
     return value
 
 
-def _text(data: bytes) -> str:
-    return data.decode('utf-8')
-
-
-def _bytes(data: bytes) -> bytes:
-    return data
-
-
 class Codec:
     """Turns values into what a server stores, and back.
 
@@ -91,8 +83,8 @@ class Codec:
         self.compressor: abc.Callable[[bytes], bytes] = zlib.compress
         self.decompressor: abc.Callable[[bytes], bytes] = inflate
         self._decoders: dict[int, abc.Callable[[bytes], typing.Any]] = {
-            0: _bytes,
-            TEXT: _text,
+            0: bytes,
+            TEXT: bytes.decode,
             INTEGER: int,
             LONG: int,
             PICKLE: self._unpickle,
@@ -133,13 +125,12 @@ class Codec:
         :raises UndecodableError: if there is none in these bytes
 
         """
-        decoder = self._decoders.get(flags)
         try:
-            if decoder is not None:
-                return decoder(data)
-            decoder = self._decoders.get(flags & ~COMPRESSED)
-            if decoder is not None:
-                return decoder(self.decompressor(data))
+            if flags in self._decoders:
+                return self._decoders[flags](data)
+            if flags & ~COMPRESSED in self._decoders:
+                data = self.decompressor(data)
+                return self._decoders[flags & ~COMPRESSED](data)
         except UndecodableError:
             raise
         # Unpickling runs what the value says, which may raise anything.
@@ -157,6 +148,15 @@ class Codec:
         The first of each reason is logged at WARNING, the rest at DEBUG.
 
         """
+        try:
+            return self._decoders[flags](data)
+        except Exception:  # noqa: BLE001
+            # It is rare: compressed, or broken, and decode() says which.
+            return self._decode_or_report(flags, data, default)
+
+    def _decode_or_report(
+        self, flags: int, data: bytes, default: typing.Any
+    ) -> typing.Any:
         try:
             return self.decode(flags, data)
         except UndecodableError as error:
