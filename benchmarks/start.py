@@ -73,18 +73,19 @@ def _header(name):
 def main():
     for package in (system.MEMCACHED, WRK, COMPILER, LIBMEMCACHED, ZLIB):
         system.provide(package)
-    python = _newest()
     print('Setting up .venvs/benchmarks ...', file=sys.stderr, flush=True)
-    programs = environments.provide('benchmarks', python, 'benchmarks.txt')
+    programs = environments.provide('benchmarks', _newest(), 'benchmarks.txt')
     module, *arguments = sys.argv[1:]
     sys.stdout.flush()
     # Paths in the arguments stay what they are to the caller.
     path = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
     )
+    python = str(programs / 'python')
     os.execve(
-        programs / 'python',
-        ['python', '-m', module, *arguments],
+        python,
+        # By its name, Python finds the environment that it belongs to.
+        [python, '-m', module, *arguments],
         {**os.environ, 'PYTHONPATH': path},
     )
 
