@@ -53,7 +53,7 @@ PANELS = [
 
 
 def draw(measured, folder):
-    """Draw both charts.
+    """Draw the charts whose scenarios were measured.
 
     :param benchmarks.results.Results measured: the figures
     :param folder: where to write the files
@@ -61,8 +61,10 @@ def draw(measured, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        _reads(measured, folder / 'benchmark.svg')
-        _growth(measured, folder / 'benchmark-growth.svg')
+        if measured.contenders('callers'):
+            _reads(measured, folder / 'benchmark.svg')
+        if all(measured.contenders(scenario) for scenario, _, _ in PANELS):
+            _growth(measured, folder / 'benchmark-growth.svg')
 
 
 def _reads(measured, path):
