@@ -17,15 +17,14 @@ What happens without memcached: every answer comes from SQLite, slower, and
 
 """
 
-import argparse
 import asyncio
-import concurrent.futures
 import json
 import random
-import signal
 import sqlite3
 
-from tornado import httpserver, netutil, web
+import onthread
+import service
+from tornado import web
 
 from sprockets.clients import memcached
 
@@ -157,27 +156,11 @@ class Application(memcached.ApplicationMixin, web.Application):
                 ('/articles/([a-z0-9-]{1,100})', Article),
             ]
         )
-        # SQLite blocks, and the loop must not wait.  One thread, for a
-        # connection is for the thread that made it.
-        self.executor = concurrent.futures.ThreadPoolExecutor(1)
-        self.path = path
-        self.database = None
+        self.articles = onthread.OnThread(Database, path)
 
-    async def sqlite(self, method, *arguments):
-        """Run a method of :class:`Database` on its thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self.executor, self._sqlite, method, *arguments
-        )
-
-    def _sqlite(self, method, *arguments):
-        if self.database is None:
-            self.database = Database(self.path)
-        return method(self.database, *arguments)
-
-    async def stop(self):
+    async def close(self):
         """Let go of SQLite and memcached."""
-        await self.sqlite(Database.close)
-        self.executor.shutdown()
+        await self.articles.close()
         await self.stop_memcached()
 
 
@@ -195,7 +178,7 @@ class Articles(Handler):
     """What there is to ask for."""
 
     async def get(self):
-        slugs = await self.application.sqlite(Database.slugs)
+        slugs = await self.application.articles.call('slugs')
         self.write({'articles': slugs})
 
 
@@ -211,7 +194,7 @@ class Article(Handler):
         source = 'memcached'
         if article is None:
             source = 'sqlite'
-            article = await self.application.sqlite(Database.find, slug)
+            article = await self.application.articles.call('find', slug)
             if article is not None:
                 # Not set(): whoever edited the article since it was read from
                 # SQLite has put a newer one there, which must not be undone.
@@ -236,8 +219,8 @@ class Article(Handler):
         changes, revision = self.edit()
         # SQLite has the truth, and so it decides which of two edits of the
         # same revision wins.
-        edited, article = await self.application.sqlite(
-            Database.edit, slug, changes, revision
+        edited, article = await self.application.articles.call(
+            'edit', slug, changes, revision
         )
         if article is None:
             raise web.HTTPError(404, reason='No such article')
@@ -284,7 +267,7 @@ class Article(Handler):
         await self.memcached.delete(key(slug))
 
     async def delete(self, slug):
-        if not await self.application.sqlite(Database.delete, slug):
+        if not await self.application.articles.call('delete', slug):
             raise web.HTTPError(404, reason='No such article')
         # A mark rather than nothing: a request that had read the article from
         # SQLite before would add() it to the cache again.
@@ -297,28 +280,13 @@ class Article(Handler):
 
 async def main():
     """Serve until a signal comes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--host', default='127.0.0.1')
-    parser.add_argument('--port', type=int, default=8000, help='0: any')
+    parser = service.arguments(__doc__)
     parser.add_argument('--database', default=':memory:', metavar='FILE')
     options = parser.parse_args()
-
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-
     application = Application(options.database)
-    await application.sqlite(Database.slugs)
-    server = httpserver.HTTPServer(application)
-    sockets = netutil.bind_sockets(options.port, options.host)
-    server.add_sockets(sockets)
-    port = sockets[0].getsockname()[1]
-    print(f'Listening on http://{options.host}:{port}', flush=True)
-    await stopped.wait()
-    server.stop()
-    await server.close_all_connections()
-    await application.stop()
+    await application.articles.call('slugs')
+    await service.serve(application, options)
+    await application.close()
 
 
 if __name__ == '__main__':

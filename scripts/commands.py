@@ -42,7 +42,9 @@ def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
     # Not a pipe: nobody would read it while the command is being ended.
     with tempfile.TemporaryFile() as file:
         output = None if show else file
-        process = _start(arguments, kill, cwd=cwd, env=env, output=output)
+        process = _start(
+            arguments, kill, cwd=cwd, env=env, output=output, errors=output
+        )
         try:
             process.wait(timeout)
         except BaseException as error:
@@ -64,17 +66,18 @@ def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
 
 
 @contextlib.contextmanager
-def running(arguments, *, env=None, output=None):
+def running(arguments, *, env=None, output=None, errors=None):
     """Run a command while the body of a ``with`` statement does.
 
     :param list arguments: the command
     :param dict env: variables to set besides those there are
     :param output: the file for what it prints, if not to the terminal
+    :param errors: the same for what it prints to standard error
     :returns: a context manager that gives the process
     :raises Error: if it cannot be run
 
     """
-    process = _start(arguments, True, env=env, output=output)
+    process = _start(arguments, True, env=env, output=output, errors=errors)
     try:
         yield process
     finally:
@@ -102,7 +105,7 @@ def stop():
     _end(running)
 
 
-def _start(arguments, kill, *, env, output, cwd=None):
+def _start(arguments, kill, *, env, output, errors, cwd=None):
     arguments = [os.fspath(argument) for argument in arguments]
     sys.stdout.flush()
     with _signals_later(), _lock:
@@ -115,7 +118,7 @@ def _start(arguments, kill, *, env, output, cwd=None):
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=output,
+                stderr=errors,
                 # A group of its own: so whatever it starts ends with it.
                 start_new_session=True,
             )

@@ -9,6 +9,9 @@ import environments
 import pythons
 import system
 
+SERVERS = ('ARTICLES_MEMCACHED_SERVERS', 'MEMCACHED_SERVERS')
+"""The variables that name the servers for the application."""
+
 DESCRIPTION = """\
 Start the Tornado application of examples/articles.py on a memcached of its
 own, and tell what to try. With the environment variable MEMCACHED_SERVERS set,
@@ -41,11 +44,20 @@ def arguments():
     return parser.parse_args()
 
 
+def servers():
+    """Return the servers that the environment names, None if it names none.
+
+    :rtype: str
+
+    """
+    return next(filter(None, map(os.environ.get, SERVERS)), None)
+
+
 def main():
     """Set everything up, and let ``show.py`` take over this process."""
     arguments()
     print('Setting up ...', flush=True)
-    if not os.environ.get('MEMCACHED_SERVERS'):
+    if not servers():
         system.provide(system.MEMCACHED)
     programs = environments.provide('demo', pythons.own(), 'installation.txt')
     python = os.fspath(programs / 'python')

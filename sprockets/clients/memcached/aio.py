@@ -305,9 +305,7 @@ class Methods:
 
     """
 
-    def __init__(
-        self, engine: Engine, observe: Observe | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, observe: Observe | None = None) -> None:
         self._engine = engine
         self._observe = observe
 
@@ -705,9 +703,7 @@ class Scope(Methods):
 
     """
 
-    def __init__(
-        self, engine: Engine, observe: Observe | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, observe: Observe | None = None) -> None:
         super().__init__(engine, observe)
         self._saw = commands.Tokens()
 

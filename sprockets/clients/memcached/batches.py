@@ -297,7 +297,9 @@ class Lane:
         self._threads = threads
         self._redirect = redirect
         self._in_flight: set[Batch] = set()
-        self._dropped: collections.deque[Batch] = collections.deque()
+        self._dropped: collections.deque[tuple[Batch, Exception | None]] = (
+            collections.deque()
+        )
         self._forming: Batch | None = None
         self._full: collections.deque[Batch] = collections.deque()
         self._scheduled = False
@@ -455,18 +457,25 @@ class Lane:
         for key, waiters in batch.waiting.items():
             self._redirect(key, waiters)
 
-    def _drop(self, batch: Batch) -> None:
-        """Give up a batch that has not left, not all of them in one turn."""
-        self._dropped.append(batch)
+    def _drop(self, batch: Batch, error: Exception | None = None) -> None:
+        """Give up a batch that has not left, not all of them in one turn.
+
+        :param error: why it fails; without one it may go to other servers
+
+        """
+        self._dropped.append((batch, error))
         if len(self._dropped) == 1:
             self.loop.call_soon(self._drop_next)
 
     def _drop_next(self) -> None:
-        batch = self._dropped.popleft()
+        batch, error = self._dropped.popleft()
         batch.returned = True
-        batch.sent = False
-        batch.settle()
-        self._redirect_all(batch)
+        if error is None:
+            batch.sent = False
+            batch.settle()
+            self._redirect_all(batch)
+        else:
+            batch.abandon(error)
         if self._dropped:
             self.loop.call_soon(self._drop_next)
         self._tell_if_idle()
@@ -489,8 +498,7 @@ class Lane:
         ) and self._first().deadline + GRACE <= now:
             batch = self._first()
             self._take_out()
-            batch.returned = True
-            batch.abandon(TimeoutError('no thread was free in time'))
+            self._drop(batch, TimeoutError('no thread was free in time'))
         pending = [b.deadline for b in self._in_flight if not b.abandoned]
         if self._full or self._forming is not None:
             pending.append(self._first().deadline)
