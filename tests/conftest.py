@@ -1,0 +1,104 @@
+"""What many tests need: a client of each kind, and peers to compare with.
+
+``pytest --client=memcache tests/test_behaviour_*.py`` runs the tests of what
+python-memcached does wrong against python-memcached itself, where each of
+them has to fail.
+
+"""
+
+import contextlib
+
+import faces
+import memcache
+import pytest
+
+from sprockets.clients import memcached
+
+KINDS = {
+    'ours': ('Client', 'AsyncClient'),
+    'memcache': ('memcache.Client',),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        '--client',
+        choices=tuple(KINDS),
+        default='ours',
+        help=(
+            'whose clients to test; with "memcache" all the tests of what '
+            'python-memcached does wrong have to fail'
+        ),
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        'markers', 'kept: what python-memcached does right as well'
+    )
+    if config.getoption('--client') == 'memcache':
+        # Its threads leave their sockets to the garbage collector.
+        for category in (
+            'ResourceWarning',
+            'pytest.PytestUnraisableExceptionWarning',
+            'pytest.PytestUnhandledThreadExceptionWarning',
+        ):
+            config.addinivalue_line('filterwarnings', f'ignore::{category}')
+
+
+def pytest_generate_tests(metafunc):
+    if 'client_kind' in metafunc.fixturenames:
+        metafunc.parametrize(
+            'client_kind', KINDS[metafunc.config.getoption('--client')]
+        )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--client') == 'ours':
+        return
+    wrong = [
+        item
+        for item in items
+        if 'client_kind' in item.fixturenames
+        and item.get_closest_marker('kept') is None
+    ]
+    others = [item for item in items if item not in wrong]
+    config.hook.pytest_deselected(items=others)
+    items[:] = wrong
+    for item in wrong:
+        # One that passes is a failure.
+        item.add_marker(
+            pytest.mark.xfail(strict=True, reason='python-memcached')
+        )
+
+
+@pytest.fixture
+def connect(client_kind):
+    """Make a client of the kind that is tested, with its face.
+
+    It takes the servers' addresses, or ``(address, weight)``; without any the
+    client is told by the environment.  Options are keywords.
+
+    """
+    with contextlib.ExitStack() as stack:
+
+        def make(*servers, **options):
+            face = _make(client_kind, list(servers), options)
+            stack.callback(face.close)
+            return face
+
+        yield make
+
+
+def _make(kind, servers, options):
+    if kind == 'memcache.Client':
+        if not servers:
+            return faces.Blocking(faces.Published(**options))
+        # Where it hangs it should not do so for long.
+        options = {'socket_timeout': 0.3} | options
+        return faces.Blocking(memcache.Client(servers, **options))
+    if servers:
+        options['servers'] = servers
+    if kind == 'Client':
+        return faces.Blocking(memcached.Client(**options))
+    return faces.Awaitable(memcached.AsyncClient(**options))
