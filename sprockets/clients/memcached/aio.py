@@ -62,10 +62,10 @@ class Engine:
         :raises RuntimeError: if there is none, or if the client is closed
 
         """
+        if self.closed:
+            raise RuntimeError('the memcached client is closed')
         loop = asyncio.get_running_loop()
-        if loop is not self.loop or self.closed:
-            if self.closed:
-                raise RuntimeError('the memcached client is closed')
+        if loop is not self.loop:
             # Another loop than the last time: its callers are gone with it.
             self.lanes = {}
             self.loop = loop
