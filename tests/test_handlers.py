@@ -177,6 +177,15 @@ class MixedApplications(Applications):
             client.get('a')
         assert self.json('/values/a') == {'value': None}
 
+    def test_options(self):
+        """Options are for a client that is yet to be made."""
+        client = self._app.memcached_client('pages', key_prefix='v1-')
+        assert client is self._app.memcached_client('pages')
+        with pytest.raises(RuntimeError, match='options'):
+            self._app.memcached_client('pages', key_prefix='v2-')
+        self.json('/pages/a', method='PUT', body='x')
+        assert memcached.Client().get('v1-a') == 'x'
+
     def test_nothing_is_made_before_it_is_used(self):
         assert self._app.memcached_clients == {}
         assert self._app.memcached_client(

@@ -84,23 +84,27 @@ class Engine:
             )
         return lane
 
-    def _redirect(self, key: bytes, waiters: list[batches.Waiter]) -> None:
+    def _redirect(
+        self,
+        key: bytes,
+        waiters: list[batches.Waiter],
+        unreachable: cluster.Endpoint,
+    ) -> None:
         """Send reads whose server could not be reached to another one."""
-        for future, default, hashed, tries, observer in waiters:
-            endpoint = self.cluster.pick(key, hashed)
-            if (
-                endpoint is None
-                or not self.cluster.failover
-                or tries >= len(self.cluster.servers)
-            ):
-                if observer is not None:
-                    observer.over(cluster.UnavailableError(), 0, 0)
-                if not future.done():
-                    future.set_result(default)
-            else:
+        for future, default, hashed, tried, observer in waiters:
+            endpoint = None
+            if self.cluster.failover:
+                tried += (unreachable,)
+                endpoint = self.cluster.pick(key, hashed, tried)
+            if endpoint is not None and endpoint not in tried:
                 self.lane(endpoint).read(
-                    key, (future, default, hashed, tries + 1, observer)
+                    key, (future, default, hashed, tried, observer)
                 )
+                continue
+            if observer is not None:
+                observer.over(cluster.UnavailableError(), 0, 0)
+            if not future.done():
+                future.set_result(default)
 
     async def close(self) -> None:
         """Let no more calls in, and release what there is when it is over."""
@@ -157,7 +161,7 @@ class Call:
         '_observer',
         '_only',
         '_route',
-        '_tries',
+        '_tried',
         'calls',
         'command',
         'size',
@@ -177,7 +181,7 @@ class Call:
         self._only = only
         self._finish = finish
         self._observer = observer
-        self._tries = 0
+        self._tried: list[cluster.Endpoint] = []
         self._endpoint: cluster.Endpoint | None = None
         self.command = command
         self.calls = 1
@@ -207,17 +211,17 @@ class Call:
     def _send(self) -> None:
         engine = self._engine
         command = self.command
-        endpoint = engine.cluster.pick(*self._route)
+        endpoint = engine.cluster.pick(*self._route, self._tried)
         if (
             endpoint is None
+            or endpoint in self._tried
             or (self._only is not None and endpoint is not self._only)
-            or self._tries > len(engine.cluster.servers)
         ):
             command.error = command.error or cluster.UnavailableError()
             self._end()
             return
         self._endpoint = endpoint
-        self._tries += 1
+        self._tried.append(endpoint)
         engine.lane(endpoint).add(self, isinstance(command, protocol.Get))
 
     def back(self, sent: bool) -> None:
@@ -336,7 +340,7 @@ class Methods:
             future.set_result(default)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-            lane.read(encoded, (future, default, hashed, 1, observer))
+            lane.read(encoded, (future, default, hashed, (), observer))
         return future
 
     def gets(self, key: typing.Any) -> Future:

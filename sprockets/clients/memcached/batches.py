@@ -48,9 +48,15 @@ class Observer(typing.Protocol):
         """Take note, in the loop, that the call is over."""
 
 
-Waiter = tuple[Future, typing.Any, int | None, int, Observer | None]
-"""A caller of ``get``: its future, its default, the hash that it gave, how
-many servers were tried already, its observer."""
+Waiter = tuple[
+    Future,
+    typing.Any,
+    int | None,
+    tuple[cluster.Endpoint, ...],
+    Observer | None,
+]
+"""A caller of ``get``: its future, its default, the hash that it gave, the
+servers that could not be reached, its observer."""
 
 _MISS = object()
 
@@ -288,7 +294,7 @@ class Lane:
         codec: values.Codec,
         timeout: float,
         threads: Threads,
-        redirect: abc.Callable[[bytes, list[Waiter]], None],
+        redirect: abc.Callable[[bytes, list[Waiter], cluster.Endpoint], None],
     ) -> None:
         self.endpoint = endpoint
         self.codec = codec
@@ -455,7 +461,7 @@ class Lane:
 
     def _redirect_all(self, batch: Batch) -> None:
         for key, waiters in batch.waiting.items():
-            self._redirect(key, waiters)
+            self._redirect(key, waiters, self.endpoint)
 
     def _drop(self, batch: Batch, error: Exception | None = None) -> None:
         """Give up a batch that has not left, not all of them in one turn.

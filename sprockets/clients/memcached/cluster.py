@@ -463,32 +463,40 @@ class Cluster:
         """Each server once."""
         return list(dict.fromkeys(s.endpoint for s in self.servers))
 
-    def pick(self, key: bytes, hashed: int | None = None) -> Endpoint | None:
+    def pick(
+        self,
+        key: bytes,
+        hashed: int | None = None,
+        tried: abc.Container[Endpoint] = (),
+    ) -> Endpoint | None:
         """Return the server for a key, None if there is none that is up.
 
         It is the one that python-memcached takes, where it finds one.
 
         :param bytes key: the key
         :param int hashed: the hash to use instead of the key's own
+        :param tried: servers that could not be reached just now
 
         """
         buckets = self.buckets
         size = len(buckets)
         if size == 1:
             endpoint = buckets[0]
-            if endpoint.retry_at is None or endpoint.available():
+            if endpoint.retry_at is None:
                 return endpoint
-            return None
+            return endpoint if _may_try(endpoint, tried) else None
         if size == 0:
             return None
         if hashed is None:
             hashed = memcache.serverHashFunction(key)
         endpoint = buckets[hashed % size]
-        if endpoint.retry_at is None or endpoint.available():
+        if endpoint.retry_at is None or _may_try(endpoint, tried):
             return endpoint
-        return self._pick_another(hashed) if self.failover else None
+        return self._pick_another(hashed, tried) if self.failover else None
 
-    def _pick_another(self, hashed: int) -> Endpoint | None:
+    def _pick_another(
+        self, hashed: int, tried: abc.Container[Endpoint]
+    ) -> Endpoint | None:
         buckets = self.buckets
         size = len(buckets)
         # python-memcached hashes anew, and after ten tries it gives up.
@@ -497,11 +505,11 @@ class Cluster:
                 f'{hashed}{attempt}'.encode('ascii')
             )
             endpoint = buckets[hashed % size]
-            if endpoint.available():
+            if _may_try(endpoint, tried):
                 return endpoint
         for step in range(size):
             endpoint = buckets[(hashed + step) % size]
-            if endpoint.available():
+            if _may_try(endpoint, tried):
                 return endpoint
         return None
 
@@ -520,7 +528,7 @@ class Cluster:
         deadline = time.monotonic() + self.timeout
         tried: list[Endpoint] = []
         while True:
-            endpoint = self.pick(route.key, route.hash)
+            endpoint = self.pick(route.key, route.hash, tried)
             if (
                 endpoint is None
                 or endpoint in tried
@@ -556,7 +564,7 @@ class Cluster:
         while routes:
             keys: dict[Endpoint, list[Route]] = {}
             for route in routes:
-                endpoint = self.pick(route.key, route.hash)
+                endpoint = self.pick(route.key, route.hash, tried)
                 if endpoint is not None and endpoint not in tried:
                     keys.setdefault(endpoint, []).append(route)
             groups: Groups = {
@@ -580,6 +588,11 @@ class Cluster:
                 groups = rounds.send(exchange_all(groups, deadline))
         except StopIteration:
             return
+
+
+def _may_try(endpoint: Endpoint, tried: abc.Container[Endpoint]) -> bool:
+    # In this order: available() may say yes to one caller only.
+    return endpoint not in tried and endpoint.available()
 
 
 def exchange_all(groups: Groups, deadline: float) -> abc.Collection[Endpoint]:

@@ -409,8 +409,12 @@ def statistics(argument: typing.Any) -> protocol.Statistics:
 
 def _name_key(error: Exception, key: typing.Any) -> None:
     """Make an error say which key's value it is about."""
-    if error.args and isinstance(error.args[0], str):
+    if isinstance(error, UnicodeEncodeError):
+        error.reason += f', in the value of {key!r}'
+    elif error.args and isinstance(error.args[0], str):
         error.args = (f'value of {key!r}: {error.args[0]}', *error.args[1:])
+    elif hasattr(error, 'add_note'):
+        error.add_note(f'This was the value of {key!r}.')
 
 
 def _split(key: typing.Any) -> tuple[typing.Any, int | None]:

@@ -13,7 +13,7 @@ _ATTRIBUTE = 'memcached_clients'
 
 
 def client_of(
-    application: typing.Any, prefix: str | None = None
+    application: typing.Any, prefix: str | None = None, **options: typing.Any
 ) -> aio.AsyncClient:
     """Return an application's client for a prefix, made at first use.
 
@@ -22,8 +22,10 @@ def client_of(
 
     :param tornado.web.Application application: the application
     :param str prefix: the prefix of the variables, or None
+    :param options: options of :class:`AsyncClient`, for a client to be made
     :rtype: AsyncClient
     :raises ValueError: for a variable that is wrong
+    :raises RuntimeError: if there are options for a client that exists
 
     """
     clients = getattr(application, _ATTRIBUTE, None)
@@ -33,7 +35,12 @@ def client_of(
     name = prefix.upper() if prefix else None
     client = clients.get(name)
     if client is None:
-        client = clients[name] = aio.AsyncClient(name)
+        client = clients[name] = aio.AsyncClient(name, **options)
+    elif options:
+        raise RuntimeError(
+            f'the memcached client for prefix {prefix!r} was made before, and'
+            ' takes no options any more'
+        )
     return typing.cast(aio.AsyncClient, client)
 
 
@@ -65,15 +72,23 @@ class ApplicationMixin:
         if callbacks is not None:
             callbacks.append(self.stop_memcached)
 
-    def memcached_client(self, prefix: str | None = None) -> aio.AsyncClient:
+    def memcached_client(
+        self, prefix: str | None = None, **options: typing.Any
+    ) -> aio.AsyncClient:
         """Return the client for a prefix, for use outside of handlers.
 
+        What has to be set in code rather than in the environment is given
+        here, at start, before the client is first used: an executor, say.
+
         :param str prefix: the prefix of the variables, or None
+        :param options: options of :class:`AsyncClient`, for a client to be
+            made
         :rtype: AsyncClient
         :raises ValueError: for a variable that is wrong
+        :raises RuntimeError: if there are options for a client that exists
 
         """
-        return client_of(self, prefix)
+        return client_of(self, prefix, **options)
 
     async def stop_memcached(self, *_: typing.Any) -> None:
         """Answer what is in flight, then close every client.

@@ -313,24 +313,29 @@ class Get(Command):
             stop = start + length
             if stop + 2 > size:
                 if length > MAX_VALUE:
-                    raise ProtocolError(f'a value of {length} bytes')
+                    self._no_answer(f'a value of {length} bytes')
                 incoming.at = at
                 return stop + 2 - size
             key = data[at + 6 : space]
             at = stop + 2
             if data[stop:at] != NEWLINE:
-                raise ProtocolError('a value of another length than it says')
+                self._no_answer('a value of another length than it says')
             if key not in keys or key in found:
-                raise ProtocolError('a value of a key that was not asked for')
+                self._no_answer('a value of a key that was not asked for')
             found[key] = (flags, data[start:stop], unique)
 
     def _numbers(self, text: bytes) -> tuple[int, int, int | None]:
         """Read the flags, the length, and the cas unique of ``gets``."""
         words = text.split(b' ')
         if len(words) != self.words or not all(map(bytes.isdigit, words)):
-            raise ProtocolError(f'a malformed {self.name} reply')
+            self._no_answer(f'a malformed {self.name} reply')
         flags, length, *unique = map(int, words)
         return flags, length, unique[0] if unique else None
+
+    def _no_answer(self, reason: str) -> typing.NoReturn:
+        # What came before was of the same server, which cannot be trusted.
+        self.found.clear()
+        raise ProtocolError(reason)
 
     def _end(self, line: bytes) -> int:
         if line == b'END':
