@@ -93,6 +93,23 @@ def unpacked(sdist, tmp_path_factory):
     return unpacked
 
 
+@pytest.fixture(scope='module')
+def wheels(sdist, tmp_path_factory):
+    """A folder of wheels: ours from the sdist, the family, what they need."""
+    folder = tmp_path_factory.mktemp('wheels')
+    # setuptools is for the editable installation.
+    pip('wheel', '--wheel-dir', folder, sdist, 'setuptools', *FAMILY)
+    return folder
+
+
+def pip(*arguments, python=sys.executable):
+    """Run pip for an environment, which needs none of its own."""
+    run(
+        *(sys.executable, '-m', 'pip', '--disable-pip-version-check'),
+        *('--python', python, *arguments),
+    )
+
+
 def files(folder):
     """Return the paths of a folder's files, without what running leaves."""
     ignored = shutil.ignore_patterns(*NOT_OURS)
@@ -130,18 +147,16 @@ def test_sdist_keeps_scripts_executable(unpacked):
 
 @pytest.mark.parametrize('order', ['before', 'after'])
 @pytest.mark.parametrize('way', ['wheel', 'editable'])
-def test_next_to_the_family(sdist, unpacked, tmp_path, way, order):
+def test_next_to_the_family(wheels, unpacked, tmp_path, way, order):
     """In one process ours and the family's import, in any order."""
     environment = tmp_path / 'environment'
-    # pip runs from outside: to install it too would take longer than the
-    # rest.
     venv.create(environment, symlinks=True)
     python = environment / 'bin' / 'python'
-    ours = [str(sdist)] if way == 'wheel' else ['--editable', str(unpacked)]
+    ours = ['--editable', str(unpacked)] if way == 'editable' else [OURS]
     for what in [ours, FAMILY] if order == 'before' else [FAMILY, ours]:
-        run(
-            *(sys.executable, '-m', 'pip', '--python', python),
-            *('--disable-pip-version-check', 'install', '--quiet', *what),
+        pip(
+            *('install', '--no-index', '--find-links', wheels, *what),
+            python=python,
         )
     modules = [OURS, *FAMILY.values()]
     place = environment if way == 'wheel' else unpacked
