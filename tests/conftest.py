@@ -95,7 +95,7 @@ def _make(kind, servers, options):
         if not servers:
             return faces.Blocking(faces.Published(**options))
         # Where it hangs it should not do so for long.
-        options = {'socket_timeout': 0.3} | options
+        options['socket_timeout'] = min(options.get('socket_timeout', 0.3), 1)
         return faces.Blocking(memcache.Client(servers, **options))
     if servers:
         options['servers'] = servers

@@ -59,6 +59,17 @@ def address(memcached_server):
 
 
 @pytest.fixture
+def fresh():
+    """A server that never held anything: its address.
+
+    cachedump shows what is cold, which without the modern way is all.
+
+    """
+    with testing.MemcachedServer('-o', 'no_modern') as server:
+        yield server.address
+
+
+@pytest.fixture
 def pair():
     """Two servers: their addresses."""
     with testing.MemcachedServer() as one, testing.MemcachedServer() as other:
@@ -331,12 +342,12 @@ def test_a_forked_child_shares_no_connection(connect, address):
 # Statistics
 
 
-def test_get_slabs_is_by_server_and_slab(connect, address):
+def test_get_slabs_is_by_server_and_slab(connect, fresh):
     """The statistics of the items of each slab, all of them text."""
-    client = connect(address)
+    client = connect(fresh)
     client.set('key', 'value')
     [(name, slabs)] = client.get_slabs()
-    assert name == f'{address} (1)'
+    assert name == f'{fresh} (1)'
     [(slab, statistics)] = slabs.items()
     assert slab.isdigit()
     assert statistics['number'] == '1'
@@ -352,16 +363,16 @@ def test_get_stats_of_what_has_no_statistics(connect, address, argument):
     assert client.get('key') == 'value'
 
 
-def test_get_stats_of_cachedump(connect, address):
-    """Its lines are no STAT lines."""
-    client = connect(address)
-    client.set('key', 'value')
+def test_get_stats_of_cachedump(connect, fresh):
+    """Its lines are no STAT lines, and a key need not be ASCII."""
+    client = connect(fresh)
+    client.set('schl\u00fcssel', 'value')
     dump = {}
     for slab in range(1, 5):
         [(_, found)] = client.get_stats(f'cachedump {slab} 0')
         dump |= found
-    assert list(dump) == ['key']
-    assert client.get('key') == 'value'
+    assert [text[:4] for text in dump.values()] == ['[5 b']
+    assert client.get('schl\u00fcssel') == 'value'
 
 
 @pytest.mark.parametrize(
