@@ -51,6 +51,7 @@ class Engine:
             if executor is None
             else batches.SharedThreads.of(executor, self.cluster)
         )
+        self.counters: dict[cluster.Endpoint, batches.Counters] = {}
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.lanes: dict[cluster.Endpoint, batches.Lane] = {}
@@ -80,6 +81,7 @@ class Engine:
                 self.codec,
                 self.cluster.timeout,
                 self.threads,
+                self.counters.setdefault(endpoint, batches.Counters()),
                 self._redirect,
             )
         return lane

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import dataclasses
 import logging
 import threading
 import time
@@ -37,6 +38,20 @@ Future = asyncio.Future[typing.Any]
 
 class OverloadError(Exception):
     """So much waits for a server that a call was not let in."""
+
+
+@dataclasses.dataclass
+class Counters:
+    """What one client did with one server since it was made."""
+
+    calls: int = 0
+    batches: int = 0
+    hits: int = 0
+    misses: int = 0
+    errors: int = 0
+    """Calls that were not answered, or refused."""
+    seconds: float = 0.0
+    """The time that batches were with the server, all together."""
 
 
 class Observer(typing.Protocol):
@@ -135,9 +150,13 @@ class Batch:
     """
 
     __slots__ = (
+        '_errors',
+        '_hits',
         '_lane',
+        '_misses',
         '_observed',
         '_results',
+        '_seconds',
         'abandoned',
         'after',
         'calls',
@@ -157,6 +176,10 @@ class Batch:
         self._observed: list[
             tuple[Observer, BaseException | None, int, int]
         ] = []
+        self._hits = 0
+        self._misses = 0
+        self._errors = 0
+        self._seconds = 0.0
         self.sent = True
         self.after = after
         self.calls = 0
@@ -190,7 +213,17 @@ class Batch:
             commands.append(get)
         for part in self.reading:
             commands.extend(part.commands)
+        began = time.monotonic()
         self.sent = self._lane.endpoint.exchange(commands, self.deadline)
+        self._seconds = time.monotonic() - began
+        for command in commands:
+            if command.error is not None:
+                self._errors += 1
+        for part in self.reading:
+            for command in part.commands:
+                if isinstance(command, protocol.Get) and command.answered:
+                    self._hits += len(command.found)
+                    self._misses += len(command.keys) - len(command.found)
         if get is None or not self.sent:
             return
         if get.answered and get.error is None:
@@ -206,7 +239,9 @@ class Batch:
             item = found.get(key)
             if item is None:
                 value = _MISS
+                self._misses += len(waiters)
             else:
+                self._hits += len(waiters)
                 flags, data, _ = item
                 size += len(data)
                 value = decode(flags, data, _MISS)
@@ -256,6 +291,15 @@ class Batch:
                 command.error = command.error or error
             part.back(True)
 
+    def count(self, counters: Counters) -> None:
+        """Add up, in the loop, what the batch did."""
+        counters.calls += self.calls
+        counters.batches += 1
+        counters.hits += self._hits
+        counters.misses += self._misses
+        counters.errors += self._errors
+        counters.seconds += self._seconds
+
     def settle(self) -> None:
         """Give every caller, in the loop, what the batch brought for it."""
         if self.abandoned:
@@ -283,6 +327,7 @@ class Lane:
     :param Codec codec: turns bytes into values
     :param float timeout: seconds for a call
     :param Threads threads: where batches run
+    :param Counters counters: count what is done
     :param redirect: is called with a key and its waiters when the server
         could not be reached
 
@@ -294,11 +339,13 @@ class Lane:
         codec: values.Codec,
         timeout: float,
         threads: Threads,
+        counters: Counters,
         redirect: abc.Callable[[bytes, list[Waiter], cluster.Endpoint], None],
     ) -> None:
         self.endpoint = endpoint
         self.codec = codec
         self.timeout = timeout
+        self.counters = counters
         self.loop = asyncio.get_running_loop()
         self._threads = threads
         self._redirect = redirect
@@ -444,6 +491,7 @@ class Lane:
         self._threads.give_back()
         batch.returned = True
         batch.settle()
+        batch.count(self.counters)
         if not batch.sent and not batch.abandoned:
             self._redirect_all(batch)
         self.leave()

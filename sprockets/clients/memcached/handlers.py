@@ -7,7 +7,7 @@ import typing
 
 from tornado import web
 
-from sprockets.clients.memcached import aio
+from sprockets.clients.memcached import aio, tally
 
 _ATTRIBUTE = 'memcached_clients'
 
@@ -122,7 +122,12 @@ class MemcachedMixin(web.RequestHandler):
     memcached_prefix: str | None = None
     """The prefix of the variables; None for ``MEMCACHED_SERVERS``."""
 
+    memcached_server_timing = False
+    """Whether the response has a ``Server-Timing`` header that tells how long
+    the request waited for memcached, and its hits, misses and errors."""
+
     _memcached: aio.Scope | None = None
+    _memcached_tally: tally.Tally | None = None
 
     @property
     def memcached(self) -> aio.Scope:
@@ -135,5 +140,85 @@ class MemcachedMixin(web.RequestHandler):
         scope = self._memcached
         if scope is None:
             client = client_of(self.application, self.memcached_prefix)
-            scope = self._memcached = client.scope()
+            observe = None
+            if self._observes_memcached():
+                self._memcached_tally = tally.Tally(self)
+                observe = self._memcached_tally.observe
+            scope = self._memcached = client.scope(observe)
         return scope
+
+    def on_memcached_timing(self, command: str, duration: float) -> None:
+        """Is called when a call is over; a hook to override.
+
+        As it is, the duration goes to the handler's metrics where it has
+        some: ``record_timing`` of sprockets-statsd and
+        sprockets.mixins.metrics, with the path ``memcached``, command; or
+        ``influxdb`` of sprockets-influxdb, as the field
+        ``memcached_<command>``, which has the sum for the request.
+
+        :param str command: the name of the method, ``get`` say
+        :param float duration: seconds
+
+        """
+        if hasattr(self, 'record_timing'):
+            self.record_timing(duration, 'memcached', command)
+        influxdb = getattr(self, 'influxdb', None)
+        if influxdb is not None and self._memcached_tally is not None:
+            influxdb.set_field(
+                f'memcached_{command}',
+                self._memcached_tally.durations[command],
+            )
+
+    def on_memcached_error(self, command: str, error: BaseException) -> None:
+        """Is called when a call failed; a hook to override.
+
+        The caller of the method got the result of a miss, or a falsy one.  As
+        it is, the failure is counted where the handler has metrics, under
+        ``memcached``, ``errors``, command.
+
+        :param str command: the name of the method, ``get`` say
+        :param Exception error: why it failed
+
+        """
+        if hasattr(self, 'increase_counter'):
+            self.increase_counter('memcached', 'errors', command)
+
+    def count_memcached(self, hits: int, misses: int) -> None:
+        """Count hits and misses where the handler has metrics."""
+        if hits and hasattr(self, 'increase_counter'):
+            self.increase_counter('memcached', 'hits', amount=hits)
+        if misses and hasattr(self, 'increase_counter'):
+            self.increase_counter('memcached', 'misses', amount=misses)
+        influxdb = getattr(self, 'influxdb', None)
+        if influxdb is not None and self._memcached_tally is not None:
+            influxdb.set_field('memcached_hits', self._memcached_tally.hits)
+            influxdb.set_field(
+                'memcached_misses', self._memcached_tally.misses
+            )
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """Extended to set the ``Server-Timing`` header, if that is wanted."""
+        if (
+            self.memcached_server_timing
+            and self._memcached_tally is not None
+            and not self._headers_written
+        ):
+            self.add_header(
+                'Server-Timing', self._memcached_tally.server_timing()
+            )
+        return super().flush(include_footers)
+
+    def _observes_memcached(self) -> bool:
+        """Whether anybody wants to know about this request's calls."""
+        return (
+            self.memcached_server_timing
+            or hasattr(self, 'record_timing')
+            or hasattr(self, 'increase_counter')
+            or hasattr(self, 'influxdb')
+            or _overrides(type(self), 'on_memcached_timing')
+            or _overrides(type(self), 'on_memcached_error')
+        )
+
+
+def _overrides(handler: type, name: str) -> bool:
+    return getattr(handler, name) is not getattr(MemcachedMixin, name)
