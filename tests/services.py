@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -120,3 +121,11 @@ def wait_until(condition, seconds=SECONDS):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def seconds_left(server, key):
+    """Return in how many seconds memcached lets a value expire."""
+    with socket.create_connection((server.host, server.port), 10) as link:
+        link.sendall(f'mg {key} t\r\n'.encode())
+        answer = link.makefile().readline()
+    return int(answer.removeprefix('HD t'))

@@ -63,6 +63,13 @@ def test_the_second_answer_comes_from_memcached(articles, article):
     assert len(first['related']) == 3
 
 
+def test_an_article_is_cached_for_a_minute(articles, article, server):
+    """So long may an answer be out of date at most."""
+    articles.get(article.path)
+    left = services.seconds_left(server, f'article:{article.slug}')
+    assert 0 < left <= 60
+
+
 def test_every_article_listed_is_there(articles):
     """The list is for finding something to ask for."""
     slugs = articles.get('/articles').json['articles']
