@@ -28,7 +28,6 @@ is not shown as an empty one.
 import asyncio
 import hashlib
 import json
-import os
 import re
 import secrets
 
@@ -150,12 +149,12 @@ class Application(memcached.ApplicationMixin, web.Application):
 
 async def main():
     """Serve until a signal comes."""
+    options = service.arguments(__doc__).parse_args()
+    application = Application()
     # With several servers, the carts of one that is down are not looked for
     # on the others: a customer would begin another cart there, and get the
     # first one back later, without what is in the second.
-    os.environ.setdefault('CARTS_MEMCACHED_FAILOVER', 'false')
-    options = service.arguments(__doc__).parse_args()
-    application = Application()
+    application.memcached_client('carts', failover=False)
     await service.serve(application, options)
     await application.stop_memcached()
 

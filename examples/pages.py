@@ -25,7 +25,6 @@ most.
 
 import asyncio
 import hashlib
-import os
 import sqlite3
 import time
 
@@ -178,13 +177,13 @@ class Guestbook(memcached.MemcachedMixin, web.RequestHandler):
 
 async def main():
     """Serve until a signal comes."""
-    # With several servers, the generation has one place.  If it went to
-    # another server and back, old pages would return with the old number.
-    os.environ.setdefault('PAGES_MEMCACHED_FAILOVER', 'false')
     parser = service.arguments(__doc__)
     parser.add_argument('--database', default=':memory:', metavar='FILE')
     options = parser.parse_args()
     application = Application(options.database)
+    # With several servers, the generation has one place.  If it went to
+    # another server and back, old pages would return with the old number.
+    application.memcached_client('pages', failover=False)
     await service.serve(application, options)
     await application.close()
 

@@ -242,14 +242,14 @@ class Logout(Handler):
 
 async def main():
     """Serve until a signal comes."""
-    # With several servers, the sessions of one that is down are not looked
-    # for on the others.  They would stay on both, and after a logout one of
-    # the two would not know of it.
-    os.environ.setdefault('SESSIONS_MEMCACHED_FAILOVER', 'false')
     parser = service.arguments(__doc__)
     parser.add_argument('--database', default=':memory:', metavar='FILE')
     options = parser.parse_args()
     application = Application(options.database)
+    # With several servers, the sessions of one that is down are not looked
+    # for on the others.  They would stay on both, and after a logout one of
+    # the two would not know of it.
+    application.memcached_client('sessions', failover=False)
     await service.serve(application, options)
     await application.close()
 

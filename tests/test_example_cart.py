@@ -192,3 +192,22 @@ def test_a_cart_is_lost_with_memcached(memcached_server):
             lambda: site.get('/cart', Cookie=cookie).status == 200
         )
         assert site.get('/cart', Cookie=cookie).json['items'] == {}
+
+
+def test_the_carts_of_a_dead_server_are_not_begun_elsewhere():
+    """With two servers, one of them down: its carts wait for it."""
+    with (
+        testing.MemcachedServer() as first,
+        testing.MemcachedServer() as second,
+    ):
+        servers = f'{first.address},{second.address}'
+        with services.Service(
+            'cart.py', environ={'MEMCACHED_SERVERS': servers}
+        ) as site:
+            cookies = [put(site, '', 'apple', 1).cookie for _ in range(20)]
+            second.kill()
+            answers = [site.get('/cart', Cookie=cookie) for cookie in cookies]
+            assert {answer.status for answer in answers} == {200, 503}
+            for answer in answers:
+                if answer.status == 200:
+                    assert answer.json['items'] == {'apple': 1}
