@@ -126,6 +126,7 @@ def files(folder):
 @pytest.mark.parametrize(
     'part',
     [
+        'benchmarks',
         'docs',
         'examples',
         'requirements',
