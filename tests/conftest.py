@@ -34,7 +34,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line(
-        'markers', 'kept: what python-memcached does right as well'
+        'markers',
+        'kept: what python-memcached does right as well, or knows nothing of',
     )
     if config.getoption('--client') == 'memcache':
         # Its threads leave their sockets to the garbage collector.
@@ -95,7 +96,9 @@ def _make(kind, servers, options):
         if not servers:
             return faces.Blocking(faces.Published(**options))
         # Where it hangs it should not do so for long.
-        options['socket_timeout'] = min(options.get('socket_timeout', 0.3), 1)
+        options['socket_timeout'] = min(
+            options.get('socket_timeout', 0.1), 0.6
+        )
         return faces.Blocking(memcache.Client(servers, **options))
     if servers:
         options['servers'] = servers

@@ -7,6 +7,8 @@ test need not know which it has:
   client too,
 - ``face.elsewhere.get('key')`` is the same from another thread, and for the
   awaitable client from another task and scope,
+- ``face.in_turn(4, call)`` calls a function four times, one after another,
+  each time with the face of another thread, or of another scope,
 - ``face.together(4, body)`` runs a coroutine function four times at once,
   each with its own ``client`` whose methods are awaited: in threads, or as
   tasks.
@@ -56,9 +58,15 @@ class Blocking:
 
     @property
     def elsewhere(self):
-        if not self._threads:
+        return self._thread(0)
+
+    def _thread(self, number):
+        while len(self._threads) <= number:
             self._threads.append(OtherThread(self.client))
-        return self._threads[0]
+        return self._threads[number]
+
+    def in_turn(self, count, call):
+        return [call(self._thread(number)) for number in range(count)]
 
     def together(self, count, body):
         with concurrent.futures.ThreadPoolExecutor(count) as executor:
@@ -112,6 +120,11 @@ class Awaitable:
     @property
     def elsewhere(self):
         return OtherTask(self, self._other_scope)
+
+    def in_turn(self, count, call):
+        return [
+            call(OtherTask(self, self.client.scope())) for _ in range(count)
+        ]
 
     def run(self, call):
         async def run():
