@@ -100,7 +100,9 @@ class Command:
         raise NotImplementedError
 
     def start_over(self) -> None:
-        """Forget the part of a reply that was read before it was cut."""
+        """Forget what was read of a reply, and what it told."""
+        self.answered = False
+        self.error = None
 
     def meant_for(self, incarnation: int) -> bool:
         """Whether it may be sent to the server in this life of it."""
@@ -188,6 +190,10 @@ class Line(Command):
     def repeatable(self) -> bool:  # type: ignore[override]
         return self.verb.repeatable
 
+    def start_over(self) -> None:
+        super().start_over()
+        self.result = self.verb.failure
+
     def read(self, incoming: Incoming) -> int:
         line = incoming.line()
         if line is None:
@@ -258,11 +264,13 @@ Item = tuple[int, bytes, int | None]
 class Get(Command):
     """``get`` or ``gets`` of any number of keys.
 
-    ``found`` has an :data:`Item` for each key that the server holds.
+    ``found`` has an :data:`Item` for each key that the server holds, once the
+    whole reply is read: before its end there is no telling whether a value is
+    one.
 
     """
 
-    __slots__ = ('found', 'incarnation', 'keys', 'words')
+    __slots__ = ('_coming', 'found', 'incarnation', 'keys', 'words')
 
     repeatable = True
 
@@ -273,6 +281,7 @@ class Get(Command):
         self.keys = keys
         self.words = 3 if name == 'gets' else 2
         self.found: dict[bytes, Item] = {}
+        self._coming: dict[bytes, Item] = {}
         self.incarnation = 0
 
     @property
@@ -280,7 +289,9 @@ class Get(Command):
         return 'gets' if self.words == 3 else 'get'
 
     def start_over(self) -> None:
-        self.found.clear()
+        super().start_over()
+        self.found = {}
+        self._coming = {}
 
     def meant_for(self, incarnation: int) -> bool:
         # The cas uniques that it brings are those of this life.
@@ -292,7 +303,7 @@ class Get(Command):
         at = incoming.at
         size = len(data)
         keys = self.keys
-        found = self.found
+        found = self._coming
         find = data.find
         # Values of one kind and length are common: their numbers are read
         # once.
@@ -303,7 +314,13 @@ class Get(Command):
             if end < 0 or space < 0 or not data.startswith(b'VALUE ', at):
                 incoming.at = at
                 line = incoming.line()
-                return 1 if line is None else self._end(line)
+                if line is None:
+                    return 1
+                if line != b'END':
+                    return self.refused(line)
+                self.found = found
+                self.answered = True
+                return 0
             numbers = data[space + 1 : end]
             try:
                 flags, length, unique = known[numbers]
@@ -313,36 +330,24 @@ class Get(Command):
             stop = start + length
             if stop + 2 > size:
                 if length > MAX_VALUE:
-                    self._no_answer(f'a value of {length} bytes')
+                    raise ProtocolError(f'a value of {length} bytes')
                 incoming.at = at
                 return stop + 2 - size
             key = data[at + 6 : space]
             at = stop + 2
             if data[stop:at] != NEWLINE:
-                self._no_answer('a value of another length than it says')
+                raise ProtocolError('a value of another length than it says')
             if key not in keys or key in found:
-                self._no_answer('a value of a key that was not asked for')
+                raise ProtocolError('a value of a key that was not asked for')
             found[key] = (flags, data[start:stop], unique)
 
     def _numbers(self, text: bytes) -> tuple[int, int, int | None]:
         """Read the flags, the length, and the cas unique of ``gets``."""
         words = text.split(b' ')
         if len(words) != self.words or not all(map(bytes.isdigit, words)):
-            self._no_answer(f'a malformed {self.name} reply')
+            raise ProtocolError(f'a malformed {self.name} reply')
         flags, length, *unique = map(int, words)
         return flags, length, unique[0] if unique else None
-
-    def _no_answer(self, reason: str) -> typing.NoReturn:
-        # What came before was of the same server, which cannot be trusted.
-        self.found.clear()
-        raise ProtocolError(reason)
-
-    def _end(self, line: bytes) -> int:
-        if line == b'END':
-            self.answered = True
-            return 0
-        self.found.clear()
-        return self.refused(line)
 
     def _in_step_after(self, line: bytes) -> bool:
         return False
@@ -366,7 +371,9 @@ class Statistics(Command):
         self.pairs: dict[str, str] = {}
 
     def start_over(self) -> None:
-        self.pairs.clear()
+        super().start_over()
+        self.result = None
+        self.pairs = {}
 
     def read(self, incoming: Incoming) -> int:
         while (line := incoming.line()) is not None:
