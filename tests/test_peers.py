@@ -33,7 +33,7 @@ def test_python_memcached_fails_each_of_them(name, request):
         capture_output=True,
         text=True,
         # It hangs in many ways; none of them may hang this.
-        timeout=90,
+        timeout=100,
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
