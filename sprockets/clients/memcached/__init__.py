@@ -2,10 +2,12 @@
 
 from sprockets.clients.memcached.aio import AsyncClient
 from sprockets.clients.memcached.client import Client
+from sprockets.clients.memcached.decorator import cached
 from sprockets.clients.memcached.handlers import (
     ApplicationMixin,
     MemcachedMixin,
 )
+from sprockets.clients.memcached.leases import UpdateError
 from sprockets.clients.memcached.settings import DEFAULT_SERVER
 from sprockets.clients.memcached.settings import get_servers as _get_servers
 
@@ -18,7 +20,9 @@ __all__ = [
     'AsyncClient',
     'Client',
     'MemcachedMixin',
+    'UpdateError',
     '__version__',
     '_get_servers',
+    'cached',
     'version_info',
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import inspect
+import logging
 import os
 import time
 import typing
@@ -16,9 +18,12 @@ from sprockets.clients.memcached import (
     client,
     cluster,
     commands,
+    leases,
     protocol,
     settings,
 )
+
+LOGGER = logging.getLogger(__name__)
 
 JOIN = 0.1
 """Seconds to wait for idle threads to end."""
@@ -51,6 +56,12 @@ class Engine:
             if executor is None
             else batches.SharedThreads.of(executor, self.cluster)
         )
+        self.flow = shared.flow
+        self.flights: dict[cluster.Route, asyncio.Task[typing.Any]] = {}
+        self.locks: weakref.WeakValueDictionary[
+            cluster.Route, asyncio.Lock
+        ] = weakref.WeakValueDictionary()
+        self._tasks: set[asyncio.Task[typing.Any]] = set()
         self.counters: dict[cluster.Endpoint, batches.Counters] = {}
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -69,6 +80,8 @@ class Engine:
         if loop is not self.loop:
             # Another loop than the last time: its callers are gone with it.
             self.lanes = {}
+            self.flights = {}
+            self.locks = weakref.WeakValueDictionary()
             self.loop = loop
         return loop
 
@@ -108,8 +121,70 @@ class Engine:
             if not future.done():
                 future.set_result(default)
 
+    def spawn(
+        self,
+        work: abc.Coroutine[typing.Any, typing.Any, typing.Any],
+        failure: str | None = None,
+    ) -> asyncio.Task[typing.Any]:
+        """Let a task work on its own, whoever waits for it.
+
+        :param str failure: what to log if it raises; None if its callers
+            are told
+
+        """
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def over(task: asyncio.Task[typing.Any]) -> None:
+            self._tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None and failure is not None:
+                LOGGER.error('%s', failure, exc_info=error)
+
+        task.add_done_callback(over)
+        return task
+
+    async def follow(
+        self,
+        steps: leases.Steps[typing.Any],
+        function: abc.Callable[..., typing.Any] | None = None,
+    ) -> typing.Any:
+        """Do one step after another, and return what came of it."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = await self._do(step, function)
+                # It is for the steps to clean up, or to let it pass.
+                except BaseException as error:  # noqa: BLE001
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as stop:
+            return stop.value
+
+    async def _do(
+        self,
+        step: leases.Step,
+        function: abc.Callable[..., typing.Any] | None,
+    ) -> typing.Any:
+        if isinstance(step, leases.Ask):
+            call = Call(self, *step, _endpoint_of, None)
+            return await call.start(self.enter())
+        if isinstance(step, leases.Pause):
+            return await asyncio.sleep(step.seconds)
+        assert function is not None
+        result = function(*step.arguments)
+        return await result if inspect.isawaitable(result) else result
+
     async def close(self) -> None:
         """Let no more calls in, and release what there is when it is over."""
+        if self.loop is asyncio.get_running_loop():
+            # What computes may take long: it ends here, with its lease.
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self.closed = True
         if self.loop is asyncio.get_running_loop():
             # A call may go on to another server while one is drained.
@@ -134,6 +209,7 @@ class Engine:
         """Leave the parent's loop and its callers to the parent."""
         self.loop = None
         self.lanes = {}
+        self._tasks = set()
         if self.executor is not None:
             self.threads = batches.SharedThreads.of(
                 self.executor, self.cluster
@@ -251,6 +327,10 @@ class Call:
             )
 
 
+def _endpoint_of(call: Call) -> cluster.Endpoint | None:
+    return call.endpoint
+
+
 class Spread:
     """The commands of one call for several servers."""
 
@@ -347,6 +427,43 @@ class Methods:
 
     def gets(self, key: typing.Any) -> Future:
         """Awaitable :meth:`.Client.gets`, for this scope's :meth:`cas`."""
+        return self._gets('gets', key, None)
+
+    def gat(
+        self, key: typing.Any, time: typing.Any, default: typing.Any = None
+    ) -> Future:
+        """Awaitable :meth:`.Client.gat`.
+
+        .. versionadded:: 2.0
+
+        """
+        engine = self._engine
+        when = commands.exptime(time)
+        route = engine.requests.route(key)
+
+        def finish(call: Call) -> typing.Any:
+            command = typing.cast(protocol.Get, call.command)
+            item = command.found.get(route.key)
+            if item is None:
+                return default
+            return engine.codec.decode_or(item[0], item[1], default)
+
+        return self._call(
+            'gat',
+            protocol.Get((route.key,), 'gat', when),
+            route,
+            finish=finish,
+        )
+
+    def gats(self, key: typing.Any, time: typing.Any) -> Future:
+        """Awaitable :meth:`.Client.gats`, for this scope's :meth:`cas`.
+
+        .. versionadded:: 2.0
+
+        """
+        return self._gets('gats', key, commands.exptime(time))
+
+    def _gets(self, name: str, key: typing.Any, exptime: int | None) -> Future:
         route = self._engine.requests.route(key)
         tokens = self._tokens()
 
@@ -359,7 +476,10 @@ class Methods:
             return self._engine.codec.decode_or(item[0], item[1], None)
 
         return self._call(
-            'gets', protocol.Get((route.key,), 'gets'), route, finish=finish
+            name,
+            protocol.Get((route.key,), name, exptime),
+            route,
+            finish=finish,
         )
 
     def get_multi(
@@ -469,6 +589,105 @@ class Methods:
             mapping, time, key_prefix, min_compress_len
         )
         return self._run_made('set_multi', made, made.failed)
+
+    # The value computed once
+
+    async def get_or_set(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        time: typing.Any = 0,
+        *,
+        stale: typing.Any = 0,
+        lease: typing.Any = 10,
+        wait: typing.Any = None,
+        default: typing.Any = leases.MISS,
+        cache_none: bool = True,
+        min_compress_len: int = 0,
+    ) -> typing.Any:
+        """Awaitable :meth:`.Client.get_or_set`.
+
+        The factory may be a coroutine function as well.  A stale value is
+        computed anew in the background, so that nobody waits for it.  A
+        caller that is cancelled leaves the computation to the others.
+
+        .. versionadded:: 2.0
+
+        """
+        engine = self._engine
+        flow = engine.flow
+        leases.check_callable('factory', factory)
+        plan = flow.plan(
+            key,
+            time,
+            stale=stale,
+            lease=lease,
+            wait=wait,
+            default=default,
+            cache_none=cache_none,
+            min_compress_len=min_compress_len,
+        )
+        if plan.stale:
+            value, old = await engine.follow(flow.look(plan))
+            if old is not None:
+                engine.spawn(
+                    engine.follow(flow.recompute(plan, old), factory),
+                    'A stale value could not be computed anew',
+                )
+        else:
+            value = await self.get(key, leases.MISS)
+        if value is not leases.MISS:
+            return value
+        flight = engine.flights.get(plan.route)
+        if flight is None:
+            flight = engine.spawn(
+                engine.follow(flow.compute_once(plan), factory)
+            )
+            engine.flights[plan.route] = flight
+            flight.add_done_callback(
+                lambda _: engine.flights.pop(plan.route, None)
+            )
+        elif default is not leases.MISS:
+            return default
+        return await asyncio.shield(flight)
+
+    async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
+        """Awaitable :meth:`.Client.mark_stale`.
+
+        .. versionadded:: 2.0
+
+        """
+        flow = self._engine.flow
+        steps = flow.mark_stale(flow.stale_plan(key, stale))
+        return typing.cast(int, await self._engine.follow(steps))
+
+    async def update(
+        self,
+        key: typing.Any,
+        function: abc.Callable[[typing.Any], typing.Any],
+        time: typing.Any = 0,
+        *,
+        attempts: int = 100,
+        min_compress_len: int = 0,
+    ) -> typing.Any:
+        """Awaitable :meth:`.Client.update`.
+
+        The function may be a coroutine function as well.
+
+        .. versionadded:: 2.0
+
+        """
+        engine = self._engine
+        leases.check_callable('function', function)
+        route = engine.requests.route(key)
+        commands.exptime(time)
+        engine.enter()
+        lock = engine.locks.setdefault(route, asyncio.Lock())
+        async with lock:
+            return await engine.follow(
+                engine.flow.update(route, time, min_compress_len, attempts),
+                function,
+            )
 
     # Numbers
 

@@ -13,6 +13,8 @@ import memcache
 from sprockets.clients.memcached import (
     cluster,
     commands,
+    flights,
+    leases,
     protocol,
     settings,
     values,
@@ -52,6 +54,8 @@ class Shared:
         self.codec = values.Codec(self.settings.min_compress_len)
         self.requests = commands.Requests(self.codec, self.settings.key_prefix)
         self.cluster = cluster.Cluster(self.settings)
+        self.flow = leases.Flow(self.requests, self.cluster)
+        self.flights = flights.Flights()
         self.dead_retry = self.settings.dead_retry
         self.debug: typing.Any = 0
         self.cache_cas: typing.Any = False
@@ -280,10 +284,15 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
 
         """
+        return self._gets('gets', key, None)
+
+    def _gets(
+        self, name: str, key: typing.Any, exptime: int | None
+    ) -> typing.Any:
         shared = self._shared
-        shared.count('gets')
+        shared.count(name)
         route = shared.requests.route(key)
-        command = protocol.Get((route.key,), 'gets')
+        command = protocol.Get((route.key,), name, exptime)
         endpoint = shared.cluster.run(command, route)
         self._tokens.remember(route, command, endpoint)
         item = command.found.get(route.key)
@@ -314,6 +323,38 @@ class Client(memcache.Client):  # type: ignore[misc]
             )
         )
         return commands.found(routes, done, shared.codec)
+
+    def gat(
+        self, key: typing.Any, time: typing.Any, default: typing.Any = None
+    ) -> typing.Any:
+        """Return the value of a key, and give it another time to expire.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param time: when it expires; see :meth:`set`
+        :param default: as for :meth:`get`
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: if the time is none
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        shared.count('gat')
+        route = shared.requests.route(key)
+        command = protocol.Get((route.key,), 'gat', commands.exptime(time))
+        shared.cluster.run(command, route)
+        item = command.found.get(route.key)
+        if item is None:
+            return default
+        return shared.codec.decode_or(item[0], item[1], default)
+
+    def gats(self, key: typing.Any, time: typing.Any) -> typing.Any:
+        """Return the value of a key as :meth:`gat`, for :meth:`cas` later.
+
+        .. versionadded:: 2.0
+
+        """
+        return self._gets('gats', key, commands.exptime(time))
 
     # Writing
 
@@ -488,6 +529,176 @@ class Client(memcache.Client):  # type: ignore[misc]
             self._shared.cluster.rounds(made.routes, made.commands_for, done)
         )
         return made.failed(done)
+
+    # The value computed once
+
+    def get_or_set(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        time: typing.Any = 0,
+        *,
+        stale: typing.Any = 0,
+        lease: typing.Any = 10,
+        wait: typing.Any = None,
+        default: typing.Any = leases.MISS,
+        cache_none: bool = True,
+        min_compress_len: int = 0,
+    ) -> typing.Any:
+        """Return the value of a key, or what ``factory()`` returns, stored.
+
+        Of all who miss the value at the same time, in all processes, one
+        computes it, and the others wait for it.  If the factory raises, those
+        who wait in this process get the error as well, and the next caller
+        computes.  If a process dies at it, its lease runs out.  Where the
+        server is down, each process computes for itself.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param factory: computes the value; called without arguments
+        :param time: when the value is to be computed anew; see :meth:`set`
+        :param stale: seconds or a timedelta, for which the value is served
+            after that while one caller computes it anew.  On an error the old
+            value is served, and the error is logged
+        :param lease: seconds or a timedelta that a computation may take
+            before another process begins one
+        :param wait: seconds or a timedelta to wait for another process; then
+            one's own factory is called.  Default: as long as the lease
+        :param default: what to return rather than wait for anybody
+        :param bool cache_none: whether None is a value that is stored; if
+            not, the factory is called each time that it returns None
+        :param int min_compress_len: see :meth:`set`
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: for what is no time
+        :raises TypeError: if the factory cannot be called
+        :raises Exception: what the factory raises
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        shared.count('get_or_set')
+        flow = shared.flow
+        leases.check_callable('factory', factory)
+        plan = flow.plan(
+            key,
+            time,
+            stale=stale,
+            lease=lease,
+            wait=wait,
+            default=default,
+            cache_none=cache_none,
+            min_compress_len=min_compress_len,
+        )
+        old = None
+        if plan.stale:
+            value, old = self._follow(flow.look(plan), factory)
+        else:
+            value = self._follow(flow.read(plan), factory)
+        if old is not None:
+            try:
+                return self._follow(flow.recompute(plan, old), factory)
+            except Exception:
+                LOGGER.exception('A stale value could not be computed anew')
+        if value is not leases.MISS:
+            return value
+        return shared.flights.run(
+            plan.route,
+            lambda: self._follow(flow.compute_once(plan), factory),
+            default,
+            leases.MISS,
+        )
+
+    def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
+        """Have a value computed anew, though its time has not passed.
+
+        :meth:`get_or_set` with ``stale`` serves it on while one caller
+        computes it; for everybody else it is there as before.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param stale: seconds or a timedelta until it is dropped
+        :return: nonzero if there was such a key
+        :rtype: int
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: for what is no time
+
+        .. versionadded:: 2.0
+
+        """
+        flow = self._shared.flow
+        return typing.cast(
+            int, self._follow(flow.mark_stale(flow.stale_plan(key, stale)))
+        )
+
+    def update(
+        self,
+        key: typing.Any,
+        function: abc.Callable[[typing.Any], typing.Any],
+        time: typing.Any = 0,
+        *,
+        attempts: int = 100,
+        min_compress_len: int = 0,
+    ) -> typing.Any:
+        """Read a value, change it and store it, until nobody came in between.
+
+        Updates of a key in one process come one after another, so that only
+        other processes can come in between.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :param function: is called with the value, None if there is none, and
+            returns the new one; perhaps several times
+        :param time: when the new value expires; see :meth:`set`
+        :param int attempts: how often to try
+        :param int min_compress_len: see :meth:`set`
+        :return: the new value, stored
+        :raises UpdateError: if it did not come about, or if it is not known
+            whether it did: no server, too many others, a value too large
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: if the time is none
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        shared.count('update')
+        leases.check_callable('function', function)
+        route = shared.requests.route(key)
+        commands.exptime(time)
+        with shared.flights.lock(route):
+            return self._follow(
+                shared.flow.update(route, time, min_compress_len, attempts),
+                function,
+            )
+
+    def _follow(
+        self,
+        steps: leases.Steps[typing.Any],
+        function: abc.Callable[..., typing.Any] | None = None,
+    ) -> typing.Any:
+        """Do one step after another, and return what came of it."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = self._do(step, function)
+                # It is for the steps to clean up, or to let it pass.
+                except BaseException as error:  # noqa: BLE001
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as stop:
+            return stop.value
+
+    def _do(
+        self,
+        step: leases.Step,
+        function: abc.Callable[..., typing.Any] | None,
+    ) -> typing.Any:
+        if isinstance(step, leases.Ask):
+            return self._shared.cluster.run(*step)
+        if isinstance(step, leases.Pause):
+            return clock.sleep(step.seconds)
+        assert function is not None
+        return function(*step.arguments)
 
     # Numbers
 

@@ -12,10 +12,9 @@ import typing
 import weakref
 from collections import abc
 
-import memcache
-
 from sprockets.clients.memcached import (
     connection,
+    distribution,
     protocol,
     settings,
     workers,
@@ -59,6 +58,9 @@ class Endpoint:
         self.incarnation = 0
         """Counts the lives of the server, as far as they can be told apart:
         a new one may have begun whenever a connection was lost."""
+        self.knows_meta: bool | None = None
+        """Whether it has meta commands, as old servers and some proxies have
+        not; None while nobody has asked."""
         self.down_since: float | None = None
         """When it went down (:func:`time.time`), None while it is up."""
         self.retry_at: float | None = None
@@ -170,6 +172,9 @@ class Endpoint:
                 break
             out_of_step = isinstance(failure, protocol.OutOfStepError)
             pending = [c for c in pending if not c.answered]
+            if self._refused_meta(pending, failure):
+                pending = pending[1:]
+                out_of_step = True
             again = [c for c in pending if c.repeatable]
             lost = isinstance(failure, OSError) and not isinstance(
                 failure, TimeoutError
@@ -187,6 +192,27 @@ class Endpoint:
         for command in commands:
             if isinstance(command.error, protocol.RefusedError):
                 LOGGER.warning('memcached server %s: %s', self, command.error)
+        return True
+
+    def _refused_meta(
+        self, pending: abc.Sequence[protocol.Command], failure: Exception
+    ) -> bool:
+        """Whether a meta command was refused by closing the connection.
+
+        It is what some proxies do with a command that they do not know.
+
+        """
+        if (
+            not pending
+            or not pending[0].is_meta
+            or self.knows_meta is not None
+            or not isinstance(failure, ConnectionError)
+        ):
+            return False
+        pending[0].answered = True
+        pending[0].error = protocol.RefusedError(
+            f'{pending[0].name}: {failure}'
+        )
         return True
 
     def _blame(self, failure: Exception, began: float) -> None:
@@ -431,6 +457,7 @@ class Cluster:
         self._options = options
         self.servers: list[Server] = []
         self.buckets: list[Endpoint] = []
+        self.pick: distribution.Pick[Endpoint]
         self.set_servers(options.servers)
 
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
@@ -453,65 +480,20 @@ class Cluster:
             )
             chosen.append(Server(endpoint, weight or own_weight))
         self.servers = chosen
-        # A new list, so that a thread goes on with the old one or this one.
         self.buckets = [
             server.endpoint for server in chosen for _ in range(server.weight)
         ]
+        # All at once, so that a thread goes on with the old ones or these.
+        self.pick = distribution.make(
+            self._options.distribution,
+            [(s.endpoint.address, s.weight, s.endpoint) for s in chosen],
+            self.failover,
+        )
 
     @property
     def endpoints(self) -> list[Endpoint]:
         """Each server once."""
         return list(dict.fromkeys(s.endpoint for s in self.servers))
-
-    def pick(
-        self,
-        key: bytes,
-        hashed: int | None = None,
-        tried: abc.Container[Endpoint] = (),
-    ) -> Endpoint | None:
-        """Return the server for a key, None if there is none that is up.
-
-        It is the one that python-memcached takes, where it finds one.
-
-        :param bytes key: the key
-        :param int hashed: the hash to use instead of the key's own
-        :param tried: servers that could not be reached just now
-
-        """
-        buckets = self.buckets
-        size = len(buckets)
-        if size == 1:
-            endpoint = buckets[0]
-            if endpoint.retry_at is None:
-                return endpoint
-            return endpoint if _may_try(endpoint, tried) else None
-        if size == 0:
-            return None
-        if hashed is None:
-            hashed = memcache.serverHashFunction(key)
-        endpoint = buckets[hashed % size]
-        if endpoint.retry_at is None or _may_try(endpoint, tried):
-            return endpoint
-        return self._pick_another(hashed, tried) if self.failover else None
-
-    def _pick_another(
-        self, hashed: int, tried: abc.Container[Endpoint]
-    ) -> Endpoint | None:
-        buckets = self.buckets
-        size = len(buckets)
-        # python-memcached hashes anew, and after ten tries it gives up.
-        for attempt in range(memcache.Client._SERVER_RETRIES - 1):
-            hashed = memcache.serverHashFunction(
-                f'{hashed}{attempt}'.encode('ascii')
-            )
-            endpoint = buckets[hashed % size]
-            if _may_try(endpoint, tried):
-                return endpoint
-        for step in range(size):
-            endpoint = buckets[(hashed + step) % size]
-            if _may_try(endpoint, tried):
-                return endpoint
-        return None
 
     def run(
         self,
@@ -588,11 +570,6 @@ class Cluster:
                 groups = rounds.send(exchange_all(groups, deadline))
         except StopIteration:
             return
-
-
-def _may_try(endpoint: Endpoint, tried: abc.Container[Endpoint]) -> bool:
-    # In this order: available() may say yes to one caller only.
-    return endpoint not in tried and endpoint.available()
 
 
 def exchange_all(groups: Groups, deadline: float) -> abc.Collection[Endpoint]:

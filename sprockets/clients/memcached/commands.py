@@ -66,6 +66,39 @@ def exptime(time: typing.Any) -> int:
     return math.ceil(seconds)
 
 
+def seconds(name: str, value: typing.Any) -> float:
+    """Return a time span in seconds.
+
+    :param str name: the argument, for the error
+    :param value: seconds, or a :class:`datetime.timedelta`
+    :raises ValueError: if it is none, or less than 0
+
+    """
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(
+            f'{name} is {value!r}; expected seconds or a timedelta'
+        )
+    return float(value)
+
+
+def whole_seconds(name: str, value: typing.Any, least: int) -> int:
+    """Return a time span in whole seconds, rounded up, up to 30 days.
+
+    :param str name: the argument, for the error
+    :param value: seconds, or a :class:`datetime.timedelta`
+    :raises ValueError: if it is none, or out of bounds
+
+    """
+    whole = math.ceil(seconds(name, value))
+    if not least <= whole <= MONTH:
+        raise ValueError(
+            f'{name} is {value!r}; expected {least} to {MONTH} seconds'
+        )
+    return whole
+
+
 def _from_delta(seconds: float) -> int:
     if seconds < 0:
         return -1
@@ -306,6 +339,29 @@ class Requests:
                 route.key, data[0], when, data[1], unique, incarnation
             ),
             endpoint,
+        )
+
+    def store_over(
+        self,
+        key: bytes,
+        value: typing.Any,
+        when: int,
+        min_compress_len: int,
+        unique: int,
+        incarnation: int,
+    ) -> protocol.Line | None:
+        """Return the command that stores a value in place of a known one.
+
+        :param int when: when it expires, as an exptime
+        :return: None if the value is too large
+        :raises Exception: what pickling raises for what cannot be pickled
+
+        """
+        data = self._value(protocol.CAS, value, min_compress_len)
+        if data is None:
+            return None
+        return protocol.compare_and_swap(
+            key, data[0], when, data[1], unique, incarnation
         )
 
     def store_all(

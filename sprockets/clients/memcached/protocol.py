@@ -82,6 +82,8 @@ class Command:
     name = 'command'
     repeatable = False
     """Whether running it twice does no more than running it once."""
+    is_meta = False
+    """Whether it is one that old servers and some proxies do not know."""
 
     def __init__(self, request: bytes, result: typing.Any = None) -> None:
         self.request = request
@@ -165,6 +167,7 @@ DELETE = Verb('delete', {b'DELETED': 1, b'NOT_FOUND': 0}, True)
 TOUCH = Verb('touch', {b'TOUCHED': 1, b'NOT_FOUND': 0}, True)
 INCR = Verb('incr', {b'NOT_FOUND': None}, False, None)
 DECR = Verb('decr', {b'NOT_FOUND': None}, False, None)
+META_DELETE = Verb('md', {b'HD': 1, b'NF': 0, b'EX': 0}, False)
 FLUSH_ALL = Verb('flush_all', {b'OK': 1}, True)
 VERSION = Verb('version', {}, True, None)
 AUTHENTICATE = Verb('authentication', {b'STORED': True}, False)
@@ -239,6 +242,14 @@ class Version(Line):
         return 0
 
 
+class MetaDelete(Line):
+    """``md``, which deletes a key or marks its value as stale."""
+
+    __slots__ = ()
+
+    is_meta = True
+
+
 class CompareAndSwap(Line):
     """``cas``: a store that is meant for one life of the server only.
 
@@ -262,7 +273,7 @@ Item = tuple[int, bytes, int | None]
 
 
 class Get(Command):
-    """``get`` or ``gets`` of any number of keys.
+    """``get``, ``gets``, ``gat`` or ``gats`` of any number of keys.
 
     ``found`` has an :data:`Item` for each key that the server holds, once the
     whole reply is read: before its end there is no telling whether a value is
@@ -274,12 +285,16 @@ class Get(Command):
 
     repeatable = True
 
-    def __init__(self, keys: abc.Collection[bytes], name: str = 'get') -> None:
-        super().__init__(
-            b'%b %b\r\n' % (name.encode('ascii'), b' '.join(keys))
-        )
+    def __init__(
+        self,
+        keys: abc.Collection[bytes],
+        name: str = 'get',
+        exptime: int | None = None,
+    ) -> None:
+        head = name if exptime is None else f'{name} {exptime}'
+        super().__init__(b'%b %b\r\n' % (head.encode(), b' '.join(keys)))
         self.keys = keys
-        self.words = 3 if name == 'gets' else 2
+        self.words = 3 if name.endswith('s') else 2
         self.found: dict[bytes, Item] = {}
         self._coming: dict[bytes, Item] = {}
         self.incarnation = 0
@@ -351,6 +366,82 @@ class Get(Command):
 
     def _in_step_after(self, line: bytes) -> bool:
         return False
+
+
+class MetaGet(Command):
+    """``mg`` of one key, which also says whose turn it is to compute it.
+
+    ``item`` is what the server holds, None for a miss; ``won`` is whether it
+    told this caller, of all who ask, to compute the value (protocol.txt,
+    "Meta Get", flags W and Z).
+
+    :param bytes key: the key
+    :param int vivify: make an empty item where there is none, for that many
+        seconds, and let the first caller win it
+    :param int recache: let the first caller win that has less than that many
+        seconds left
+
+    """
+
+    __slots__ = ('incarnation', 'item', 'key', 'won')
+
+    name = 'mg'
+    is_meta = True
+
+    def __init__(
+        self, key: bytes, vivify: int | None = None, recache: int | None = None
+    ) -> None:
+        request = b'mg %b v f c' % key
+        if vivify is not None:
+            request += b' N%d' % vivify
+        if recache is not None:
+            request += b' R%d' % recache
+        super().__init__(request + NEWLINE)
+        self.key = key
+        self.item: Item | None = None
+        self.won = False
+        self.incarnation = 0
+
+    def meant_for(self, incarnation: int) -> bool:
+        self.incarnation = incarnation
+        return True
+
+    def read(self, incoming: Incoming) -> int:
+        at = incoming.at
+        line = incoming.line()
+        if line is None:
+            return 1
+        if line == b'EN':
+            self.answered = True
+            return 0
+        words = line.split(b' ')
+        if words[0] != b'VA' or len(words) < 2 or not words[1].isdigit():
+            return self.refused(line)
+        length = int(words[1])
+        if length > MAX_VALUE:
+            raise ProtocolError(f'a value of {length} bytes')
+        start = incoming.at
+        stop = start + length
+        missing = stop + 2 - len(incoming.data)
+        if missing > 0:
+            incoming.at = at
+            return missing
+        if incoming.data[stop : stop + 2] != NEWLINE:
+            raise ProtocolError('a value of another length than it says')
+        # A server leaves out the flags of a value that has none.
+        numbers = {b'f': 0, b'c': 0}
+        for word in words[2:]:
+            if word[:1] in numbers and word[1:].isdigit():
+                numbers[word[:1]] = int(word[1:])
+        self.item = (
+            numbers[b'f'],
+            incoming.data[start:stop],
+            numbers[b'c'],
+        )
+        self.won = b'W' in words
+        incoming.at = stop + 2
+        self.answered = True
+        return 0
 
 
 class Statistics(Command):
@@ -428,6 +519,29 @@ def count(verb: Verb, key: bytes, delta: int) -> Number:
 def delete(key: bytes) -> Line:
     """Return the command that deletes a key."""
     return Line(DELETE, b'delete %b\r\n' % key)
+
+
+def meta_delete(
+    key: bytes,
+    unique: int | None,
+    invalidate: bool = False,
+    exptime: int | None = None,
+) -> Line:
+    """Return the command that deletes a key, or marks its value as stale.
+
+    :param int unique: only if this is still the value's cas unique
+    :param bool invalidate: keep the value, and let the next meta get win
+    :param int exptime: when a value that is invalidated is dropped
+
+    """
+    request = b'md %b' % key
+    if unique is not None:
+        request += b' C%d' % unique
+    if invalidate:
+        request += b' I'
+    if exptime is not None:
+        request += b' T%d' % exptime
+    return MetaDelete(META_DELETE, request + NEWLINE)
 
 
 def touch(key: bytes, exptime: int) -> Line:

@@ -1,0 +1,257 @@
+"""The decorator that caches what a function returns."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import functools
+import hashlib
+import inspect
+import re
+import threading
+import typing
+import uuid
+from collections import abc
+
+from sprockets.clients.memcached import aio, client, leases
+
+MAX_NAME = 200
+"""Characters of a key that can be read as a whole; a longer one is a readable
+head and a hash.  It leaves room for ``KEY_PREFIX`` in memcached's 250."""
+
+_NAMES: dict[type, abc.Callable[[typing.Any], str]] = {
+    str: repr,
+    bytes: repr,
+    int: repr,
+    float: repr,
+    bool: repr,
+    type(None): repr,
+    decimal.Decimal: 'Decimal:{}'.format,
+    uuid.UUID: 'UUID:{}'.format,
+    datetime.date: datetime.date.isoformat,
+    datetime.datetime: datetime.datetime.isoformat,
+    datetime.time: datetime.time.isoformat,
+    datetime.timedelta: lambda value: f'{value.total_seconds()}s',
+    tuple: lambda value: f'({",".join(map(name_argument, value))})',
+    list: lambda value: f'[{",".join(map(name_argument, value))}]',
+}
+
+
+def name_argument(value: typing.Any) -> str:
+    """Return an argument as a part of a key.
+
+    :raises TypeError: for a value that has no name of its own
+
+    """
+    if isinstance(value, enum.Enum):
+        return f'{type(value).__name__}.{value.name}'
+    # By the exact type: a subclass may look like something else.
+    name = _NAMES.get(type(value))
+    if name is None:
+        raise TypeError(
+            f'{value!r} cannot be named in a key; expected text, bytes,'
+            ' numbers, dates, UUIDs, enum members, None, or tuples and lists'
+            ' of them.  key= names a call in another way'
+        )
+    return name(value)
+
+
+def _as_key(name: str) -> str:
+    if len(name) <= MAX_NAME and re.fullmatch('[!-~]+', name):
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    head = re.sub('[^!-~]', '_', name)[: MAX_NAME - len(digest) - 1]
+    return f'{head}#{digest}'
+
+
+class _Clients:
+    """The clients of functions that were given none, by kind and prefix."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: dict[tuple[type, str | None], typing.Any] = {}
+
+    def get(self, kind: type, prefix: str | None) -> typing.Any:
+        """Return the one client of a kind for a prefix."""
+        with self._lock:
+            found = self._clients.get((kind, prefix))
+            if found is None:
+                found = self._clients[kind, prefix] = kind(prefix)
+            return found
+
+
+_clients = _Clients()
+
+
+class Cached:
+    """A function whose results are cached: what :func:`cached` makes."""
+
+    def __init__(
+        self,
+        function: abc.Callable[..., typing.Any],
+        time: typing.Any,
+        key: abc.Callable[..., str] | str | None,
+        source: typing.Any,
+        prefix: str | None,
+        options: dict[str, typing.Any],
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._awaitable = inspect.iscoroutinefunction(function)
+        if self._awaitable and isinstance(source, client.Client):
+            raise TypeError('a coroutine function wants an AsyncClient')
+        self._signature = inspect.signature(function)
+        self._time = time
+        self._key = key
+        self._source = source
+        self._prefix = prefix
+        self._options = options
+
+    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        """Return what the function returned before, or call it."""
+        return self._cache(args).get_or_set(
+            self.key(*args, **kwargs),
+            functools.partial(self._function, *args, **kwargs),
+            self._time,
+            **self._options,
+        )
+
+    def __get__(
+        self, instance: typing.Any, owner: type | None = None
+    ) -> typing.Any:
+        return self if instance is None else _Bound(self, instance)
+
+    def invalidate(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
+        """Delete the result of a call with these arguments.
+
+        :return: nonzero if there was one; to be awaited where calls are
+
+        """
+        return self._cache(args).delete(self.key(*args, **kwargs))
+
+    def key(self, *args: typing.Any, **kwargs: typing.Any) -> str:
+        """Return the key of a call with these arguments.
+
+        :rtype: str
+        :raises TypeError: for an argument that cannot be named, or that the
+            function does not take
+
+        """
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments: dict[str, typing.Any] = {}
+        for name, value in bound.arguments.items():
+            kind = self._signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(sorted(value.items()))
+            elif arguments or not _is_handler(value):
+                arguments[name] = value
+        if self._key is None:
+            names = ','.join(
+                f'{name}={name_argument(value)}'
+                for name, value in arguments.items()
+            )
+            function = self._function
+            return _as_key(
+                f'{function.__module__}.{function.__qualname__}({names})'
+            )
+        if callable(self._key):
+            return _as_key(self._key(*args, **kwargs))
+        return _as_key(self._key.format(**arguments))
+
+    def _cache(self, args: tuple[typing.Any, ...]) -> typing.Any:
+        if self._source is not None:
+            return self._source
+        if args and _is_handler(args[0]):
+            return args[0].memcached
+        kind = aio.AsyncClient if self._awaitable else client.Client
+        return _clients.get(kind, self._prefix)
+
+
+class _Bound:
+    """A cached method of one instance."""
+
+    def __init__(self, method: Cached, instance: typing.Any) -> None:
+        functools.update_wrapper(self, method)
+        self._method = method
+        self._instance = instance
+
+    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        return self._method(self._instance, *args, **kwargs)
+
+    def invalidate(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
+        """Delete the result of a call with these arguments."""
+        return self._method.invalidate(self._instance, *args, **kwargs)
+
+    def key(self, *args: typing.Any, **kwargs: typing.Any) -> str:
+        """Return the key of a call with these arguments."""
+        return self._method.key(self._instance, *args, **kwargs)
+
+
+def _is_handler(value: typing.Any) -> bool:
+    return isinstance(getattr(value, 'memcached', None), aio.Methods)
+
+
+def cached(
+    time: typing.Any,
+    *,
+    key: abc.Callable[..., str] | str | None = None,
+    prefix: str | None = None,
+    client: typing.Any = None,
+    stale: typing.Any = 0,
+    lease: typing.Any = 10,
+    wait: typing.Any = None,
+    default: typing.Any = leases.MISS,
+    cache_none: bool = True,
+) -> abc.Callable[[abc.Callable[..., typing.Any]], Cached]:
+    """Return a decorator that caches what a function or coroutine returns.
+
+    .. code-block:: python
+
+        @memcached.cached(60)
+        async def load_user(user_id):
+            ...
+
+        await load_user(7)
+        await load_user.invalidate(7)
+
+    It is :meth:`.Client.get_or_set` with a key made of the function's module
+    and name and the arguments by their names: text, bytes, numbers, dates,
+    UUIDs, enum members, None, and tuples and lists of them.  A method of a
+    handler with :class:`MemcachedMixin` uses the handler's client, and the
+    handler is no part of the key.
+
+    :param time: when the value is to be computed anew; see
+        :meth:`.Client.set`
+    :param key: how to name a call otherwise: a function that gets the
+        arguments and returns a key, or a pattern for :meth:`str.format`, as
+        ``'user:{user_id}'``
+    :param str prefix: the prefix of the variables for a client of its own
+    :param client: the client to use; :class:`AsyncClient` for a coroutine
+        function
+    :param stale: see :meth:`.Client.get_or_set`; likewise the others
+    :raises TypeError: for a coroutine function with a blocking client; in a
+        call, for an argument that cannot be named
+
+    .. versionadded:: 2.0
+
+    """
+    if callable(time):
+        raise TypeError('cached needs a time: @cached(60)')
+    options = {
+        'stale': stale,
+        'lease': lease,
+        'wait': wait,
+        'default': default,
+        'cache_none': cache_none,
+    }
+
+    def decorate(function: abc.Callable[..., typing.Any]) -> Cached:
+        return Cached(function, time, key, client, prefix, options)
+
+    return decorate
