@@ -92,18 +92,22 @@ class Connection:
         read and nothing came behind them.
 
         :raises OSError: if the connection fails or the deadline passes
-        :raises protocol.ProtocolError: if a reply is none
+        :raises protocol.ProtocolError: if a reply is none, or if there are
+            more than were asked for: then no command is answered
 
         """
         try:
             answered = self._send_all(commands, deadline)
             self._read_rest(commands, answered, deadline)
+            if self._incoming.unread:
+                # Which of them was the one too many cannot be told.
+                for command in commands:
+                    command.start_over()
+                raise protocol.ProtocolError('more replies than requests')
         # Whatever it is, a signal's exception too: replies may be on the way.
         except BaseException:
             self.close()
             raise
-        if self._incoming.unread:
-            self.close()
 
     def _send_all(
         self, commands: abc.Sequence[protocol.Command], deadline: float
