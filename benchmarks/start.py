@@ -18,60 +18,10 @@ WRK = system.Package(
     there=lambda: shutil.which('wrk') is not None,
     names=dict.fromkeys(('apk', 'apt-get', 'brew', 'pacman'), 'wrk'),
 )
-# For a Python that pylibmc has no wheel for, it is compiled.
-COMPILER = system.Package(
-    what='a C compiler, for pylibmc,',
-    there=lambda: shutil.which('cc') is not None,
-    names={
-        'apk': 'build-base',
-        'apt-get': 'build-essential',
-        'dnf': 'gcc',
-        'pacman': 'gcc',
-        'yum': 'gcc',
-        'zypper': 'gcc',
-    },
-)
-LIBMEMCACHED = system.Package(
-    what='libmemcached, for pylibmc,',
-    there=lambda: _header('libmemcached/memcached.h'),
-    names={
-        'apk': 'libmemcached-dev',
-        'apt-get': 'libmemcached-dev',
-        'brew': 'libmemcached',
-        'dnf': 'libmemcached-devel',
-        'pacman': 'libmemcached',
-        'yum': 'libmemcached-devel',
-        'zypper': 'libmemcached-devel',
-    },
-)
-ZLIB = system.Package(
-    what='zlib, for pylibmc,',
-    there=lambda: _header('zlib.h'),
-    names={
-        'apk': 'zlib-dev',
-        'apt-get': 'zlib1g-dev',
-        'brew': 'zlib',
-        'dnf': 'zlib-devel',
-        'pacman': 'zlib',
-        'yum': 'zlib-devel',
-        'zypper': 'zlib-devel',
-    },
-)
-
-
-def _header(name):
-    return any(
-        pathlib.Path(folder, name).exists()
-        for folder in (
-            '/usr/include',
-            '/usr/local/include',
-            '/opt/homebrew/include',
-        )
-    )
 
 
 def main():
-    for package in (system.MEMCACHED, WRK, COMPILER, LIBMEMCACHED, ZLIB):
+    for package in (system.MEMCACHED, WRK, *system.PYLIBMC):
         system.provide(package)
     print('Setting up .venvs/benchmarks ...', file=sys.stderr, flush=True)
     programs = environments.provide('benchmarks', _newest(), 'benchmarks.txt')
