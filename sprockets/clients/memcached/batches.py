@@ -157,6 +157,7 @@ class Batch:
         '_observed',
         '_results',
         '_seconds',
+        '_started',
         'abandoned',
         'after',
         'calls',
@@ -180,6 +181,7 @@ class Batch:
         self._misses = 0
         self._errors = 0
         self._seconds = 0.0
+        self._started = False
         self.sent = True
         self.after = after
         self.calls = 0
@@ -194,6 +196,7 @@ class Batch:
 
     def run(self) -> None:
         """Exchange with the server, in a thread, and go back to the loop."""
+        self._started = True
         try:
             self._exchange()
         # The callers wait in another thread and have to be told.
@@ -280,6 +283,9 @@ class Batch:
 
         """
         self.abandoned = True
+        if self._started:
+            # It is with the server, which has had its time.
+            self._lane.endpoint.mark_down(error)
         for waiters in self.waiting.values():
             for future, default, _, _, observer in waiters:
                 if observer is not None:
@@ -546,7 +552,7 @@ class Lane:
         now = time.monotonic()
         for batch in list(self._in_flight):
             if not batch.abandoned and batch.deadline + GRACE <= now:
-                batch.abandon(TimeoutError('no thread came back in time'))
+                batch.abandon(TimeoutError('timed out'))
         while (
             self._full or self._forming is not None
         ) and self._first().deadline + GRACE <= now:

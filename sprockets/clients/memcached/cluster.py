@@ -65,7 +65,8 @@ class Endpoint:
         """When it went down (:func:`time.time`), None while it is up."""
         self.retry_at: float | None = None
         """When it is tried again (:func:`time.monotonic`), None while up."""
-        self.reason: BaseException | None = None
+        self.reason = ''
+        """Why it is down, empty while it is up."""
         self._profile = identity.profile
         self._dead_retry = identity.dead_retry
         self._flush_on_reconnect = identity.flush_on_reconnect
@@ -109,15 +110,14 @@ class Endpoint:
             was_up = self.retry_at is None
             now = time.monotonic()
             self.retry_at = now + self._dead_retry
-            self.reason = reason
+            # In words: the error's traceback has all that was to be sent.
+            self.reason = str(reason) or type(reason).__name__
             self._down_at = now
             if was_up:
                 self.down_since = time.time()
         if was_up:
             LOGGER.warning(
-                'memcached server %s is down: %s',
-                self,
-                str(reason) or type(reason).__name__,
+                'memcached server %s is down: %s', self, self.reason
             )
 
     def mark_up(self) -> None:
@@ -126,7 +126,7 @@ class Endpoint:
             down_since = self.down_since
             self.retry_at = None
             self.down_since = None
-            self.reason = None
+            self.reason = ''
         if down_since is not None:
             LOGGER.info(
                 'memcached server %s is up after %.1f seconds',

@@ -391,7 +391,7 @@ class MetaGet(Command):
     def __init__(
         self, key: bytes, vivify: int | None = None, recache: int | None = None
     ) -> None:
-        request = b'mg %b v f c' % key
+        request = b'mg %b k v f c' % key
         if vivify is not None:
             request += b' N%d' % vivify
         if recache is not None:
@@ -402,6 +402,11 @@ class MetaGet(Command):
         self.won = False
         self.incarnation = 0
 
+    def start_over(self) -> None:
+        super().start_over()
+        self.item = None
+        self.won = False
+
     def meant_for(self, incarnation: int) -> bool:
         self.incarnation = incarnation
         return True
@@ -411,10 +416,11 @@ class MetaGet(Command):
         line = incoming.line()
         if line is None:
             return 1
-        if line == b'EN':
+        words = line.split(b' ')
+        # memcached 1.6.18 says the key of a miss too.
+        if line in (b'EN', b'EN k' + self.key):
             self.answered = True
             return 0
-        words = line.split(b' ')
         if words[0] != b'VA' or len(words) < 2 or not words[1].isdigit():
             return self.refused(line)
         length = int(words[1])
@@ -428,6 +434,8 @@ class MetaGet(Command):
             return missing
         if incoming.data[stop : stop + 2] != NEWLINE:
             raise ProtocolError('a value of another length than it says')
+        if b'k' + self.key not in words:
+            raise ProtocolError('a value of a key that was not asked for')
         # A server leaves out the flags of a value that has none.
         numbers = {b'f': 0, b'c': 0}
         for word in words[2:]:

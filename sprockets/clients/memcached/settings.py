@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+import socket
 import typing
 from collections import abc
 
@@ -52,7 +53,7 @@ _IPV6 = re.compile(
     r'(:(?P<port>[0-9]+))?)(:(?P<weight>[0-9]+))?'
 )
 _HOST = re.compile(
-    r'(?P<server>(inet6?:)?(?P<host>[^\s:\[\]/,]+)'
+    r'(?P<server>(inet6?:)?(?P<host>[\w.-]+)'
     r'(:(?P<port>[0-9]+))?)(:(?P<weight>[0-9]+))?'
 )
 
@@ -69,10 +70,15 @@ def parse_server(text: str) -> tuple[Address, str, int]:
         _UNIX.fullmatch(text) or _IPV6.fullmatch(text) or _HOST.fullmatch(text)
     )
     if match is None:
-        # A URL with credentials is a likely mistake: they are not shown.
-        shown = re.sub(r'.*@', '***@', text)
-        raise ValueError(f'{shown!r} is not of the form {SERVER_FORMS}')
+        raise ValueError(f'{text!r} is not of the form {SERVER_FORMS}')
     parts = match.groupdict()
+    if match.re is _IPV6:
+        try:
+            socket.inet_pton(socket.AF_INET6, parts['host'].partition('%')[0])
+        except OSError:
+            raise ValueError(
+                f'{text!r} has no IPv6 address in its brackets'
+            ) from None
     if text.startswith('unix:'):
         address = Address('unix', parts['host'], 0)
     else:
@@ -99,6 +105,9 @@ def parse_servers(text: str) -> list[Weighted]:
     :raises ValueError: that says which server is wrong, and why
 
     """
+    if '@' in text and 'unix:' not in text:
+        # A URL with a password is a likely mistake, so nothing is shown.
+        raise ValueError(f'credentials and @ have no place in {SERVER_FORMS}')
     servers: list[Weighted] = []
     for part in text.split(','):
         if not part.strip():
@@ -153,6 +162,16 @@ def _boolean(text: typing.Any) -> bool:
     if value in ('0', 'false', 'no', 'off'):
         return False
     raise ValueError(f'{text!r} is neither true nor false')
+
+
+def _one_of(*names: str) -> abc.Callable[[typing.Any], str]:
+    def one_of(text: typing.Any) -> str:
+        value = str(text).strip().lower()
+        if value not in names:
+            raise ValueError(f'{text!r} is neither {" nor ".join(names)}')
+        return value
+
+    return one_of
 
 
 _KEY_PREFIX = re.compile(rb'[\x21-\x7e\x80-\xff]*')
@@ -220,6 +239,11 @@ OPTIONS = {
     'min_compress_len': Option(
         _whole(0), 0, 'compress values from this many bytes; 0 never'
     ),
+    'distribution': Option(
+        _one_of('modula', 'ketama'),
+        'modula',
+        "how keys are spread: modula, python-memcached's, or ketama",
+    ),
     'failover': Option(
         _boolean, True, "whether a dead server's keys go to the others"
     ),
@@ -265,6 +289,7 @@ class Settings:
     max_connections: int
     key_prefix: bytes
     min_compress_len: int
+    distribution: str
     failover: bool
 
     def __init__(
