@@ -60,7 +60,8 @@ def pytest_collection_modifyitems(config, items):
     wrong = [
         item
         for item in items
-        if 'client_kind' in item.fixturenames
+        if item.path.name.startswith('test_behaviour_')
+        and 'client_kind' in item.fixturenames
         and item.get_closest_marker('kept') is None
     ]
     others = [item for item in items if item not in wrong]
