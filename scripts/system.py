@@ -37,6 +37,24 @@ def program(name):
     return shutil.which(name, path=os.pathsep.join(folders)) is not None
 
 
+def header(name):
+    """Return whether a header file of C's is installed.
+
+    :param str name: the file
+    :rtype: bool
+
+    """
+    return any(
+        pathlib.Path(folder, name).exists()
+        for folder in (
+            '/usr/include',
+            '/usr/local/include',
+            '/opt/homebrew/include',
+            '/Library/Developer/CommandLineTools/SDKs/MacOSX.sdk/usr/include',
+        )
+    )
+
+
 MEMCACHED = Package(
     what='memcached',
     there=lambda: program('memcached'),
@@ -46,6 +64,46 @@ MEMCACHED = Package(
     ),
     service='memcached',
 )
+# For a Python that pylibmc has no wheel for, it is compiled.
+COMPILER = Package(
+    what='a C compiler, for pylibmc,',
+    there=lambda: program('cc'),
+    names={
+        'apk': 'build-base',
+        'apt-get': 'build-essential',
+        'dnf': 'gcc',
+        'pacman': 'gcc',
+        'yum': 'gcc',
+        'zypper': 'gcc',
+    },
+)
+LIBMEMCACHED = Package(
+    what='libmemcached, for pylibmc,',
+    there=lambda: header('libmemcached/memcached.h'),
+    names={
+        'apk': 'libmemcached-dev',
+        'apt-get': 'libmemcached-dev',
+        'brew': 'libmemcached',
+        'dnf': 'libmemcached-devel',
+        'pacman': 'libmemcached',
+        'yum': 'libmemcached-devel',
+        'zypper': 'libmemcached-devel',
+    },
+)
+ZLIB = Package(
+    what='zlib, for pylibmc,',
+    there=lambda: header('zlib.h'),
+    names={
+        'apk': 'zlib-dev',
+        'apt-get': 'zlib1g-dev',
+        'brew': 'zlib',
+        'dnf': 'zlib-devel',
+        'pacman': 'zlib',
+        'yum': 'zlib-devel',
+        'zypper': 'zlib-devel',
+    },
+)
+PYLIBMC = (COMPILER, LIBMEMCACHED, ZLIB)
 
 
 def environments_of(python):

@@ -194,6 +194,8 @@ def main():
     steps = plan(options)
     if 'tests' in options.only:
         system.provide(system.MEMCACHED)
+    for package in system.PYLIBMC:
+        system.provide(package)
     needed = list(dict.fromkeys(step.environment for step in steps))
     print(f'== setup: {", ".join(each.name for each in needed)}', flush=True)
     programs = provide(needed)
