@@ -15,8 +15,26 @@ extensions = [
 exclude_patterns = ['_build']
 
 autodoc_default_options = {'member-order': 'bysource'}
-autodoc_typehints = 'description'
-autodoc_typehints_description_target = 'documented'
+autodoc_typehints = 'none'
+
+# Names of other projects are named, not linked: the build needs no network.
+# What is ours has to resolve.
+nitpick_ignore_regex = [
+    (
+        r'py:.*',
+        r'(?!sprockets\.clients\.memcached)'
+        r'(asyncio|concurrent|datetime|logging|memcache|multiprocessing|os'
+        r'|pytest|sprockets|time|tornado|unittest)\b.*',
+    ),
+    (
+        r'py:.*',
+        r'(bool|bytes|dict|float|int|list|str|tuple|object|None)(\..*)?',
+    ),
+    # Docstrings of classes that have these methods by inheritance.
+    (r'py:meth', r'(gets|cas)'),
+    (r'py:exc', r'(Exception|OSError|RuntimeError|TypeError|ValueError)'),
+]
 
 html_theme = 'furo'
 html_title = f'{project} {release}'
+html_show_sphinx = False
