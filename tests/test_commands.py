@@ -1,0 +1,477 @@
+"""What the methods' arguments become, and what is wrong with them."""
+
+import datetime
+import decimal
+import fractions
+import time
+
+import memcache
+import pytest
+import wire
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached import (
+    cluster,
+    commands,
+    protocol,
+    settings,
+    values,
+)
+
+DAY = 24 * 60 * 60
+NOW = 1_700_000_000.25
+MICROSECOND = datetime.timedelta(microseconds=1)
+
+Client = memcache.Client
+
+
+@pytest.fixture
+def requests():
+    return commands.Requests(values.Codec())
+
+
+# Keys
+
+GOOD_KEYS = {
+    'text': ('key', b'key'),
+    'bytes': (b'key', b'key'),
+    'other scripts': ('schlüssel', 'schlüssel'.encode()),
+    'all that is allowed': (
+        bytes([*range(0x21, 0x7F), *range(0x80, 0x100)][:250]),
+        bytes([*range(0x21, 0x7F), *range(0x80, 0x100)][:250]),
+    ),
+    'as long as may be': ('x' * 250, b'x' * 250),
+    'a hash': ((7, 'key'), b'key'),
+    'a hash and bytes': ((7, b'key'), b'key'),
+    'a soft hyphen': ('a\xadb', b'a\xc2\xadb'),
+}
+
+
+@pytest.mark.parametrize('case', GOOD_KEYS)
+def test_keys_as_they_are_sent(requests, case):
+    """Text as UTF-8; the hash of a tuple goes along."""
+    key, sent = GOOD_KEYS[case]
+    hashed = key[0] if isinstance(key, tuple) else None
+    assert requests.route(key) == (sent, hashed)
+    [(original, route)] = requests.routes([key], '')
+    assert original is key
+    assert route == (sent, hashed)
+
+
+BAD_KEYS = {
+    'None': (None, Client.MemcachedKeyNoneError, 'None'),
+    'empty': ('', Client.MemcachedKeyError, 'key='),
+    'empty bytes': (b'', Client.MemcachedKeyError, 'key='),
+    'a number': (7, Client.MemcachedKeyTypeError, 'string'),
+    'a list': (['key'], Client.MemcachedKeyTypeError, 'string'),
+    'too long': ('x' * 251, Client.MemcachedKeyLengthError, '250'),
+    'too long in UTF-8': ('ü' * 126, Client.MemcachedKeyLengthError, '250'),
+    'far too long': ('x' * 100_000, Client.MemcachedKeyLengthError, '250'),
+    'a blank': ('a b', Client.MemcachedKeyCharacterError, 'a b'),
+    'a blank at the end': ('a ', Client.MemcachedKeyCharacterError, 'a '),
+    'a blank at the start': (' a', Client.MemcachedKeyCharacterError, ' a'),
+    'a tab': ('a\tb', Client.MemcachedKeyCharacterError, 'key='),
+    'a newline': ('a\nb', Client.MemcachedKeyCharacterError, 'key='),
+    'a newline at the end': ('a\n', Client.MemcachedKeyCharacterError, 'key='),
+    'a carriage return': ('a\r', Client.MemcachedKeyCharacterError, 'key='),
+    'NUL': ('a\0', Client.MemcachedKeyCharacterError, 'key='),
+    'DEL': ('a\x7f', Client.MemcachedKeyCharacterError, 'key='),
+    'only a newline': ('\n', Client.MemcachedKeyCharacterError, 'key='),
+    'a hash and None': ((7, None), Client.MemcachedKeyNoneError, 'None'),
+    'a hash and nothing': ((7, ''), Client.MemcachedKeyError, 'key='),
+    'a hash and a blank': (
+        (7, 'a b'),
+        Client.MemcachedKeyCharacterError,
+        'key=',
+    ),
+    'a hash that is none': (
+        ('7', 'key'),
+        Client.MemcachedKeyTypeError,
+        'whole number',
+    ),
+    'half a tuple': ((7,), Client.MemcachedKeyTypeError, 'tuple'),
+    'a longer tuple': ((7, 'a', 'b'), Client.MemcachedKeyTypeError, 'tuple'),
+}
+
+# In a *_multi method str() is used for what is neither text nor bytes.
+MULTI = [case for case in BAD_KEYS if case not in ('a number', 'a list')]
+
+
+@pytest.mark.parametrize('case', BAD_KEYS)
+def test_bad_keys(requests, case):
+    """The error says what is wrong, and is python-memcached's."""
+    key, error, match = BAD_KEYS[case]
+    with pytest.raises(error, match=match):
+        requests.route(key)
+
+
+@pytest.mark.parametrize('case', MULTI)
+def test_bad_keys_among_many(requests, case):
+    """One of them is enough."""
+    key, error, match = BAD_KEYS[case]
+    with pytest.raises(error, match=match):
+        requests.routes(['good', key], '')
+
+
+@pytest.mark.parametrize('case', BAD_KEYS)
+def test_bad_keys_unchecked(requests, case):
+    """check_keys=False leaves out what is not needed to stay in step."""
+    key, error, _ = BAD_KEYS[case]
+    requests.do_check_key = False
+    if error is Client.MemcachedKeyLengthError:
+        assert requests.route(key).hash is None
+    else:
+        with pytest.raises((Client.MemcachedKeyError, error)):
+            requests.route(key)
+
+
+def test_the_message_for_a_bad_key_shows_no_megabytes(requests):
+    """Only what is needed to find it."""
+    with pytest.raises(Client.MemcachedKeyLengthError) as caught:
+        requests.route('x' * 1_000_000)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    'key, sent', [(1, b'1'), (1.5, b'1.5'), ((7, 1), b'1'), (True, b'True')]
+)
+def test_keys_of_many_may_be_anything(requests, key, sent):
+    """What is neither text nor bytes is sent as its str()."""
+    [(original, route)] = requests.routes([key], 'p-')
+    assert original is key
+    assert route.key == b'p-' + sent
+
+
+def test_the_prefix_of_many_keys(requests):
+    """It counts for their length, and is checked as they are."""
+    assert requests.routes(['a'], 'p-')[0][1].key == b'p-a'
+    assert requests.routes(['a'], b'p-')[0][1].key == b'p-a'
+    # As python-memcached has it: there is another part of the key.
+    assert requests.routes(['x' * 240], 'p' * 10)
+    with pytest.raises(Client.MemcachedKeyLengthError):
+        requests.routes(['x' * 241], 'p' * 10)
+    for prefix in ('a b', 'a\n', None, 7):
+        with pytest.raises(Client.MemcachedKeyError):
+            requests.routes(['a'], prefix)
+
+
+def test_a_key_encoder_is_applied_once(requests):
+    """To each key, and not to a prefix."""
+    requests.key_encoder = lambda key: f'{key}!'
+    assert requests.route('a').key == b'a!'
+    assert requests.route((7, 'a')) == (b'a!', 7)
+    assert requests.routes(['a', 1], 'p-')[0][1].key == b'p-a!'
+    assert requests.routes(['a', 1], 'p-')[1][1].key == b'p-1!'
+
+
+def test_a_key_encoder_makes_good_keys_of_bad_ones(memcached_server):
+    """That is what it is for."""
+    client = memcached.Client(key_encoder=lambda key: key.replace(' ', '_'))
+    assert client.set('a b', 1)
+    assert client.set_multi({'c d': 2}) == []
+    assert client.get_multi(['a b', 'c d']) == {'a b': 1, 'c d': 2}
+    assert wire.stored(memcached_server.address, 'c_d') == (2, b'2')
+    assert client.delete_multi(['a b']) == 1
+    assert client.get('a b') is None
+    client.disconnect_all()
+
+
+def test_the_length_of_keys_may_be_limited_otherwise():
+    """server_max_key_length, 0 for no limit."""
+    client = memcached.Client(servers='127.0.0.1:1', server_max_key_length=10)
+    assert client.get('x' * 10) is None
+    with pytest.raises(Client.MemcachedKeyLengthError):
+        client.get('x' * 11)
+    client = memcached.Client(servers='127.0.0.1:1', server_max_key_length=0)
+    assert client.get('x' * 1000) is None
+
+
+# Times
+
+TIMES = [
+    (0, 0),
+    (1, 1),
+    (60, 60),
+    (0.0, 0),
+    (0.001, 1),
+    (0.5, 1),
+    (1.0, 1),
+    (1.001, 2),
+    (True, 1),
+    (False, 0),
+    (fractions.Fraction(3, 2), 2),
+    (-1, -1),
+    (-0.5, -1),
+    (-(10**6), -1),
+    (30 * DAY, 30 * DAY),
+    (30 * DAY - 0.5, 30 * DAY),
+    (30 * DAY + 1, 1_700_000_000 + 30 * DAY + 1),
+    (60 * DAY, 1_700_000_000 + 60 * DAY),
+    (999_999_999, 2_147_483_647),
+    (1_000_000_000, 1_000_000_000),
+    (1_700_000_060, 1_700_000_060),
+    (1_700_000_060.25, 1_700_000_061),
+    (2_147_483_647, 2_147_483_647),
+    (datetime.timedelta(0), 0),
+    (MICROSECOND, 1),
+    (datetime.timedelta(seconds=0.5), 1),
+    (datetime.timedelta(seconds=60), 60),
+    (datetime.timedelta(minutes=1) + MICROSECOND, 61),
+    (datetime.timedelta(days=30), 30 * DAY),
+    (datetime.timedelta(days=60), 1_700_000_000 + 60 * DAY),
+    (datetime.timedelta(days=36_500), 2_147_483_647),
+    (-MICROSECOND, -1),
+    (datetime.timedelta.max, 2_147_483_647),
+]
+
+
+@pytest.mark.parametrize('when, expected', TIMES, ids=repr)
+def test_times(monkeypatch, when, expected):
+    """A delta of up to 30 days, or a date, in whole seconds.
+
+    What is more than 30 days is told as a date, a second more or less.
+
+    """
+    monkeypatch.setattr(time, 'time', lambda: NOW)
+    sent = commands.exptime(when)
+    assert type(sent) is int
+    if expected > 30 * DAY and expected != when:
+        assert expected <= sent <= expected + 1
+    else:
+        assert sent == expected
+
+
+@pytest.mark.parametrize(
+    'when',
+    [
+        2_147_483_648,
+        1_700_000_000_000,
+        1.7e12,
+        2**63,
+        10**400,
+        -(10**400),
+        float('nan'),
+        float('inf'),
+        float('-inf'),
+        None,
+        '60',
+        b'60',
+        '',
+        [60],
+        1j,
+        datetime.datetime(2030, 1, 1),
+        datetime.date(2030, 1, 1),
+        object(),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_times_that_are_none(when):
+    """The error names it."""
+    with pytest.raises(ValueError, match=r'^time is ') as caught:
+        commands.exptime(when)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_decimal_is_a_number_of_seconds():
+    """It is as good as any other."""
+    assert commands.exptime(decimal.Decimal('1.5')) == 2
+    with pytest.raises(ValueError, match=r'^time is '):
+        commands.exptime(decimal.Decimal('nan'))
+
+
+def test_milliseconds_are_guessed():
+    """The error says what it may be."""
+    with pytest.raises(ValueError, match='milliseconds'):
+        commands.exptime(time.time() * 1000)
+
+
+# Deltas
+
+
+class Three:
+    def __index__(self):
+        return 3
+
+
+@pytest.mark.parametrize(
+    'delta, sent',
+    [(0, b'0'), (1, b'1'), (2**64 - 1, b'%d' % (2**64 - 1)), (Three(), b'3')],
+)
+def test_deltas(delta, sent):
+    """A whole number from 0 to 2**64 - 1."""
+    for verb in (protocol.INCR, protocol.DECR):
+        command = commands.count(verb, b'key', delta)
+        assert command.request.endswith(b' key %b\r\n' % sent)
+
+
+@pytest.mark.parametrize(
+    'delta', [-1, 2**64, 10**400, 0.0, 1.5, '1', b'1', None, [], 1j]
+)
+def test_deltas_that_are_none(delta):
+    """The error names it."""
+    with pytest.raises(ValueError, match=r'^delta is ') as caught:
+        commands.count(protocol.INCR, b'key', delta)
+    assert len(str(caught.value)) < 1000
+
+
+# Arguments of stats
+
+
+@pytest.mark.parametrize('argument', [None, '', b''])
+def test_no_argument_of_stats(argument):
+    """It is left out."""
+    assert commands.statistics(argument).request == b'stats\r\n'
+
+
+@pytest.mark.parametrize('argument', ['cachedump 1 0', b'cachedump 1 0'])
+def test_arguments_of_stats(argument):
+    """They are sent as they are."""
+    request = commands.statistics(argument).request
+    assert request == b'stats cachedump 1 0\r\n'
+
+
+@pytest.mark.parametrize(
+    'argument', ['a\r\nb', 'a\n', '\0', '\x7f', 'ü', b'\xff', 7, ['items']]
+)
+def test_arguments_that_stats_cannot_have(argument):
+    """The error names it."""
+    with pytest.raises(ValueError, match='no argument of stats'):
+        commands.statistics(argument)
+
+
+@pytest.mark.parametrize('delay', [None, 0, 0.0, False])
+def test_no_delay(delay):
+    """Deletion is at once."""
+    commands.check_no_delay(delay)
+
+
+@pytest.mark.parametrize('delay', [1, -1, 0.5, '0', '', [], float('nan')])
+def test_delays(delay):
+    """The error names it."""
+    with pytest.raises(ValueError, match=r'^time is '):
+        commands.check_no_delay(delay)
+
+
+# What gets saw
+
+
+@pytest.fixture
+def endpoint():
+    options = settings.Settings(None, {'servers': '127.0.0.1:1'})
+    [endpoint] = cluster.Cluster(options).endpoints
+    return endpoint
+
+
+def answered(key, unique):
+    """Return a gets of a key whose value has a cas unique, or of none."""
+    command = protocol.Get((key,), 'gets')
+    incoming = protocol.Incoming()
+    if unique is not None:
+        incoming.feed(b'VALUE %b 0 1 %d\r\n1\r\n' % (key, unique))
+    incoming.feed(b'END\r\n')
+    assert command.read(incoming) == 0
+    return command
+
+
+def test_a_token_serves_once(endpoint):
+    """It is taken, not read."""
+    tokens = commands.Tokens()
+    route = cluster.Route(b'key', None)
+    tokens.remember(route, answered(b'key', 17), endpoint)
+    assert tokens.take(route).unique == 17
+    with pytest.raises(RuntimeError, match='cas without gets'):
+        tokens.take(route)
+    assert len(tokens) == 0
+
+
+def test_the_last_gets_counts(endpoint):
+    """Each one replaces the one before."""
+    tokens = commands.Tokens()
+    route = cluster.Route(b'key', None)
+    tokens.remember(route, answered(b'key', 17), endpoint)
+    tokens.remember(route, answered(b'key', None), endpoint)
+    assert tokens.take(route).unique is None
+    assert len(tokens) == 0
+
+
+def test_a_hash_makes_another_key(endpoint):
+    """A token is for the key with the hash that it was read with."""
+    tokens = commands.Tokens()
+    tokens.remember(cluster.Route(b'key', 1), answered(b'key', 17), endpoint)
+    for hashed in (None, 2):
+        with pytest.raises(RuntimeError, match='cas without gets'):
+            tokens.take(cluster.Route(b'key', hashed))
+    assert tokens.take(cluster.Route(b'key', 1)).unique == 17
+
+
+def test_tokens_are_bounded_and_the_oldest_goes(endpoint, monkeypatch):
+    """One that was renewed is not old."""
+    monkeypatch.setattr(commands.Tokens, 'limit', 3)
+    tokens = commands.Tokens()
+    routes = [cluster.Route(b'key%d' % n, None) for n in range(4)]
+    for route in (*routes[:3], routes[0], routes[3]):
+        tokens.remember(route, answered(route.key, 17), endpoint)
+    assert len(tokens) == 3
+    with pytest.raises(RuntimeError, match='cas without gets'):
+        tokens.take(routes[1])
+    for route in (routes[0], routes[2], routes[3]):
+        assert tokens.take(route).unique == 17
+
+
+def test_reset_cas_forgets_what_gets_saw(connect, memcached_server):
+    """As in python-memcached, where it empties the memory."""
+    client = connect(memcached_server.address)
+    client.set('key', 'old')
+    client.gets('key')
+    client.reset_cas()
+    with pytest.raises(RuntimeError, match='cas without gets'):
+        client.cas('key', 'new')
+
+
+def test_a_cas_with_a_bad_argument_uses_no_token(connect, memcached_server):
+    """The caller may put it right and try again."""
+    client = connect(memcached_server.address)
+    client.set('key', 'old')
+    client.gets('key')
+    with pytest.raises(ValueError, match=r'^time is '):
+        client.cas('key', 'new', time='x')
+    assert client.cas('key', 'new')
+
+
+# Many commands
+
+
+def test_the_statistics_of_slabs_are_by_slab(connect, memcached_server):
+    """get_slab_stats: each slab's, and the two of the server."""
+    client = connect(memcached_server.address)
+    client.set('key', 'value')
+    [(name, statistics)] = client.get_slab_stats()
+    assert name == f'{memcached_server.address} (1)'
+    assert statistics['active_slabs'].isdigit()
+    assert statistics['total_malloced'].isdigit()
+    slabs = {k: v for k, v in statistics.items() if k.isdigit()}
+    assert len(slabs) == int(statistics['active_slabs'])
+    assert all(slab['chunk_size'].isdigit() for slab in slabs.values())
+
+
+def test_statistics_have_the_names_and_values_of_python_memcached(
+    connect, memcached_server
+):
+    """get_stats, get_slab_stats; a weight is part of a server's name."""
+    address = memcached_server.address
+    client = connect((address, 3))
+    theirs = memcache.Client([(address, 3)])
+    for arguments in ((), ('settings',), ('slabs',)):
+        [(name, ours)] = client.get_stats(*arguments)
+        [(same, other)] = theirs.get_stats(*arguments)
+        assert name == same == f'{address} (3)'
+        assert list(ours) == list(other)
+        if arguments == ('settings',):
+            assert ours == other
+    [(name, ours)] = client.get_slab_stats()
+    [(same, other)] = theirs.get_slab_stats()
+    assert name == same
+    assert {k for k in ours if k.isdigit()} == {
+        k for k in other if k.isdigit()
+    }
+    theirs.disconnect_all()
