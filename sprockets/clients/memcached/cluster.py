@@ -57,7 +57,8 @@ class Endpoint:
         )
         self.incarnation = 0
         """Counts the lives of the server, as far as they can be told apart:
-        a new one may have begun whenever a connection was lost."""
+        a new one may have begun whenever a connection was lost, and where
+        there is none from before."""
         self.knows_meta: bool | None = None
         """Whether it has meta commands, as old servers and some proxies have
         not; None while nobody has asked."""
@@ -270,6 +271,8 @@ class Endpoint:
 
     def _connect(self, deadline: float) -> connection.Connection:
         link = connection.Connection(self._profile, deadline)
+        if all(other.is_lost() for other in list(self._open)):
+            self.incarnation += 1
         if self._flush_on_reconnect and self.retry_at is not None:
             # The keys that moved meanwhile would be read in their old state.
             link.exchange([protocol.flush_all()], deadline)

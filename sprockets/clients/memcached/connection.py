@@ -28,6 +28,8 @@ up to an eighth late; the rest is waited for with a better one."""
 
 _READABLE = select.POLLIN
 _EITHER = select.POLLIN | select.POLLOUT
+# Without it, where there is none, only a reset is seen.
+_HUNG_UP = getattr(select, 'POLLRDHUP', 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,20 @@ class Connection:
 
         """
         return not self._poll.poll(0)
+
+    def is_lost(self) -> bool:
+        """Whether it is known that the server has ended the connection.
+
+        Unlike :meth:`is_quiet` it is also for a connection in use.
+
+        """
+        poll = select.poll()
+        try:
+            poll.register(self._socket, _HUNG_UP)
+        except ValueError:
+            # Another thread has closed it.
+            return True
+        return bool(poll.poll(0))
 
     def exchange(
         self, commands: abc.Sequence[protocol.Command], deadline: float
