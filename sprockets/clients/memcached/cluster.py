@@ -116,6 +116,9 @@ class Endpoint:
             self._down_at = now
             if was_up:
                 self.down_since = time.time()
+        if self._flush_on_reconnect:
+            # A connection that outlived it would do without the flush.
+            self.disconnect()
         if was_up:
             LOGGER.warning(
                 'memcached server %s is down: %s', self, self.reason
@@ -161,7 +164,7 @@ class Endpoint:
             try:
                 if link is None:
                     link = self._connect(deadline)
-            except OSError as error:
+            except (OSError, protocol.ProtocolError) as error:
                 self._blame(error, began)
                 _fail(pending, error)
                 return attempt > 1
@@ -275,7 +278,10 @@ class Endpoint:
             self.incarnation += 1
         if self._flush_on_reconnect and self.retry_at is not None:
             # The keys that moved meanwhile would be read in their old state.
-            link.exchange([protocol.flush_all()], deadline)
+            flush = protocol.flush_all()
+            link.exchange([flush], deadline)
+            if flush.error is not None:
+                LOGGER.warning('memcached server %s: %s', self, flush.error)
         self._open.add(link)
         return link
 
