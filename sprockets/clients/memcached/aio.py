@@ -298,6 +298,8 @@ class Call:
             command.error = command.error or cluster.UnavailableError()
             self._end()
             return
+        if self._tried:
+            command.start_over()
         self._endpoint = endpoint
         self._tried.append(endpoint)
         engine.lane(endpoint).add(self, isinstance(command, protocol.Get))

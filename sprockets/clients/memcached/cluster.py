@@ -528,6 +528,8 @@ class Cluster:
                 error = UnavailableError('no server is up')
                 command.error = command.error or error
                 return None
+            if tried:
+                command.start_over()
             if endpoint.exchange((command,), deadline):
                 return endpoint
             if not self.failover:
@@ -561,6 +563,10 @@ class Cluster:
             groups: Groups = {
                 endpoint: make(some) for endpoint, some in keys.items()
             }
+            if tried:
+                for commands in groups.values():
+                    for command in commands:
+                        command.start_over()
             reached = yield groups
             routes = []
             for endpoint, commands in groups.items():
