@@ -75,7 +75,7 @@ def _reads(measured, path):
     axes.yaxis.set_major_formatter(_thousands)
     axes.set_ylim(bottom=0)
     figure.legend(loc='outside lower center', ncols=2, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _growth(measured, path):
@@ -92,7 +92,7 @@ def _growth(measured, path):
     figure.legend(
         handles, labels, loc='outside lower center', ncols=3, frameon=False
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _lines(axes, measured, scenario, part, figure, scale):
@@ -126,7 +126,12 @@ def _thousands(value, position):
     return f'{value:,.0f}'
 
 
-def _save(figure, path):
+def save(figure, path):
+    """Write a chart so that the same one is the same file.
+
+    :param figure: the chart
+    :param pathlib.Path path: where to write it
+    """
     figure.savefig(path, transparent=True, metadata={'Date': None})
     pyplot.close(figure)
     # matplotlib leaves blanks at the ends of lines.
