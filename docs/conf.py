@@ -17,14 +17,26 @@ exclude_patterns = ['_build']
 autodoc_default_options = {'member-order': 'bysource'}
 autodoc_typehints = 'none'
 
+OTHERS = (
+    'asyncio',
+    'concurrent',
+    'datetime',
+    'logging',
+    'memcache',
+    'multiprocessing',
+    'os',
+    'pytest',
+    'sprockets',
+    'tornado',
+    'unittest',
+)
+
 # Names of other projects are named, not linked: the build needs no network.
 # What is ours has to resolve.
 nitpick_ignore_regex = [
     (
         r'py:.*',
-        r'(?!sprockets\.clients\.memcached)'
-        r'(asyncio|concurrent|datetime|logging|memcache|multiprocessing|os'
-        r'|pytest|sprockets|time|tornado|unittest)\b.*',
+        rf'(?!{project})({"|".join(OTHERS)})\b.*',
     ),
     (
         r'py:.*',
