@@ -393,6 +393,30 @@ def test_failover_keeps_caching_and_brings_old_values_back(
     assert client.get(key) == 'old'
 
 
+def test_flush_on_reconnect_empties_a_server_that_comes_back(connect, pair):
+    """Its old values are gone, whichever connection is used first."""
+    one, other = pair
+    addresses = [one.address, other.address]
+    client = connect(
+        *addresses,
+        flush_on_reconnect=True,
+        dead_retry=0,
+        socket_timeout=0.5,
+    )
+    (key,) = keys_of(one, 1, *addresses)
+
+    async def set_old(client):
+        return await client.set(key, 'old')
+
+    # More than one connection: an idle one is still there when it hangs.
+    client.together(3, set_old)
+    one.pause()
+    assert client.get(key) is None
+    one.resume()
+    assert client.get(key) is None
+    assert int(wire.statistics(one.address)['cmd_flush']) == 1
+
+
 @pytest.mark.parametrize('kind', ['modula', 'ketama'])
 def test_without_failover_a_dead_servers_keys_are_misses(connect, pair, kind):
     """Nothing is written elsewhere, and so no older value ever comes back."""
