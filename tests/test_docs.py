@@ -9,7 +9,9 @@ from unittest import mock
 
 import pytest
 import snippets
+from services import wait_until
 
+from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -42,7 +44,7 @@ def test_the_snippets_run(page, memcached_server, tmp_path, monkeypatch):
                 (tmp_path / snippet.caption).write_text(snippet.text)
             elif snippet.language == 'python':
                 session.run(snippet)
-            else:
+            elif snippet.language == 'sh':
                 run_exports(snippet)
     if any(tmp_path.glob('test_*.py')):
         run_tests(tmp_path)
@@ -50,7 +52,6 @@ def test_the_snippets_run(page, memcached_server, tmp_path, monkeypatch):
 
 def run_exports(snippet):
     """Run the shell's snippet, and see that the settings understand it."""
-    assert snippet.language == 'sh', snippet
     prefixes = re.findall(
         r'^export (?:(\w+)_)?MEMCACHED_', snippet.text, re.MULTILINE
     )
@@ -87,6 +88,27 @@ def run_tests(folder):
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_the_log_looks_as_it_is_shown(memcached_server, caplog):
+    """So that one knows what to look for."""
+    caplog.set_level('INFO', 'sprockets.clients.memcached.cluster')
+    client = memcached.Client(dead_retry=0.01)
+    memcached_server.kill()
+    client.get('key')
+    memcached_server.start()
+    wait_until(lambda: client.set('key', 'value'))
+    (shown,) = [
+        snippet.text.split('\n')
+        for snippet in snippets.find(PAGES['howto/outages.rst'])
+        if snippet.language == 'text'
+    ]
+    lines = [line.partition(': [')[0] for line in shown if line]
+    address = memcached_server.address
+    assert [
+        re.sub(r'[0-9.]+ seconds', '31.2 seconds', message).partition(': [')[0]
+        for message in caplog.messages
+    ] == [line.replace('10.0.0.1:11211', address) for line in lines]
 
 
 def test_every_option_is_documented():
