@@ -37,6 +37,9 @@ def pytest_configure(config):
         'markers',
         'kept: what python-memcached does right as well, or knows nothing of',
     )
+    config.addinivalue_line(
+        'markers', "time_intensive: dogpile.cache's, for what takes seconds"
+    )
     if config.getoption('--client') == 'memcache':
         # Its threads leave their sockets to the garbage collector.
         for category in (
