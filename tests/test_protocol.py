@@ -1,0 +1,736 @@
+"""Bytes in, results out: what each command makes of a server's replies."""
+
+import contextlib
+import itertools
+import re
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from sprockets.clients.memcached import protocol
+
+OFTEN = hypothesis.settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+
+
+def read_all(commands, pieces):
+    """Read replies that come in pieces, as a connection does.
+
+    :return: the bytes that are left unread, None if more replies are missing
+
+    """
+    incoming = protocol.Incoming()
+    pieces = iter(pieces)
+    for command in commands:
+        while missing := command.read(incoming):
+            assert missing > 0
+            assert not command.answered
+            piece = next(pieces, None)
+            if piece is None:
+                return None
+            incoming.feed(piece)
+    return incoming.data[incoming.at :] + b''.join(pieces)
+
+
+def answer(command, reply):
+    """Let a command read a reply that comes in one piece."""
+    assert read_all([command], [reply]) == b''
+    return command
+
+
+def cut(data, places):
+    """Return bytes in pieces, cut at some places."""
+    places = sorted({place for place in places if 0 < place < len(data)})
+    return [
+        data[start:end]
+        for start, end in itertools.pairwise([0, *places, len(data)])
+    ]
+
+
+def a_set():
+    return protocol.store(protocol.SET, b'key', 16, 60, b'value')
+
+
+def a_cas():
+    return protocol.compare_and_swap(b'key', 16, 60, b'value', 7, 1)
+
+
+def a_get():
+    return protocol.Get((b'key',))
+
+
+STORAGE = {
+    verb.name: lambda verb=verb: protocol.store(verb, b'key', 1, 2, b'v')
+    for verb in (
+        protocol.SET,
+        protocol.ADD,
+        protocol.REPLACE,
+        protocol.APPEND,
+        protocol.PREPEND,
+    )
+} | {'cas': a_cas}
+
+SHORT = {
+    'delete': lambda: protocol.delete(b'key'),
+    'touch': lambda: protocol.touch(b'key', 60),
+    'incr': lambda: protocol.count(protocol.INCR, b'key', 5),
+    'decr': lambda: protocol.count(protocol.DECR, b'key', 5),
+    'flush_all': protocol.flush_all,
+    'version': protocol.Version,
+    'stats': protocol.Statistics,
+}
+
+READING = {
+    'get': a_get,
+    'gets': lambda: protocol.Get((b'key',), 'gets'),
+    'gat': lambda: protocol.Get((b'key',), 'gat', 60),
+    'gats': lambda: protocol.Get((b'key',), 'gats', 60),
+}
+
+AUTHENTICATION = {
+    'authentication': lambda: protocol.authenticate('user', 'secret')
+}
+
+HARMLESS = {'set', 'replace', 'delete', 'touch', 'stats', *READING} | {
+    'flush_all',
+    'version',
+}
+
+COMMANDS = STORAGE | SHORT | READING | AUTHENTICATION
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    'command, request_',
+    [
+        (a_set(), b'set key 16 60 5\r\nvalue\r\n'),
+        (STORAGE['add'](), b'add key 1 2 1\r\nv\r\n'),
+        (STORAGE['replace'](), b'replace key 1 2 1\r\nv\r\n'),
+        (STORAGE['append'](), b'append key 1 2 1\r\nv\r\n'),
+        (STORAGE['prepend'](), b'prepend key 1 2 1\r\nv\r\n'),
+        (a_cas(), b'cas key 16 60 5 7\r\nvalue\r\n'),
+        (SHORT['delete'](), b'delete key\r\n'),
+        (SHORT['touch'](), b'touch key 60\r\n'),
+        (SHORT['incr'](), b'incr key 5\r\n'),
+        (SHORT['decr'](), b'decr key 5\r\n'),
+        (SHORT['flush_all'](), b'flush_all\r\n'),
+        (SHORT['version'](), b'version\r\n'),
+        (SHORT['stats'](), b'stats\r\n'),
+        (protocol.Statistics(b'items'), b'stats items\r\n'),
+        (READING['get'](), b'get key\r\n'),
+        (READING['gets'](), b'gets key\r\n'),
+        (READING['gat'](), b'gat 60 key\r\n'),
+        (READING['gats'](), b'gats 60 key\r\n'),
+        (protocol.Get((b'a', b'b')), b'get a b\r\n'),
+        (
+            AUTHENTICATION['authentication'](),
+            b'set auth 0 0 11\r\nuser secret\r\n',
+        ),
+    ],
+    ids=lambda given: given.name if hasattr(given, 'name') else '',
+)
+def test_requests(command, request_):
+    """A command is what memcached's protocol.txt says, to the byte."""
+    assert command.request == request_
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_what_may_be_sent_twice(name):
+    """A command tells whether it changes more when it runs twice."""
+    assert COMMANDS[name]().repeatable == (name in HARMLESS)
+
+
+def test_cas_is_meant_for_one_life_of_the_server():
+    """Another life has given out its cas uniques for other values."""
+    assert a_cas().meant_for(1)
+    assert not a_cas().meant_for(2)
+    assert a_set().meant_for(2)
+
+
+def test_gets_knows_the_life_of_the_server_that_answered():
+    """It is that in which the request was sent."""
+    command = READING['gets']()
+    assert command.meant_for(3)
+    assert command.incarnation == 3
+
+
+# Replies of one line
+
+REPLIES = {
+    **{
+        name: {b'STORED': True, b'NOT_STORED': False}
+        for name in ('set', 'add', 'replace', 'append', 'prepend')
+    },
+    'cas': {
+        b'STORED': True,
+        b'NOT_STORED': False,
+        b'EXISTS': False,
+        b'NOT_FOUND': False,
+    },
+    'delete': {b'DELETED': 1, b'NOT_FOUND': 0},
+    'touch': {b'TOUCHED': 1, b'NOT_FOUND': 0},
+    'incr': {b'0': 0, b'8': 8, b'%d' % (2**64 - 1): 2**64 - 1}
+    | {b'NOT_FOUND': None},
+    'decr': {b'0': 0, b'10': 10, b'NOT_FOUND': None},
+    'flush_all': {b'OK': 1},
+    'version': {b'VERSION 1.6.18': '1.6.18', b'VERSION ': ''},
+    'authentication': {b'STORED': True},
+}
+
+
+@pytest.mark.parametrize(
+    'name, line', [(name, line) for name in REPLIES for line in REPLIES[name]]
+)
+def test_a_line_is_the_answer(name, line):
+    """Each line that a command may be answered by has a result."""
+    command = answer(COMMANDS[name](), line + b'\r\n')
+    assert command.answered
+    assert command.error is None
+    assert command.result == REPLIES[name][line]
+    assert type(command.result) is type(REPLIES[name][line])
+
+
+@pytest.mark.parametrize('name', REPLIES)
+def test_until_the_line_is_whole_there_is_no_answer(name):
+    """The result is that of a failure for as long as the line has no end."""
+    line = next(iter(REPLIES[name])) + b'\r\n'
+    for length in range(len(line)):
+        command = COMMANDS[name]()
+        assert read_all([command], [line[:length]]) is None
+        assert not command.answered
+        assert not command.result
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_starting_over_forgets_the_answer(name):
+    """What is sent again is as new, whatever was read before."""
+    lines = REPLIES.get(name, {b'END': None})
+    command = answer(COMMANDS[name](), next(iter(lines)) + b'\r\n')
+    command.error = OSError()
+    command.start_over()
+    new = COMMANDS[name]()
+    for slot in ('answered', 'error', 'result', 'found', 'pairs'):
+        assert getattr(command, slot, None) == getattr(new, slot, None)
+
+
+# Errors
+
+ERRORS = (
+    b'ERROR',
+    b'CLIENT_ERROR bad data chunk',
+    b'SERVER_ERROR out of memory storing object',
+)
+
+
+def in_step(name, error):
+    """Whether what follows an error is sure to be the next reply."""
+    if name in READING:
+        return False
+    return name in SHORT or error.startswith(b'SERVER_ERROR')
+
+
+@pytest.mark.parametrize(
+    'name, error',
+    [(n, e) for n in COMMANDS for e in ERRORS if in_step(n, e)],
+)
+def test_an_error_is_an_answer(name, error):
+    """The next reply is the next command's where that is certain."""
+    command, following = COMMANDS[name](), protocol.delete(b'other')
+    assert read_all([command, following], [error + b'\r\nDELETED\r\n']) == b''
+    assert command.answered
+    assert isinstance(command.error, protocol.RefusedError)
+    assert name in str(command.error)
+    assert error.decode() in str(command.error)
+    assert not command.result
+    assert following.result == 1
+
+
+@pytest.mark.parametrize(
+    'name, error',
+    [(n, e) for n in COMMANDS for e in ERRORS if not in_step(n, e)],
+)
+def test_an_error_that_leaves_the_rest_uncertain(name, error):
+    """Elsewhere the command is answered, and no other is."""
+    command = COMMANDS[name]()
+    with pytest.raises(protocol.OutOfStepError):
+        read_all([command], [error + b'\r\n'])
+    assert command.answered
+    assert isinstance(command.error, protocol.RefusedError)
+    assert not command.result
+
+
+def test_no_error_shows_a_password():
+    """What authentication was refused with is told, not what it sent."""
+    command = AUTHENTICATION['authentication']()
+    with pytest.raises(protocol.OutOfStepError):
+        read_all([command], [b'CLIENT_ERROR authentication failure\r\n'])
+    assert 'secret' not in str(command.error)
+
+
+# What is no answer
+
+NONE = [
+    b'',
+    b' ',
+    b'error',
+    b'ERRORS',
+    b'END ',
+    b'HD',
+    b'stored',
+    b'STORED ',
+    b' STORED',
+    b'STORED\n',
+    b'STORED\r',
+    b'\x00',
+    b'-1',
+    b'+1',
+    b'1.0',
+    b'1 ',
+    b'0x1',
+    '\u0663'.encode(),
+    b'VALUE',
+    b'VALUE ',
+    b'VALUE key',
+    b'VALUE key 0',
+    b'STAT',
+    b'VERSION',
+    b'\xff\xfe',
+]
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_what_is_no_answer(name):
+    """Anything else is an error that the connection does not survive."""
+    others = {line for lines in REPLIES.values() for line in lines}
+    if name not in READING and name != 'stats':
+        others.add(b'END')
+    mine = set(REPLIES.get(name, ()))
+    if name in ('incr', 'decr'):
+        mine |= {line for line in others if line.isdigit()}
+    if name == 'stats':
+        mine.add(b'OK')
+    for line in {*NONE, *others} - mine:
+        command = COMMANDS[name]()
+        with pytest.raises(protocol.ProtocolError) as raised:
+            read_all([command], [line + b'\r\n'])
+        assert not isinstance(raised.value, protocol.OutOfStepError), line
+        assert not command.answered
+        assert not command.result
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_line_has_a_limit(name):
+    """A line that does not end is no answer, before memory is full."""
+    command = COMMANDS[name]()
+    piece = b'x' * 1000
+    with pytest.raises(protocol.ProtocolError):
+        read_all([command], itertools.repeat(piece, 5))
+
+
+def test_the_reason_is_readable():
+    """It quotes what came, in ASCII, and not more than fits a log."""
+    with pytest.raises(protocol.ProtocolError) as raised:
+        answer(a_set(), b'\xff' * 3000 + b'\r\n')
+    assert len(str(raised.value)) < 2000
+    assert str(raised.value).isascii()
+
+
+# Values
+
+
+def item(data, flags=0, unique=None):
+    return flags, data, unique
+
+
+@pytest.mark.parametrize('name', READING)
+def test_a_value(name):
+    """A value comes with its flags, and with ``gets`` its cas unique."""
+    unique = b' 17' if name.endswith('s') else b''
+    command = answer(
+        READING[name](), b'VALUE key 5 3%b\r\nabc\r\nEND\r\n' % unique
+    )
+    assert command.answered
+    assert command.found == {
+        b'key': item(b'abc', 5, 17 if name.endswith('s') else None)
+    }
+
+
+@pytest.mark.parametrize('name', READING)
+def test_a_miss(name):
+    """Where the server holds nothing there is an answer all the same."""
+    command = answer(READING[name](), b'END\r\n')
+    assert command.answered
+    assert command.found == {}
+
+
+def test_values_of_many_keys():
+    """Each key has its own value, in whatever order they come."""
+    command = protocol.Get((b'a', b'b', b'c'))
+    answer(command, b'VALUE c 1 1\r\nC\r\nVALUE a 0 0\r\n\r\nEND\r\n')
+    assert command.found == {b'c': item(b'C', 1), b'a': item(b'')}
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        b'',
+        b'\r\n',
+        b'END\r\n',
+        b'\r\nEND\r\n',
+        b'VALUE key 0 1\r\nx\r\nEND\r\n',
+        bytes(range(256)),
+        b'x' * 100_000,
+    ],
+    ids=repr,
+)
+def test_a_value_may_be_any_bytes(data):
+    """What it looks like does not matter, its length does."""
+    reply = b'VALUE key 0 %d\r\n%b\r\nEND\r\n' % (len(data), data)
+    assert answer(a_get(), reply).found == {b'key': item(data)}
+
+
+WRONG = {
+    'another key': b'VALUE other 0 1\r\nx\r\nEND\r\n',
+    'a longer key': b'VALUE keys 0 1\r\nx\r\nEND\r\n',
+    'a shorter key': b'VALUE ke 0 1\r\nx\r\nEND\r\n',
+    'no key': b'VALUE  0 1\r\nx\r\nEND\r\n',
+    'the key twice': b'VALUE key 0 1\r\nx\r\nVALUE key 0 1\r\ny\r\nEND\r\n',
+    'two blanks': b'VALUE key  0 1\r\nx\r\nEND\r\n',
+    'a longer value': b'VALUE key 0 1\r\nxy\r\nEND\r\n',
+    'a shorter value': b'VALUE key 0 2\r\nx\r\nEND\r\n',
+    'a negative length': b'VALUE key 0 -1\r\nx\r\nEND\r\n',
+    'a signed length': b'VALUE key 0 +1\r\nx\r\nEND\r\n',
+    'a length that is none': b'VALUE key 0 one\r\nx\r\nEND\r\n',
+    'an underscore': b'VALUE key 0 1_0\r\n0123456789\r\nEND\r\n',
+    'negative flags': b'VALUE key -1 1\r\nx\r\nEND\r\n',
+    'no flags': b'VALUE key 1\r\nx\r\nEND\r\n',
+    'a cas unique': b'VALUE key 0 1 17\r\nx\r\nEND\r\n',
+    'another end': b'VALUE key 0 1\r\nx\r\nSTORED\r\n',
+    'too large a length': b'VALUE key 0 99999999999\r\nx',
+    'a huge length': b'VALUE key 0 %b\r\nx' % (b'9' * 4000),
+    'huge flags and a huge length': b'VALUE key %b 9%b\r\n'
+    % (b'9' * 2000, b'9' * 2000),
+}
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_a_value_that_is_none(case):
+    """Nothing of a reply is taken in which something is wrong."""
+    command = a_get()
+    with pytest.raises(protocol.ProtocolError):
+        answer(command, WRONG[case])
+    assert not command.answered
+    assert command.found == {}
+
+
+def test_gets_without_a_cas_unique():
+    """What ``gets`` is answered without it is no answer."""
+    with pytest.raises(protocol.ProtocolError):
+        answer(READING['gets'](), b'VALUE key 0 1\r\nx\r\nEND\r\n')
+
+
+@pytest.mark.parametrize(
+    'error',
+    [*ERRORS, b'ERROR Too many open connections'],
+)
+def test_an_error_after_a_value(error):
+    """The value is not taken either."""
+    command = a_get()
+    with pytest.raises(protocol.ProtocolError):
+        answer(command, b'VALUE key 0 1\r\nx\r\n' + error + b'\r\n')
+    assert command.found == {}
+
+
+def test_a_value_is_none_before_the_reply_ends():
+    """A length that takes the end for a part of the value is found out."""
+    command = a_get()
+    assert read_all([command], [b'VALUE key 0 8\r\nabc\r\nEND\r\n']) is None
+    assert command.found == {}
+
+
+def test_how_much_of_a_value_is_missing():
+    """A connection is told the least that it may wait for at once."""
+    command = a_get()
+    incoming = protocol.Incoming()
+    incoming.feed(b'VALUE key 0 100000\r\nxyz')
+    assert command.read(incoming) == 100_000 - 3 + 2
+
+
+# Statistics
+
+
+def test_statistics():
+    """They are text by name, of each of the forms that memcached has."""
+    command = answer(
+        protocol.Statistics(),
+        b'STAT pid 1\r\n'
+        b'STAT version 1.6.18 of a kind\r\n'
+        b'STAT empty \r\n'
+        b'STAT bare\r\n'
+        b'ITEM key [5 b; 0 s]\r\n'
+        b'PREFIX p get 1 hit 0\r\n'
+        b'END\r\n',
+    )
+    assert command.result == {
+        'pid': '1',
+        'version': '1.6.18 of a kind',
+        'empty': '',
+        'bare': '',
+        'key': '[5 b; 0 s]',
+        'p': 'get 1 hit 0',
+    }
+
+
+@pytest.mark.parametrize('line', [b'END', b'RESET', b'OK'])
+def test_statistics_of_what_has_none(line):
+    """Their end without any is an empty answer."""
+    assert answer(protocol.Statistics(), line + b'\r\n').result == {}
+
+
+def test_statistics_that_break_off():
+    """Those that came before something else are not taken."""
+    command = protocol.Statistics()
+    with pytest.raises(protocol.ProtocolError):
+        answer(command, b'STAT pid 1\r\nSTORED\r\n')
+    assert command.result is None
+    command = answer(
+        protocol.Statistics(), b'STAT pid 1\r\nSERVER_ERROR no\r\n'
+    )
+    assert command.result is None
+    assert command.error is not None
+
+
+# Any number of replies, in any pieces
+
+KEYS = [b'a', b'b', b'key', b'k' * 250, '\u00e9'.encode()]
+NUMBERS = strategies.integers(0, 2**64 - 1)
+DATA = strategies.one_of(
+    strategies.binary(max_size=40),
+    strategies.sampled_from([b'\r\n', b'END\r\n', b'VALUE a 0 1\r\nx']),
+    strategies.integers(0, 70_000).map(lambda length: b'x' * length),
+)
+
+
+@strategies.composite
+def lines(draw):
+    """Draw a command that is answered by one line, and its answer."""
+    name = draw(strategies.sampled_from(sorted(REPLIES)))
+    line = draw(strategies.sampled_from(sorted(REPLIES[name])))
+    command = COMMANDS[name]()
+    return command, line + b'\r\n', (REPLIES[name][line], None)
+
+
+@strategies.composite
+def refusals(draw):
+    """Draw a command that is refused, and the error."""
+    name, error = draw(
+        strategies.sampled_from(
+            [(n, e) for n in COMMANDS for e in ERRORS if in_step(n, e)]
+        )
+    )
+    command = COMMANDS[name]()
+    return command, error + b'\r\n', (command.result, protocol.RefusedError)
+
+
+@strategies.composite
+def reads(draw):
+    """Draw a command that reads keys, and what the server holds of them."""
+    some = strategies.sampled_from(KEYS)
+    keys = draw(strategies.lists(some, min_size=1, unique=True))
+    name = draw(strategies.sampled_from(['get', 'gets', 'gat', 'gats']))
+    reply = b''
+    found = {}
+    for key in draw(strategies.permutations(keys)):
+        if not draw(strategies.booleans()):
+            continue
+        flags = draw(strategies.integers(0, 2**32 - 1))
+        data = draw(DATA)
+        unique = draw(NUMBERS) if name.endswith('s') else None
+        reply += b'VALUE %b %d %d' % (key, flags, len(data))
+        reply += b'' if unique is None else b' %d' % unique
+        reply += b'\r\n%b\r\n' % data
+        found[key] = (flags, data, unique)
+    exptime = 60 if name.startswith('gat') else None
+    command = protocol.Get(dict.fromkeys(keys), name, exptime)
+    return command, reply + b'END\r\n', (found, None)
+
+
+@strategies.composite
+def statistics(draw):
+    """Draw ``stats``, and its answer."""
+    word = strategies.text('abz:_0189', min_size=1, max_size=12)
+    pairs = draw(strategies.dictionaries(word, word | strategies.just('a b')))
+    reply = b''.join(
+        f'STAT {name} {text}\r\n'.encode() for name, text in pairs.items()
+    )
+    return protocol.Statistics(), reply + b'END\r\n', (pairs, None)
+
+
+EXCHANGES = strategies.lists(
+    strategies.one_of(lines(), refusals(), reads(), statistics()), min_size=1
+)
+
+
+def told(command):
+    """What a command has learned."""
+    error = None if command.error is None else type(command.error)
+    return getattr(command, 'found', command.result), error
+
+
+@hypothesis.given(
+    exchanges=EXCHANGES,
+    places=strategies.lists(strategies.integers(1, 5000)),
+)
+@OFTEN
+def test_replies_in_any_pieces(exchanges, places):
+    """However replies are cut, each command gets its own and no more."""
+    commands = [command for command, _, _ in exchanges]
+    data = b''.join(reply for _, reply, _ in exchanges)
+    assert read_all(commands, cut(data, places)) == b''
+    assert [told(c) for c in commands] == [told for _, _, told in exchanges]
+    assert all(command.answered for command in commands)
+
+
+@hypothesis.given(exchanges=EXCHANGES)
+@hypothesis.settings(OFTEN, max_examples=100)
+def test_replies_byte_by_byte(exchanges):
+    """The least pieces that there are make no difference."""
+    hypothesis.assume(sum(len(reply) for _, reply, _ in exchanges) < 5000)
+    commands = [command for command, _, _ in exchanges]
+    data = b''.join(reply for _, reply, _ in exchanges)
+    pieces = [data[at : at + 1] for at in range(len(data))]
+    assert read_all(commands, pieces) == b''
+    assert [told(c) for c in commands] == [told for _, _, told in exchanges]
+
+
+@hypothesis.given(exchange=reads(), places=strategies.lists(NUMBERS))
+@OFTEN
+def test_never_more_is_waited_for_than_comes(exchange, places):
+    """A connection that waits for what is said to be missing gets it."""
+    command, data, _ = exchange
+    incoming = protocol.Incoming()
+    at = 0
+    for piece in cut(data, [place % len(data) for place in places]):
+        missing = command.read(incoming)
+        assert 0 < missing <= len(data) - at
+        incoming.feed(piece)
+        at += len(piece)
+    assert command.read(incoming) == 0
+
+
+@hypothesis.given(
+    exchanges=EXCHANGES,
+    at=NUMBERS,
+    places=strategies.lists(strategies.integers(1, 5000)),
+)
+@OFTEN
+def test_replies_that_break_off(exchanges, at, places):
+    """Those that came whole are answers; the one that was cut is none."""
+    commands = [command for command, _, _ in exchanges]
+    data = b''.join(reply for _, reply, _ in exchanges)
+    data = data[: at % len(data)]
+    assert read_all(commands, cut(data, places)) is None
+    for command, reply, right in exchanges:
+        whole = len(reply) <= len(data)
+        data = data[len(reply) :] if whole else b''
+        assert command.answered == whole
+        if whole:
+            assert told(command) == right
+        else:
+            assert not told(command)[0]
+
+
+# Anything at all
+
+FRAGMENTS = strategies.sampled_from(
+    [
+        b'VALUE ',
+        b'VALUE a 0 1\r\n',
+        b'VALUE a 0 1 5\r\n',
+        b'VALUE b 0 2\r\n',
+        b'VALUE key 16 5\r\nvalue\r\n',
+        b'VALUE other 0 1\r\nx\r\n',
+        b'END\r\n',
+        b'STORED\r\n',
+        b'NOT_FOUND\r\n',
+        b'DELETED\r\n',
+        b'OK\r\n',
+        b'STAT a b\r\n',
+        b'VERSION 1\r\n',
+        b'ERROR\r\n',
+        b'CLIENT_ERROR x\r\n',
+        b'SERVER_ERROR x\r\n',
+        b'\r\n',
+        b'\r',
+        b'\n',
+        b' ',
+        b'0',
+        b'12\r\n',
+        b'-1',
+        b'999999999999',
+        b'a',
+        b'key',
+        b'9' * 5000,
+    ]
+)
+NOISE = strategies.lists(
+    FRAGMENTS | strategies.binary(max_size=20), max_size=40
+).map(b''.join)
+
+
+@strategies.composite
+def spoilt(draw):
+    """Draw replies of which some bytes are lost, changed or too many."""
+    exchanges = draw(EXCHANGES)
+    commands = [command for command, _, _ in exchanges]
+    data = b''.join(reply for _, reply, _ in exchanges)
+    for _ in range(draw(strategies.integers(1, 4))):
+        start = draw(strategies.integers(0, len(data)))
+        end = start + draw(strategies.integers(0, 8))
+        data = data[:start] + draw(NOISE | DATA) + data[end:]
+    return commands, data
+
+
+@strategies.composite
+def noise(draw):
+    """Draw commands, and replies that have nothing to do with them."""
+    commands = [command for command, _, _ in draw(EXCHANGES)]
+    return commands, draw(NOISE)
+
+
+def was_sent(data, key, item):
+    """Whether bytes have a value for a key."""
+    flags, value, unique = item
+    pattern = rb'VALUE %b 0*%d 0*%d' % (re.escape(key), flags, len(value))
+    pattern += b'' if unique is None else rb' 0*%d' % unique
+    return re.search(pattern + b'\r\n' + re.escape(value) + b'\r\n', data)
+
+
+@hypothesis.given(
+    spoilt() | noise(), strategies.lists(strategies.integers(1, 5000))
+)
+@hypothesis.settings(OFTEN, max_examples=1000)
+def test_anything_at_all(given, places):
+    """Nothing but a protocol error comes of it, and no value for a key that
+    was not sent for this key."""
+    commands, data = given
+    with contextlib.suppress(protocol.ProtocolError):
+        read_all(commands, cut(data, places))
+    after_end = False
+    for command in commands:
+        # Answers are read in order; behind one that is none there are none.
+        assert not (after_end and command.answered)
+        after_end = after_end or not command.answered
+        found = getattr(command, 'found', {})
+        if not command.answered or command.error is not None:
+            assert not found
+            assert not command.result
+        for key, sent in found.items():
+            assert key in command.keys
+            assert was_sent(data, key, sent)
