@@ -15,7 +15,6 @@ from sprockets.clients.memcached import (
     commands,
     protocol,
     settings,
-    values,
 )
 
 DAY = 24 * 60 * 60
@@ -26,36 +25,47 @@ Client = memcache.Client
 
 
 @pytest.fixture
-def requests():
-    return commands.Requests(values.Codec())
+def offline():
+    """A client without a server."""
+    return memcached.Client(servers='127.0.0.1:1')
 
 
 # Keys
 
+ALLOWED = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
+
 GOOD_KEYS = {
     'text': ('key', b'key'),
     'bytes': (b'key', b'key'),
-    'other scripts': ('schlüssel', 'schlüssel'.encode()),
-    'all that is allowed': (
-        bytes([*range(0x21, 0x7F), *range(0x80, 0x100)][:250]),
-        bytes([*range(0x21, 0x7F), *range(0x80, 0x100)][:250]),
-    ),
+    'other scripts': ('schl\u00fcssel', 'schl\u00fcssel'.encode()),
+    'all bytes that are allowed': (ALLOWED, ALLOWED),
     'as long as may be': ('x' * 250, b'x' * 250),
+    'as long as may be in UTF-8': ('\u00fc' * 125, b'\xc3\xbc' * 125),
     'a hash': ((7, 'key'), b'key'),
     'a hash and bytes': ((7, b'key'), b'key'),
-    'a soft hyphen': ('a\xadb', b'a\xc2\xadb'),
+    'what is no printable text': ('a\u00adb\u200b', b'a\xc2\xadb\xe2\x80\x8b'),
 }
 
 
 @pytest.mark.parametrize('case', GOOD_KEYS)
-def test_keys_as_they_are_sent(requests, case):
-    """Text as UTF-8; the hash of a tuple goes along."""
+def test_keys_as_they_are_sent(memcached_server, case):
+    """Text as UTF-8."""
     key, sent = GOOD_KEYS[case]
-    hashed = key[0] if isinstance(key, tuple) else None
-    assert requests.route(key) == (sent, hashed)
-    [(original, route)] = requests.routes([key], '')
-    assert original is key
-    assert route == (sent, hashed)
+    client = memcached.Client()
+    for store in (
+        lambda: client.set(key, 'one'),
+        lambda: client.set_multi({key: 'one'}) == [],
+        lambda: client.set_multi({key: 'one', 'other': 'two'}) == [],
+    ):
+        assert store()
+        request = b'get %b\r\n' % sent
+        answer = wire.ask(memcached_server.address, request, b'END\r\n')
+        assert answer == b'VALUE %b 16 3\r\none\r\nEND\r\n' % sent
+        assert client.get(key) == 'one'
+        assert client.get_multi([key]) == {key: 'one'}
+        assert client.delete_multi([key]) == 1
+        assert client.get_multi([key, 'none']) == {}
+    client.disconnect_all()
 
 
 BAD_KEYS = {
@@ -65,25 +75,14 @@ BAD_KEYS = {
     'a number': (7, Client.MemcachedKeyTypeError, 'string'),
     'a list': (['key'], Client.MemcachedKeyTypeError, 'string'),
     'too long': ('x' * 251, Client.MemcachedKeyLengthError, '250'),
-    'too long in UTF-8': ('ü' * 126, Client.MemcachedKeyLengthError, '250'),
+    'too long in UTF-8': (
+        '\u00fc' * 126,
+        Client.MemcachedKeyLengthError,
+        '250',
+    ),
     'far too long': ('x' * 100_000, Client.MemcachedKeyLengthError, '250'),
-    'a blank': ('a b', Client.MemcachedKeyCharacterError, 'a b'),
-    'a blank at the end': ('a ', Client.MemcachedKeyCharacterError, 'a '),
-    'a blank at the start': (' a', Client.MemcachedKeyCharacterError, ' a'),
-    'a tab': ('a\tb', Client.MemcachedKeyCharacterError, 'key='),
-    'a newline': ('a\nb', Client.MemcachedKeyCharacterError, 'key='),
-    'a newline at the end': ('a\n', Client.MemcachedKeyCharacterError, 'key='),
-    'a carriage return': ('a\r', Client.MemcachedKeyCharacterError, 'key='),
-    'NUL': ('a\0', Client.MemcachedKeyCharacterError, 'key='),
-    'DEL': ('a\x7f', Client.MemcachedKeyCharacterError, 'key='),
-    'only a newline': ('\n', Client.MemcachedKeyCharacterError, 'key='),
     'a hash and None': ((7, None), Client.MemcachedKeyNoneError, 'None'),
     'a hash and nothing': ((7, ''), Client.MemcachedKeyError, 'key='),
-    'a hash and a blank': (
-        (7, 'a b'),
-        Client.MemcachedKeyCharacterError,
-        'key=',
-    ),
     'a hash that is none': (
         ('7', 'key'),
         Client.MemcachedKeyTypeError,
@@ -91,6 +90,14 @@ BAD_KEYS = {
     ),
     'half a tuple': ((7,), Client.MemcachedKeyTypeError, 'tuple'),
     'a longer tuple': ((7, 'a', 'b'), Client.MemcachedKeyTypeError, 'tuple'),
+    **{
+        repr(key): (key, Client.MemcachedKeyCharacterError, 'key=')
+        for key in (
+            *('a b', 'a ', ' a', ' ', 'a\tb', 'a\nb', 'a\n', '\n', 'a\r'),
+            *('a\0', '\0', 'a\x7f', 'a\x1f', b'a b', b'a\n', b'a\r\n'),
+            *('\u00fc b', '\u00fc\n', 'a\x0b', 'a\x0c', (7, 'a b')),
+        )
+    },
 }
 
 # In a *_multi method str() is used for what is neither text nor bytes.
@@ -98,70 +105,96 @@ MULTI = [case for case in BAD_KEYS if case not in ('a number', 'a list')]
 
 
 @pytest.mark.parametrize('case', BAD_KEYS)
-def test_bad_keys(requests, case):
+def test_bad_keys(offline, case):
     """The error says what is wrong, and is python-memcached's."""
     key, error, match = BAD_KEYS[case]
+    for call in (offline.get, offline.gets, offline.delete, offline.incr):
+        with pytest.raises(error, match=match):
+            call(key)
     with pytest.raises(error, match=match):
-        requests.route(key)
+        offline.set(key, 'value')
 
 
 @pytest.mark.parametrize('case', MULTI)
-def test_bad_keys_among_many(requests, case):
-    """One of them is enough."""
+def test_bad_keys_among_many(offline, case):
+    """One of them is enough, wherever it stands."""
     key, error, match = BAD_KEYS[case]
-    with pytest.raises(error, match=match):
-        requests.routes(['good', key], '')
+    for keys in ([key], ['good', key], [key, 'good'], [b'good', key, 7]):
+        for call in (offline.get_multi, offline.delete_multi):
+            with pytest.raises(error, match=match):
+                call(keys)
+        with pytest.raises(error, match=match):
+            offline.set_multi(dict.fromkeys(keys, 'value'))
 
 
 @pytest.mark.parametrize('case', BAD_KEYS)
-def test_bad_keys_unchecked(requests, case):
+def test_bad_keys_unchecked(case):
     """check_keys=False leaves out what is not needed to stay in step."""
+    client = memcached.Client(servers='127.0.0.1:1', check_keys=False)
     key, error, _ = BAD_KEYS[case]
-    requests.do_check_key = False
     if error is Client.MemcachedKeyLengthError:
-        assert requests.route(key).hash is None
+        assert client.get(key) is None
     else:
-        with pytest.raises((Client.MemcachedKeyError, error)):
-            requests.route(key)
+        with pytest.raises(Client.MemcachedKeyError):
+            client.get(key)
 
 
-def test_the_message_for_a_bad_key_shows_no_megabytes(requests):
+def test_the_message_for_a_bad_key_shows_no_megabytes(offline):
     """Only what is needed to find it."""
     with pytest.raises(Client.MemcachedKeyLengthError) as caught:
-        requests.route('x' * 1_000_000)
+        offline.get('x' * 1_000_000)
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
-    'key, sent', [(1, b'1'), (1.5, b'1.5'), ((7, 1), b'1'), (True, b'True')]
+    'key, sent',
+    [(1, 'p-1'), (1.5, 'p-1.5'), ((7, 1), 'p-1'), (True, 'p-True')],
 )
-def test_keys_of_many_may_be_anything(requests, key, sent):
+def test_keys_of_many_may_be_anything(memcached_server, key, sent):
     """What is neither text nor bytes is sent as its str()."""
-    [(original, route)] = requests.routes([key], 'p-')
-    assert original is key
-    assert route.key == b'p-' + sent
+    client = memcached.Client()
+    assert client.set_multi({key: 'one', 'other': 2}, key_prefix='p-') == []
+    assert wire.stored(memcached_server.address, sent) == (16, b'one')
+    assert client.get_multi([key], 'p-') == {key: 'one'}
+    assert client.delete_multi([key], key_prefix='p-') == 1
+    assert wire.stored(memcached_server.address, sent) is None
+    client.disconnect_all()
 
 
-def test_the_prefix_of_many_keys(requests):
-    """It counts for their length, and is checked as they are."""
-    assert requests.routes(['a'], 'p-')[0][1].key == b'p-a'
-    assert requests.routes(['a'], b'p-')[0][1].key == b'p-a'
-    # As python-memcached has it: there is another part of the key.
-    assert requests.routes(['x' * 240], 'p' * 10)
-    with pytest.raises(Client.MemcachedKeyLengthError):
-        requests.routes(['x' * 241], 'p' * 10)
-    for prefix in ('a b', 'a\n', None, 7):
+@pytest.mark.parametrize('prefix', ['p-', b'p-', '\u00fc', b'\xff'])
+@pytest.mark.parametrize('keys', [['a', 'b'], ['a', b'b'], ['\u00fc', 'b']])
+def test_the_prefix_of_many_keys(memcached_server, prefix, keys):
+    """It is put before each, on the server only."""
+    client = memcached.Client()
+    values = dict.fromkeys(keys, 'one')
+    assert client.set_multi(values, key_prefix=prefix) == []
+    assert client.get_multi(keys, key_prefix=prefix) == values
+    assert client.get_multi(keys) == {}
+    client.disconnect_all()
+
+
+def test_the_prefix_of_many_keys_is_checked(offline):
+    """It counts for the length of each."""
+    assert offline.get_multi(['x' * 240], 'p' * 10) == {}
+    for keys in (['x' * 241], ['a', b'x' * 241], ['a', '\u00fc' * 121]):
+        with pytest.raises(Client.MemcachedKeyLengthError):
+            offline.get_multi(keys, 'p' * 10)
+    for prefix in ('a b', 'a\n', '\n', ' ', b'a\r', None, 7):
         with pytest.raises(Client.MemcachedKeyError):
-            requests.routes(['a'], prefix)
+            offline.get_multi(['a'], prefix)
 
 
-def test_a_key_encoder_is_applied_once(requests):
-    """To each key, and not to a prefix."""
-    requests.key_encoder = lambda key: f'{key}!'
-    assert requests.route('a').key == b'a!'
-    assert requests.route((7, 'a')) == (b'a!', 7)
-    assert requests.routes(['a', 1], 'p-')[0][1].key == b'p-a!'
-    assert requests.routes(['a', 1], 'p-')[1][1].key == b'p-1!'
+def test_a_key_encoder_is_applied_once(memcached_server):
+    """To each key, and not to a prefix; what comes back is as given."""
+    client = memcached.Client(key_encoder=lambda key: f'{key}!')
+    assert client.set('a', 1)
+    assert client.set((7, 'b'), 2)
+    assert client.set_multi({'c': 3, 4: 4}, key_prefix='p-') == []
+    for key in ('a!', 'b!', 'p-c!', 'p-4!'):
+        assert wire.stored(memcached_server.address, key) is not None
+    assert client.get_multi(['a', (7, 'b')]) == {'a': 1, (7, 'b'): 2}
+    assert client.get_multi(['c', 4], 'p-') == {'c': 3, 4: 4}
+    client.disconnect_all()
 
 
 def test_a_key_encoder_makes_good_keys_of_bad_ones(memcached_server):
@@ -180,10 +213,14 @@ def test_the_length_of_keys_may_be_limited_otherwise():
     """server_max_key_length, 0 for no limit."""
     client = memcached.Client(servers='127.0.0.1:1', server_max_key_length=10)
     assert client.get('x' * 10) is None
+    assert client.get_multi(['x' * 10, 'a']) == {}
     with pytest.raises(Client.MemcachedKeyLengthError):
         client.get('x' * 11)
+    with pytest.raises(Client.MemcachedKeyLengthError):
+        client.get_multi(['a', 'x' * 11])
     client = memcached.Client(servers='127.0.0.1:1', server_max_key_length=0)
     assert client.get('x' * 1000) is None
+    assert client.get_multi(['x' * 1000, 'a']) == {}
 
 
 # Times
