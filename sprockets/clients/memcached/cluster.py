@@ -481,7 +481,9 @@ class Cluster:
             address, _, own_weight = settings.parse_server(text)
             endpoint = _endpoints.get(
                 Identity(
-                    connection.Profile(address, self.timeout),
+                    connection.Profile(
+                        address, self.timeout, self._options.credentials
+                    ),
                     self._options.dead_retry,
                     self._options.max_connections,
                     self.flush_on_reconnect,

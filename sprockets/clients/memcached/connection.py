@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import select
@@ -39,6 +40,8 @@ class Profile:
     address: settings.Address
     timeout: float
     """Seconds for one exchange, connecting included."""
+    credentials: settings.Credentials | None = None
+    """What each connection begins with, if the server asks for it."""
 
 
 def time_left(deadline: float) -> float:
@@ -58,7 +61,8 @@ class Connection:
 
     :param Profile profile: how to connect
     :param float deadline: until when, on :func:`time.monotonic`'s clock
-    :raises OSError: if there is no connection by then
+    :raises OSError: if there is no connection by then, or if the server does
+        not accept the credentials
 
     """
 
@@ -73,6 +77,21 @@ class Connection:
         # it is two, and the GIL is given away in each.
         self._socket.setblocking(True)
         self._limit_reads(self._timeout * EARLY)
+        if profile.credentials is not None:
+            self._authenticate(profile.credentials, deadline)
+
+    def _authenticate(
+        self, credentials: settings.Credentials, deadline: float
+    ) -> None:
+        command = protocol.authenticate(
+            credentials.username, credentials.password.value
+        )
+        # After a refusal it is out of step, which is no news then.
+        with contextlib.suppress(protocol.OutOfStepError):
+            self.exchange((command,), deadline)
+        if command.error is not None:
+            self.close()
+            raise PermissionError(str(command.error))
 
     def close(self) -> None:
         """Close the socket, whatever is still under way on it."""
@@ -250,11 +269,16 @@ def _windows(
         window.append(command.request)
         size += len(command.request)
         if size >= WINDOW:
-            yield b''.join(window)
+            yield _joined(window)
             window.clear()
             size = 0
     if window:
-        yield b''.join(window)
+        yield _joined(window)
+
+
+def _joined(window: list[bytes]) -> bytes:
+    # One alone stays what it is, so that a protocol.Hidden is not shown.
+    return window[0] if len(window) == 1 else b''.join(window)
 
 
 def _connect(address: settings.Address, deadline: float) -> socket.socket:

@@ -562,15 +562,28 @@ def flush_all() -> Line:
     return Line(FLUSH_ALL, b'flush_all\r\n')
 
 
+class Hidden(bytes):
+    """A request that no traceback shows, for there is a password in it."""
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+    __str__ = __repr__
+
+
 def authenticate(username: str, password: str) -> Line:
     """Return what a connection to ``memcached -Y`` has to begin with.
 
     Key, flags and time are there for the form only (protocol.txt,
-    "Authentication").
+    "Authentication").  To a server that asks for nothing it is a value, which
+    expires at once: nobody can read the password from there.
 
     """
-    token = f'{username} {password}'.encode()
+    token = f'{username} {password}'.encode('utf-8', 'surrogateescape')
     return Line(
         AUTHENTICATE,
-        b'set auth 0 0 %d\r\n%b\r\n' % (len(token), token),
+        Hidden(
+            b'set sprockets:authentication 0 -1 %d\r\n%b\r\n'
+            % (len(token), token)
+        ),
     )

@@ -47,6 +47,31 @@ class Address:
         return self.text
 
 
+class Secret:
+    """A text that nothing shows but its ``value``."""
+
+    __slots__ = ('value',)
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return '***'
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.value == self.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+
+class Credentials(typing.NamedTuple):
+    """Who a client says it is, and how it proves it."""
+
+    username: str
+    password: Secret
+
+
 _UNIX = re.compile(r'(?P<server>unix:(?P<host>.+?))(:(?P<weight>[0-9]+))?')
 _IPV6 = re.compile(
     r'(?P<server>(inet6:)?\[(?P<host>[0-9A-Fa-f:.]+(%[\w.-]+)?)\]'
@@ -174,6 +199,29 @@ def _one_of(*names: str) -> abc.Callable[[typing.Any], str]:
     return one_of
 
 
+def _username(text: typing.Any) -> str:
+    if not isinstance(text, str) or not re.fullmatch(r'[^\s\x00-\x1f]+', text):
+        raise ValueError(
+            f'{text!r} has blanks or control characters or is no text'
+        )
+    return text
+
+
+def _password(text: typing.Any) -> Secret:
+    # It is not shown, whatever is wrong with it.
+    if isinstance(text, Secret):
+        return text
+    if not isinstance(text, str) or not text:
+        raise ValueError('the password is no text')
+    try:
+        encoded = text.encode('utf-8', 'surrogateescape')
+    except UnicodeEncodeError:
+        raise ValueError('the password is no text that can be sent') from None
+    if re.search(rb'[\x00-\x1f\x7f]', encoded):
+        raise ValueError('the password has control characters')
+    return Secret(text)
+
+
 _KEY_PREFIX = re.compile(rb'[\x21-\x7e\x80-\xff]*')
 
 
@@ -247,6 +295,10 @@ OPTIONS = {
     'failover': Option(
         _boolean, True, "whether a dead server's keys go to the others"
     ),
+    'username': Option(
+        _username, None, 'who to log in as, on servers that ask (memcached -Y)'
+    ),
+    'password': Option(_password, None, 'the password for that'),
 }
 """Every option by its keyword, in the order in which they are documented."""
 
@@ -291,6 +343,8 @@ class Settings:
     min_compress_len: int
     distribution: str
     failover: bool
+    username: str | None
+    password: Secret | None
 
     def __init__(
         self, prefix: str | None, options: abc.Mapping[str, typing.Any]
@@ -317,6 +371,32 @@ class Settings:
                     raise ValueError(f'{where}: {error}') from None
             setattr(self, name, value)
             self.sources[name] = source
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse options that make no sense together.
+
+        :raises ValueError: that names them
+
+        """
+        for name, needed in (
+            ('username', 'password'),
+            ('password', 'username'),
+        ):
+            if getattr(self, name) and not getattr(self, needed):
+                raise ValueError(f'{self._where(name)}: no {needed} with it')
+
+    def _where(self, name: str) -> str:
+        """Return how an option is named in an error."""
+        source = self.sources[name]
+        return source if source.isupper() else name
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The user name with the password, if there are any."""
+        if self.username is None or self.password is None:
+            return None
+        return Credentials(self.username, self.password)
 
 
 def get_servers(prefix: str | None) -> list[Weighted]:
