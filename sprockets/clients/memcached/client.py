@@ -56,7 +56,6 @@ class Shared:
         self.cluster = cluster.Cluster(self.settings)
         self.flow = leases.Flow(self.requests, self.cluster)
         self.flights = flights.Flights()
-        self.dead_retry = self.settings.dead_retry
         self.debug: typing.Any = 0
         self.cache_cas: typing.Any = False
         self.pickler_is_keyword = True
@@ -120,7 +119,7 @@ class Client(memcache.Client):  # type: ignore[misc]
     debug = _attribute('debug')
     cache_cas = _attribute('cache_cas')
     stats = _attribute('stats')
-    dead_retry = _attribute('dead_retry')
+    dead_retry = _attribute('cluster.dead_retry')
     picklerIsKeyword = _attribute('pickler_is_keyword')  # noqa: N815
     socket_timeout = _attribute('cluster.timeout')
     flush_on_reconnect = _attribute('cluster.flush_on_reconnect')
@@ -315,14 +314,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('get_multi')
-        routes = shared.requests.routes(keys, key_prefix)
+        originals = list(keys)
+        encoded = shared.requests.keys(originals, key_prefix)
         done: list[protocol.Command] = []
         shared.cluster.run_rounds(
-            shared.cluster.rounds(
-                [route for _, route in routes], commands.get_all, done
-            )
+            shared.cluster.rounds(encoded, commands.get_all(encoded), done)
         )
-        return commands.found(routes, done, shared.codec)
+        return commands.found(originals, encoded, done, shared.codec)
 
     def gat(
         self, key: typing.Any, time: typing.Any, default: typing.Any = None
@@ -526,7 +524,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         """Run commands, and return the keys whose command did not succeed."""
         done: list[protocol.Command] = []
         self._shared.cluster.run_rounds(
-            self._shared.cluster.rounds(made.routes, made.commands_for, done)
+            self._shared.cluster.rounds(made.keys, made.commands_for, done)
         )
         return made.failed(done)
 

@@ -17,6 +17,7 @@ from sprockets.clients.memcached import (
     distribution,
     protocol,
     settings,
+    tls,
     workers,
 )
 
@@ -29,6 +30,19 @@ class UnavailableError(Exception):
 
 class StaleError(Exception):
     """A cas unique was given out by the server in an earlier life of it."""
+
+
+def words(reason: BaseException) -> str:
+    """Return why a server failed, without what it sent: that may be a value.
+
+    :rtype: str
+
+    """
+    if isinstance(reason, OSError):
+        return str(reason) or type(reason).__name__
+    if isinstance(reason, protocol.ProtocolError):
+        return 'what it sent was no answer'
+    return type(reason).__name__
 
 
 class Identity(typing.NamedTuple):
@@ -64,9 +78,12 @@ class Endpoint:
         not; None while nobody has asked."""
         self.down_since: float | None = None
         """When it went down (:func:`time.time`), None while it is up."""
+        self.up_since: float | None = None
+        """When it came back (:func:`time.time`), None if it never went."""
         self.retry_at: float | None = None
         """When it is tried again (:func:`time.monotonic`), None while up."""
         self.reason = ''
+        """Why it is down, in :func:`words`."""
         """Why it is down, empty while it is up."""
         self._profile = identity.profile
         self._dead_retry = identity.dead_retry
@@ -112,7 +129,7 @@ class Endpoint:
             now = time.monotonic()
             self.retry_at = now + self._dead_retry
             # In words: the error's traceback has all that was to be sent.
-            self.reason = str(reason) or type(reason).__name__
+            self.reason = words(reason)
             self._down_at = now
             if was_up:
                 self.down_since = time.time()
@@ -121,13 +138,17 @@ class Endpoint:
             self.disconnect()
         if was_up:
             LOGGER.warning(
-                'memcached server %s is down: %s', self, self.reason
+                'memcached server %s is down: %s',
+                self,
+                str(reason) or type(reason).__name__,
             )
 
     def mark_up(self) -> None:
         """Let everybody use this server again."""
         with self._lock:
             down_since = self.down_since
+            if down_since is not None:
+                self.up_since = time.time()
             self.retry_at = None
             self.down_since = None
             self.reason = ''
@@ -187,7 +208,7 @@ class Endpoint:
                 _fail([c for c in pending if not c.repeatable], failure)
                 pending = again
                 for command in again:
-                    command.start_over()
+                    command.go_on()
                 continue
             _fail(pending, failure)
             if not out_of_step and (not lost or not reused):
@@ -252,9 +273,12 @@ class Endpoint:
     ) -> abc.Sequence[protocol.Command]:
         """Leave out what was meant for an earlier life of the server."""
         incarnation = self.incarnation
-        stale = [c for c in commands if not c.meant_for(incarnation)]
-        if not stale:
+        for command in commands:
+            if not command.meant_for(incarnation):
+                break
+        else:
             return commands
+        stale = [c for c in commands if not c.meant_for(incarnation)]
         _fail(stale, StaleError(f'{self} may have been restarted since gets'))
         return [c for c in commands if c not in stale]
 
@@ -273,7 +297,12 @@ class Endpoint:
         return None
 
     def _connect(self, deadline: float) -> connection.Connection:
-        link = connection.Connection(self._profile, deadline)
+        kind = (
+            connection.Connection
+            if self._profile.tls is None
+            else tls.Connection
+        )
+        link = kind(self._profile, deadline)
         if all(other.is_lost() for other in list(self._open)):
             self.incarnation += 1
         if self._flush_on_reconnect and self.retry_at is not None:
@@ -346,6 +375,14 @@ class _Endpoints:
                 self._by_identity[identity] = endpoint
             return endpoint
 
+    def mark_up(self, address: settings.Address) -> None:
+        """Take a server for one that is up, however it is connected to."""
+        with self._lock:
+            endpoints = list(self._by_identity.values())
+        for endpoint in endpoints:
+            if endpoint.address == address:
+                endpoint.mark_up()
+
     def forget_after_fork(self) -> None:
         """Leave the parent's connections and threads to the parent."""
         self._lock = threading.Lock()
@@ -354,6 +391,7 @@ class _Endpoints:
 
 
 _endpoints = _Endpoints()
+mark_up = _endpoints.mark_up
 os.register_at_fork(after_in_child=_endpoints.forget_after_fork)
 
 
@@ -448,6 +486,17 @@ class Route(typing.NamedTuple):
     hash: int | None
 
 
+class Keys(typing.NamedTuple):
+    """The keys of one call as they are sent, and the hashes given with them.
+
+    ``hashes`` is None if there was none.
+
+    """
+
+    keys: abc.Sequence[bytes]
+    hashes: abc.Sequence[int | None] | None
+
+
 Groups = dict[Endpoint, abc.Sequence[protocol.Command]]
 Rounds = abc.Generator[Groups, abc.Collection[Endpoint], None]
 
@@ -461,6 +510,7 @@ class Cluster:
 
     def __init__(self, options: settings.Settings) -> None:
         self.timeout = options.socket_timeout
+        self.dead_retry = options.dead_retry
         self.failover = options.failover
         self.flush_on_reconnect = False
         self._options = options
@@ -482,9 +532,12 @@ class Cluster:
             endpoint = _endpoints.get(
                 Identity(
                     connection.Profile(
-                        address, self.timeout, self._options.credentials
+                        address,
+                        self.timeout,
+                        self._options.credentials,
+                        self._options.tls_for(address),
                     ),
-                    self._options.dead_retry,
+                    self.dead_retry,
                     self._options.max_connections,
                     self.flush_on_reconnect,
                 )
@@ -540,9 +593,9 @@ class Cluster:
 
     def rounds(
         self,
-        routes: abc.Sequence[Route],
+        keys: Keys,
         make: abc.Callable[
-            [abc.Sequence[Route]], abc.Sequence[protocol.Command]
+            [abc.Sequence[int]], abc.Sequence[protocol.Command]
         ],
         done: list[protocol.Command],
     ) -> Rounds:
@@ -551,32 +604,45 @@ class Cluster:
         A generator: it gives the commands for each server, wants to be sent
         the servers that could be reached, and ends when nothing is left.
 
-        :param make: makes the commands for the keys of one server
+        :param make: makes the commands for the keys at some places
         :param list done: receives the commands that were sent
 
         """
         tried: set[Endpoint] = set()
-        while routes:
-            keys: dict[Endpoint, list[Route]] = {}
-            for route in routes:
-                endpoint = self.pick(route.key, route.hash, tried)
-                if endpoint is not None and endpoint not in tried:
-                    keys.setdefault(endpoint, []).append(route)
+        places: abc.Sequence[int] = range(len(keys.keys))
+        while places:
+            chosen = self._spread(keys, places, tried)
             groups: Groups = {
-                endpoint: make(some) for endpoint, some in keys.items()
+                endpoint: make(some) for endpoint, some in chosen.items()
             }
-            if tried:
-                for commands in groups.values():
-                    for command in commands:
-                        command.start_over()
             reached = yield groups
-            routes = []
+            places = []
             for endpoint, commands in groups.items():
                 if endpoint in reached:
                     done.extend(commands)
                 elif self.failover:
                     tried.add(endpoint)
-                    routes.extend(keys[endpoint])
+                    places.extend(chosen[endpoint])
+
+    def _spread(
+        self,
+        keys: Keys,
+        places: abc.Sequence[int],
+        tried: abc.Container[Endpoint],
+    ) -> abc.Mapping[Endpoint, abc.Sequence[int]]:
+        """Return the places of the keys that each server has."""
+        if len(self.servers) == 1:
+            endpoint = self.pick(b'', None, tried)
+            if endpoint is None or endpoint in tried:
+                return {}
+            return {endpoint: places}
+        chosen: dict[Endpoint, list[int]] = {}
+        for place in places:
+            hashed = None if keys.hashes is None else keys.hashes[place]
+            endpoint = self.pick(keys.keys[place], hashed, tried)
+            if endpoint is not None and endpoint not in tried:
+                chosen.setdefault(endpoint, []).append(place)
+        return chosen
 
     def run_rounds(self, rounds: Rounds) -> None:
         """Run commands on several servers at once, under one deadline."""

@@ -35,6 +35,8 @@ MAX_DELTA = (1 << 64) - 1
 MAX_KEYS = 1000
 """The most keys that one ``get`` asks for."""
 
+T = typing.TypeVar('T')
+
 _KEY_CHARACTERS = re.compile(rb'[\x21-\x7e\x80-\xff]+')
 
 
@@ -53,9 +55,13 @@ def exptime(time: typing.Any) -> int:
         return time
     if isinstance(time, datetime.timedelta):
         return _from_delta(time.total_seconds())
-    if not isinstance(time, numbers.Real) or not math.isfinite(time):
+    try:
+        # A decimal is a number, but none of the real ones.
+        seconds = float(time) if isinstance(time, numbers.Number) else math.nan
+    except (TypeError, OverflowError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
         raise ValueError(f'time is {time!r}; expected seconds or a timedelta')
-    seconds = float(time)
     if seconds < EARLIEST_DATE:
         return _from_delta(seconds)
     if seconds > LATEST_DATE:
@@ -237,10 +243,10 @@ class Requests:
             hashed,
         )
 
-    def routes(
-        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any
-    ) -> list[tuple[typing.Any, cluster.Route]]:
-        """Return each key of a ``*_multi`` method with its :class:`Route`.
+    def keys(
+        self, originals: abc.Sequence[typing.Any], key_prefix: typing.Any
+    ) -> cluster.Keys:
+        """Return the keys of a ``*_multi`` method as they are sent.
 
         Here a key may be anything, a number say: its ``str()`` is sent.
 
@@ -251,21 +257,44 @@ class Requests:
         if prefix != b'':
             self._checked(prefix, len(self.prefix))
         prefix = self.prefix + prefix
-        routes = []
-        for original in keys:
+        keys = self._plain_keys(originals, prefix)
+        if keys is not None:
+            return cluster.Keys(keys, None)
+        keys = []
+        hashes = []
+        for original in originals:
             key, hashed = _split(original)
             encoded = self._encoded(key)
             if encoded is not None and not isinstance(encoded, bytes):
                 encoded = str(encoded).encode('utf-8')
-            routes.append(
-                (
-                    original,
-                    cluster.Route(
-                        prefix + self._checked(encoded, len(prefix)), hashed
-                    ),
-                )
-            )
-        return routes
+            keys.append(prefix + self._checked(encoded, len(prefix)))
+            hashes.append(hashed)
+        return cluster.Keys(keys, hashes)
+
+    def _plain_keys(
+        self, originals: abc.Sequence[typing.Any], prefix: bytes
+    ) -> list[bytes] | None:
+        """Return the bytes of keys if all are plain, as :meth:`key` does.
+
+        They are looked at as one text, for which Python needs no loop.
+
+        """
+        if self.key_encoder is not None or {*map(type, originals)} != {str}:
+            return None
+        sizes = {*map(len, originals)}
+        text = ''.join(originals)
+        if (
+            not text.isascii()
+            or not text.isprintable()
+            or ' ' in text
+            or 0 in sizes
+            or len(prefix) + max(sizes) > self.server_max_key_length
+        ):
+            return None
+        start = prefix.decode('latin-1')
+        between = f' {start}'
+        encoded = f'{start}{between.join(originals)}'.encode('latin-1')
+        return encoded.split(b' ')
 
     def _encoded(self, key: typing.Any, encode: bool = True) -> typing.Any:
         if encode and self.key_encoder is not None:
@@ -377,31 +406,38 @@ class Requests:
         :raises Exception: what pickling raises, with a note of the key
 
         """
-        made = Made()
-        exptime(time)
-        for original, route in self.routes(mapping, key_prefix):
+        when = exptime(time)
+        originals = list(mapping)
+        keys = self.keys(originals, key_prefix)
+        made = Made(protocol.SET, originals, keys)
+        put = made.requests.append
+        for place, key in enumerate(keys.keys):
             try:
-                command = self.store(
-                    protocol.SET,
-                    route.key,
-                    mapping[original],
-                    time,
-                    min_compress_len,
+                data = self._value(
+                    protocol.SET, mapping[originals[place]], min_compress_len
                 )
             except Exception as error:
-                _name_key(error, original)
+                _name_key(error, originals[place])
                 raise
-            assert command is not None
-            made.put(original, route, command)
+            if data is None:
+                made.too_large.add(place)
+                put(protocol.delete_request(key))
+            else:
+                flags, value = data
+                put(
+                    b'set %b %d %d %d\r\n%b\r\n'
+                    % (key, flags, when, len(value), value)
+                )
         return made
 
     def delete_all(
         self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any
     ) -> Made:
         """Return the commands of a ``delete_multi``."""
-        made = Made(by_answer=True)
-        for original, route in self.routes(keys, key_prefix):
-            made.put(original, route, protocol.delete(route.key))
+        originals = list(keys)
+        encoded = self.keys(originals, key_prefix)
+        made = Made(protocol.DELETE_ANY, originals, encoded)
+        made.requests.extend(map(protocol.delete_request, encoded.keys))
         return made
 
     def _value(
@@ -485,41 +521,49 @@ def _split(key: typing.Any) -> tuple[typing.Any, int | None]:
 
 
 class Made:
-    """Commands of a ``*_multi`` method, each with the key it was made for.
+    """The requests of a ``*_multi`` method that writes.
 
-    :param bool by_answer: whether an answer that is no error is a success,
-        whatever it says
+    :param Verb verb: what all of them are, but for those that delete a value
+        in place of which there is one that is too large
+    :param list originals: the keys as they were given
+    :param Keys keys: the keys as they are sent
 
     """
 
-    def __init__(self, by_answer: bool = False) -> None:
-        self._by_answer = by_answer
-        self._entries: list[
-            tuple[typing.Any, cluster.Route, protocol.Command]
-        ] = []
-
-    def put(
+    def __init__(
         self,
-        original: typing.Any,
-        route: cluster.Route,
-        command: protocol.Command,
+        verb: protocol.Verb,
+        originals: abc.Sequence[typing.Any],
+        keys: cluster.Keys,
     ) -> None:
-        """Take a command in."""
-        self._entries.append((original, route, command))
-
-    @property
-    def routes(self) -> list[cluster.Route]:
-        """Every key that is to be sent, once."""
-        return list(dict.fromkeys(route for _, route, _ in self._entries))
+        self.keys = keys
+        self.requests: list[bytes] = []
+        self.too_large: set[int] = set()
+        self._verb = verb
+        self._originals = originals
+        self._places: dict[protocol.Command, abc.Sequence[int]] = {}
 
     def commands_for(
-        self, routes: abc.Collection[cluster.Route]
+        self, places: abc.Sequence[int]
     ) -> list[protocol.Command]:
-        """Return the commands for some of the keys, in the order of calls."""
-        wanted = set(routes)
-        return [
-            command for _, route, command in self._entries if route in wanted
-        ]
+        """Return the commands for the keys at some places, in order."""
+        commands: list[protocol.Command] = []
+        for some in _chunks(places):
+            if self.too_large:
+                dropped = [p for p in some if p in self.too_large]
+                some = [p for p in some if p not in self.too_large]
+                if dropped:
+                    commands.append(self._many(_DROP, dropped))
+            if some:
+                commands.append(self._many(self._verb, some))
+        return commands
+
+    def _many(
+        self, verb: protocol.Verb, places: abc.Sequence[int]
+    ) -> protocol.Many:
+        command = protocol.Many(verb, [self.requests[p] for p in places])
+        self._places[command] = places
+        return command
 
     def failed(self, done: abc.Iterable[protocol.Command]) -> list[typing.Any]:
         """Return the keys, as they were given, whose command did not succeed.
@@ -527,30 +571,40 @@ class Made:
         :param list done: the commands that were sent and are over
 
         """
-        over = {id(command) for command in done}
-        return [
-            original
-            for original, _, command in self._entries
-            if id(command) not in over or not self._succeeded(command)
-        ]
+        failed = dict.fromkeys(range(len(self.requests)))
+        for command in done:
+            if isinstance(command, protocol.Many):
+                places = self._places[command]
+                succeeded = set(places[: command.done])
+                succeeded.difference_update(
+                    [places[at] for at in command.failed]
+                )
+                for place in succeeded:
+                    del failed[place]
+        return [self._originals[place] for place in failed]
 
-    def _succeeded(self, command: protocol.Command) -> bool:
-        if self._by_answer:
-            return command.answered and command.error is None
-        return bool(command.result)
+
+def _chunks(places: abc.Sequence[T]) -> abc.Iterator[abc.Sequence[T]]:
+    for at in range(0, len(places), MAX_KEYS):
+        yield places[at : at + MAX_KEYS]
 
 
-def get_all(routes: abc.Iterable[cluster.Route]) -> list[protocol.Command]:
-    """Return the commands that read many keys of one server."""
-    keys = list(dict.fromkeys(route.key for route in routes))
-    return [
-        protocol.Get(dict.fromkeys(keys[at : at + MAX_KEYS]))
-        for at in range(0, len(keys), MAX_KEYS)
-    ]
+def get_all(
+    keys: cluster.Keys,
+) -> abc.Callable[[abc.Sequence[int]], list[protocol.Command]]:
+    """Return what makes the commands that read the keys at some places."""
+    encoded = keys.keys
+
+    def make(places: abc.Sequence[int]) -> list[protocol.Command]:
+        wanted = list(dict.fromkeys([encoded[place] for place in places]))
+        return [protocol.Get(dict.fromkeys(some)) for some in _chunks(wanted)]
+
+    return make
 
 
 def found(
-    routes: abc.Iterable[tuple[typing.Any, cluster.Route]],
+    originals: abc.Iterable[typing.Any],
+    keys: cluster.Keys,
     done: abc.Iterable[protocol.Command],
     codec: values.Codec,
 ) -> dict[typing.Any, typing.Any]:
@@ -563,11 +617,12 @@ def found(
     for command in done:
         if isinstance(command, protocol.Get):
             items.update(command.found)
+    decode = codec.decode_or
     result = {}
-    for original, route in routes:
-        item = items.get(route.key)
-        if item is not None:
-            value = codec.decode_or(item[0], item[1], _MISS)
+    for original, key in zip(originals, keys.keys, strict=True):
+        if key in items:
+            flags, data, _ = items[key]
+            value = decode(flags, data, _MISS)
             if value is not _MISS:
                 result[original] = value
     return result
@@ -625,7 +680,7 @@ def _by_slab(
 
 
 def outcome(
-    routes: abc.Collection[cluster.Route],
+    keys: abc.Sequence[bytes],
     done: abc.Iterable[protocol.Command],
 ) -> tuple[BaseException | None, int, int]:
     """Return an error if there was one, the hits, and the misses of reads."""
@@ -639,6 +694,6 @@ def outcome(
             asked += (
                 len(command.keys) if command.answered else len(command.found)
             )
-    if routes and not answered:
+    if keys and not answered:
         error = cluster.UnavailableError('no server is up')
     return error, hits, asked - hits

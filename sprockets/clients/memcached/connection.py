@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import select
 import socket
 import struct
@@ -17,7 +16,7 @@ from sprockets.clients.memcached import protocol, resolver, settings
 WINDOW = 256 * 1024
 """Bytes that are put together for one write, unless one request is larger."""
 
-CHUNK = 64 * 1024
+CHUNK = 256 * 1024
 """Bytes to ask for in one read while it is not known how many will come."""
 
 LARGE = 4 * 1024 * 1024
@@ -42,6 +41,8 @@ class Profile:
     """Seconds for one exchange, connecting included."""
     credentials: settings.Credentials | None = None
     """What each connection begins with, if the server asks for it."""
+    tls: settings.Tls | None = None
+    """How it is encrypted, None if it is not."""
 
 
 def time_left(deadline: float) -> float:
@@ -73,12 +74,20 @@ class Connection:
         self._socket = _connect(profile.address, deadline)
         self._poll = select.poll()
         self._poll.register(self._socket, _READABLE)
+        self._prepare(profile, deadline)
+        if profile.credentials is not None:
+            self._authenticate(profile.credentials, deadline)
+
+    def _prepare(self, profile: Profile, deadline: float) -> None:
+        """Make the socket ready for exchanges.
+
+        :raises OSError: if that cannot be; then it is closed
+
+        """
         # With the kernel's timeout a read is one system call; with Python's
         # it is two, and the GIL is given away in each.
         self._socket.setblocking(True)
         self._limit_reads(self._timeout * EARLY)
-        if profile.credentials is not None:
-            self._authenticate(profile.credentials, deadline)
 
     def _authenticate(
         self, credentials: settings.Credentials, deadline: float
@@ -189,17 +198,21 @@ class Connection:
         # A signal makes Python begin a read anew, with all of the kernel's
         # timeout (PEP 475); it is the main thread that gets them.
         patient = (
-            time.monotonic() + self._timeout * 0.95 < deadline
-            and threading.get_ident() != threading.main_thread().ident
+            threading.get_ident() != threading.main_thread().ident
+            and time.monotonic() + self._timeout * 0.95 < deadline
         )
         count = len(commands)
         while answered < count:
-            missing = commands[answered].read(incoming)
-            if missing == 0:
-                answered += 1
+            if incoming.unread:
+                missing = commands[answered].read(incoming)
+                if missing == 0:
+                    answered += 1
+                    continue
+            else:
+                missing = 1
+            if not patient and not self._poll.poll(time_left(deadline) * 1000):
+                # A poll may be early by a part of a millisecond.
                 continue
-            if not patient:
-                self._wait(_READABLE, deadline)
             patient = False
             try:
                 self._receive(missing, deadline)
@@ -213,16 +226,13 @@ class Connection:
         :raises TimeoutError: if the deadline passes
 
         """
-        if events != _READABLE:
-            self._poll.modify(self._socket, events)
+        self._poll.modify(self._socket, events)
         try:
             while True:
-                left = math.ceil(time_left(deadline) * 1000)
-                for _, ready in self._poll.poll(left):
+                for _, ready in self._poll.poll(time_left(deadline) * 1000):
                     return ready
         finally:
-            if events != _READABLE:
-                self._poll.modify(self._socket, _READABLE)
+            self._poll.modify(self._socket, _READABLE)
 
     def _send(self, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting and return how much it was."""

@@ -9,7 +9,8 @@ from tornado import web
 
 from sprockets.clients.memcached import aio, tally
 
-_ATTRIBUTE = 'memcached_clients'
+ATTRIBUTE = 'memcached_clients'
+"""The attribute of an application that has its clients by their prefix."""
 
 
 def client_of(
@@ -28,10 +29,10 @@ def client_of(
     :raises RuntimeError: if there are options for a client that exists
 
     """
-    clients = getattr(application, _ATTRIBUTE, None)
+    clients = getattr(application, ATTRIBUTE, None)
     if clients is None:
         clients = {}
-        setattr(application, _ATTRIBUTE, clients)
+        setattr(application, ATTRIBUTE, clients)
     name = prefix.upper() if prefix else None
     client = clients.get(name)
     if client is None:
@@ -90,6 +91,65 @@ class ApplicationMixin:
         """
         return client_of(self, prefix, **options)
 
+    async def memcached_status(self) -> dict[str, typing.Any]:
+        """Return how the servers are, and what the clients did with them.
+
+        ``available`` is whether every client has a server that answers, or
+        all of its servers where ``failover`` is off.  ``status`` is ``ok``,
+        ``degraded`` if some server does not answer, or ``unavailable``.
+        ``clients`` has an entry for each prefix of the application's handlers
+        and clients:
+
+        .. code-block:: python
+
+            {
+                'prefix': 'PAGES',
+                'available': True,
+                'servers': [
+                    {
+                        'address': '10.0.0.1:11211',
+                        'up': True,
+                        'since': '2026-11-02T08:00:00Z',
+                        'reason': None,
+                        'version': '1.6.18',
+                        'round_trip': 0.000154,
+                        'hit_rate': 0.9312,
+                        'items': 80412,
+                        'memory': 41221120,
+                        'memory_limit': 67108864,
+                        'evictions': 0,
+                        'connections': 12,
+                        'uptime': 7141,
+                        'client': {...},
+                    },
+                ],
+                'client': {
+                    'calls': 1250,
+                    'batches': 431,
+                    'calls_per_batch': 2.9,
+                    'hits': 1002,
+                    'misses': 98,
+                    'hit_rate': 0.9109,
+                    'errors': 0,
+                    'seconds_per_batch': 0.000187,
+                },
+            }
+
+        What a server says of itself counts all its clients; ``client`` is
+        what this process did, with one server or with all.  Times are in
+        seconds, memory is in bytes, and what is not known is None.
+
+        Each server is asked, over the connections that there are.  One that
+        hangs is waited for no longer than its ``socket_timeout``; one that is
+        known to be down is asked when it is time to try it again.
+
+        :rtype: dict
+
+        """
+        from sprockets.clients.memcached import status
+
+        return await status.status_of(self)
+
     async def stop_memcached(self, *_: typing.Any) -> None:
         """Answer what is in flight, then close every client.
 
@@ -113,7 +173,8 @@ class MemcachedMixin(web.RequestHandler):
                 page = await self.memcached.get(slug)
 
     The client belongs to the application: every handler with the same prefix
-    uses it.  What belongs to the request is what :meth:`gets` saw.
+    uses it.  What belongs to the request is what :meth:`.Client.gets`
+    saw.
 
     .. versionadded:: 2.0
 

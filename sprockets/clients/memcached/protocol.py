@@ -106,6 +106,10 @@ class Command:
         self.answered = False
         self.error = None
 
+    def go_on(self) -> None:
+        """Forget the part of a reply that was cut, before it is sent again."""
+        self.start_over()
+
     def meant_for(self, incarnation: int) -> bool:
         """Whether it may be sent to the server in this life of it."""
         return True
@@ -164,6 +168,8 @@ APPEND = Verb('append', _STORAGE, False)
 PREPEND = Verb('prepend', _STORAGE, False)
 CAS = Verb('cas', _STORAGE | {b'EXISTS': False, b'NOT_FOUND': False}, False)
 DELETE = Verb('delete', {b'DELETED': 1, b'NOT_FOUND': 0}, True)
+DELETE_ANY = DELETE._replace(replies={b'DELETED': 1, b'NOT_FOUND': 1})
+"""A deletion that succeeds if there is no value, however that came about."""
 TOUCH = Verb('touch', {b'TOUCHED': 1, b'NOT_FOUND': 0}, True)
 INCR = Verb('incr', {b'NOT_FOUND': None}, False, None)
 DECR = Verb('decr', {b'NOT_FOUND': None}, False, None)
@@ -211,6 +217,78 @@ class Line(Command):
     def other(self, line: bytes) -> int:
         """Read a line that the table does not hold."""
         return self.refused(line)
+
+
+class Many(Command):
+    """Commands of one verb, each of which is answered by one line.
+
+    ``done`` says how many were answered, and ``failed`` has the places, from
+    0 on, of those among them that did not succeed.
+
+    :param Verb verb: what all of them are
+    :param list requests: the request of each
+
+    """
+
+    __slots__ = ('_requests', 'count', 'done', 'failed', 'verb')
+
+    def __init__(self, verb: Verb, requests: abc.Sequence[bytes]) -> None:
+        super().__init__(b''.join(requests))
+        self.verb = verb
+        self.count = len(requests)
+        self.done = 0
+        self.failed: list[int] = []
+        self._requests = requests
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.verb.name
+
+    @property
+    def repeatable(self) -> bool:  # type: ignore[override]
+        return self.verb.repeatable
+
+    def start_over(self) -> None:
+        super().start_over()
+        self.request = b''.join(self._requests)
+        self.done = 0
+        self.failed.clear()
+
+    def go_on(self) -> None:
+        self.request = b''.join(self._requests[self.done :])
+
+    def read(self, incoming: Incoming) -> int:
+        replies = self.verb.replies
+        if self.done == 0:
+            # The first reply for all of them is usual, and one comparison.
+            first = next(iter(replies))
+            all_of_them = (first + NEWLINE) * self.count
+            if replies[first] and incoming.data.startswith(
+                all_of_them, incoming.at
+            ):
+                incoming.at += len(all_of_them)
+                self.done = self.count
+        while self.done < self.count:
+            line = incoming.line()
+            if line is None:
+                return 1
+            if not replies.get(line):
+                self.failed.append(self.done)
+            self.done += 1
+            if line not in replies:
+                self.refused(line)
+        self.answered = True
+        return 0
+
+    def refused(self, line: bytes) -> int:
+        super().refused(line)
+        self.answered = False
+        return 0
+
+    def _in_step_after(self, line: bytes) -> bool:
+        return line.startswith(b'SERVER_ERROR') or (
+            self.request.count(NEWLINE) == self.count
+        )
 
 
 class Number(Line):
@@ -292,7 +370,10 @@ class Get(Command):
         exptime: int | None = None,
     ) -> None:
         head = name if exptime is None else f'{name} {exptime}'
-        super().__init__(b'%b %b\r\n' % (head.encode(), b' '.join(keys)))
+        self.request = b'%b %b\r\n' % (head.encode(), b' '.join(keys))
+        self.result = None
+        self.answered = False
+        self.error = None
         self.keys = keys
         self.words = 3 if name.endswith('s') else 2
         self.found: dict[bytes, Item] = {}
@@ -337,10 +418,9 @@ class Get(Command):
                 self.answered = True
                 return 0
             numbers = data[space + 1 : end]
-            try:
-                flags, length, unique = known[numbers]
-            except KeyError:
-                flags, length, unique = known[numbers] = self._numbers(numbers)
+            if numbers not in known:
+                known[numbers] = self._numbers(numbers)
+            flags, length, unique = known[numbers]
             start = end + 2
             stop = start + length
             if stop + 2 > size:
@@ -361,8 +441,8 @@ class Get(Command):
         words = text.split(b' ')
         if len(words) != self.words or not all(map(bytes.isdigit, words)):
             raise ProtocolError(f'a malformed {self.name} reply')
-        flags, length, *unique = map(int, words)
-        return flags, length, unique[0] if unique else None
+        unique = int(words[2]) if self.words == 3 else None
+        return int(words[0]), int(words[1]), unique
 
     def _in_step_after(self, line: bytes) -> bool:
         return False
@@ -488,19 +568,25 @@ class Statistics(Command):
         return 1
 
 
+def store_request(
+    verb: Verb, key: bytes, flags: int, exptime: int, value: bytes
+) -> bytes:
+    """Return what stores a value: the request of ``set`` and its like."""
+    return b'%b %b %d %d %d\r\n%b\r\n' % (
+        verb.name.encode(),
+        key,
+        flags,
+        exptime,
+        len(value),
+        value,
+    )
+
+
 def store(
-    verb: Verb,
-    key: bytes,
-    flags: int,
-    exptime: int,
-    value: bytes,
+    verb: Verb, key: bytes, flags: int, exptime: int, value: bytes
 ) -> Line:
     """Return the command that stores a value: ``set``, ``add`` and so on."""
-    return Line(
-        verb,
-        b'%b %b %d %d %d\r\n%b\r\n'
-        % (verb.name.encode('ascii'), key, flags, exptime, len(value), value),
-    )
+    return Line(verb, store_request(verb, key, flags, exptime, value))
 
 
 def compare_and_swap(
@@ -524,9 +610,14 @@ def count(verb: Verb, key: bytes, delta: int) -> Number:
     return Number(verb, b'%b %b %d\r\n' % (verb.name.encode(), key, delta))
 
 
+def delete_request(key: bytes) -> bytes:
+    """Return the request of ``delete``."""
+    return b'delete %b\r\n' % key
+
+
 def delete(key: bytes) -> Line:
     """Return the command that deletes a key."""
-    return Line(DELETE, b'delete %b\r\n' % key)
+    return Line(DELETE, delete_request(key))
 
 
 def meta_delete(

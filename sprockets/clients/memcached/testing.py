@@ -24,6 +24,8 @@ import typing
 import unittest
 from collections import abc
 
+from sprockets.clients.memcached import cluster, settings
+
 if typing.TYPE_CHECKING:
     import types
 
@@ -295,17 +297,20 @@ class MemcachedServer:
     def reset(self) -> None:
         """Make it as it was at first: running, empty, its counters at zero.
 
+        Clients of this process that found it down find it up again.
+
         :raises MemcachedFailed: if it did not start; it has said why
 
         """
-        if not self.running:
+        if self.running:
+            self.resume()
+            # With TLS, authentication or -F it refuses.
+            answer = self._ask(b'flush_all\r\nstats reset\r\n', SECONDS)
+            if answer != b'OK\r\nRESET\r\n':
+                self.restart()
+        else:
             self.start()
-            return
-        self.resume()
-        # With TLS, authentication or -F it refuses.
-        answer = self._ask(b'flush_all\r\nstats reset\r\n', SECONDS)
-        if answer != b'OK\r\nRESET\r\n':
-            self.restart()
+        cluster.mark_up(settings.parse_server(self.address)[0])
 
     def _disown(self) -> None:
         """Let go of the processes, which are not a child's to wait for."""

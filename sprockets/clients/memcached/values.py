@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import pickle
@@ -113,7 +114,8 @@ class Codec:
         else:
             flags, data = PICKLE, self._pickle(value)
         threshold = min_compress_len or self.min_compress_len
-        if 0 < threshold <= len(data):
+        # What would not be inflated again is not compressed.
+        if 0 < threshold <= len(data) <= MAX_INFLATED:
             compressed = self.compressor(data)
             if len(compressed) < len(data):
                 return flags | COMPRESSED, compressed
@@ -135,9 +137,11 @@ class Codec:
             raise
         # Unpickling runs what the value says, which may raise anything.
         except Exception as error:
-            raise UndecodableError(
-                f'flags {flags}: {type(error).__name__}: {error}'
-            ) from error
+            # The rest of a message may be a part of the value.
+            reason = type(error).__name__
+            if isinstance(error, ImportError | AttributeError):
+                reason = f'{reason}: {error}'
+            raise UndecodableError(f'flags {flags}: {reason}') from error
         raise UndecodableError(f'unknown flags {flags}')
 
     def decode_or(
@@ -172,20 +176,41 @@ class Codec:
         if self.pickler is pickle.Pickler and self.persistent_id is None:
             return pickle.dumps(value, self.pickle_protocol)
         file = io.BytesIO()
+        kind = _with_hook(self.pickler, 'persistent_id', self.persistent_id)
         try:
-            pickler = self.pickler(file, protocol=self.pickle_protocol)
+            pickler = kind(file, protocol=self.pickle_protocol)
         except TypeError:
             # A pickler of python-memcached's users may know no keywords.
-            pickler = self.pickler(file, self.pickle_protocol)
-        if self.persistent_id is not None:
-            pickler.persistent_id = self.persistent_id
+            pickler = kind(file, self.pickle_protocol)
         pickler.dump(value)
         return file.getvalue()
 
     def _unpickle(self, data: bytes) -> typing.Any:
         if self.unpickler is pickle.Unpickler and self.persistent_load is None:
             return pickle.loads(data)
-        unpickler = self.unpickler(io.BytesIO(data))
-        if self.persistent_load is not None:
-            unpickler.persistent_load = self.persistent_load
-        return unpickler.load()
+        kind = _with_hook(
+            self.unpickler, 'persistent_load', self.persistent_load
+        )
+        return kind(io.BytesIO(data)).load()
+
+
+@functools.lru_cache(maxsize=16)
+def _with_hook(
+    kind: typing.Any, name: str, hook: abc.Callable[..., typing.Any] | None
+) -> typing.Any:
+    """Return a pickler's class with a method of its own.
+
+    Since Python 3.13 an instance does not take it as an attribute.
+
+    """
+    if hook is None:
+        return kind
+    if isinstance(kind, type):
+        return type(kind.__name__, (kind,), {name: staticmethod(hook)})
+
+    def make(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        made = kind(*args, **kwargs)
+        setattr(made, name, hook)
+        return made
+
+    return make
