@@ -18,6 +18,7 @@ from sprockets.clients.memcached import (
     client,
     cluster,
     commands,
+    counters,
     leases,
     protocol,
     settings,
@@ -62,7 +63,9 @@ class Engine:
             cluster.Route, asyncio.Lock
         ] = weakref.WeakValueDictionary()
         self._tasks: set[asyncio.Task[typing.Any]] = set()
-        self.counters: dict[cluster.Endpoint, batches.Counters] = {}
+        self.counters: dict[cluster.Endpoint, counters.Counters] = {}
+        self.unserved = counters.Counters()
+        """Counts the calls for which no server was up."""
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.lanes: dict[cluster.Endpoint, batches.Lane] = {}
@@ -94,7 +97,7 @@ class Engine:
                 self.codec,
                 self.cluster.timeout,
                 self.threads,
-                self.counters.setdefault(endpoint, batches.Counters()),
+                self.counters.setdefault(endpoint, counters.Counters()),
                 self._redirect,
             )
         return lane
@@ -116,6 +119,7 @@ class Engine:
                     key, (future, default, hashed, tried, observer)
                 )
                 continue
+            self.unserved.fail(time.monotonic())
             if observer is not None:
                 observer.over(cluster.UnavailableError(), 0, 0)
             if not future.done():
@@ -296,6 +300,7 @@ class Call:
             or (self._only is not None and endpoint is not self._only)
         ):
             command.error = command.error or cluster.UnavailableError()
+            engine.unserved.fail(time.monotonic())
             self._end()
             return
         if self._tried:
@@ -419,6 +424,7 @@ class Methods:
         future = loop.create_future()
         observer = None if self._observe is None else self._observe('get')
         if endpoint is None:
+            engine.unserved.fail(time.monotonic())
             if observer is not None:
                 observer.over(cluster.UnavailableError(), 0, 0)
             future.set_result(default)
@@ -489,18 +495,15 @@ class Methods:
     ) -> Future:
         """Awaitable :meth:`.Client.get_multi`."""
         engine = self._engine
-        routes = engine.requests.routes(keys, key_prefix)
+        originals = list(keys)
+        encoded = engine.requests.keys(originals, key_prefix)
         done: list[protocol.Command] = []
 
         def finish() -> dict[typing.Any, typing.Any]:
-            return commands.found(routes, done, engine.codec)
+            return commands.found(originals, encoded, done, engine.codec)
 
         return self._spread(
-            'get_multi',
-            [route for _, route in routes],
-            commands.get_all,
-            done,
-            finish,
+            'get_multi', encoded, commands.get_all(encoded), done, finish
         )
 
     # Writing
@@ -843,7 +846,7 @@ class Methods:
         done: list[protocol.Command] = []
         return self._spread(
             method,
-            made.routes,
+            made.keys,
             made.commands_for,
             done,
             lambda: result(done),
@@ -852,9 +855,9 @@ class Methods:
     def _spread(
         self,
         method: str,
-        routes: abc.Sequence[cluster.Route],
+        keys: cluster.Keys,
         make: abc.Callable[
-            [abc.Collection[cluster.Route]], abc.Sequence[protocol.Command]
+            [abc.Sequence[int]], abc.Sequence[protocol.Command]
         ],
         done: list[protocol.Command],
         result: abc.Callable[[], typing.Any],
@@ -865,11 +868,11 @@ class Methods:
 
         def over() -> None:
             if observer is not None:
-                observer.over(*commands.outcome(routes, done))
+                observer.over(*commands.outcome(keys.keys, done))
             if not future.done():
                 future.set_result(result())
 
-        Spread(engine, engine.cluster.rounds(routes, make, done), over).start()
+        Spread(engine, engine.cluster.rounds(keys, make, done), over).start()
         return future
 
     def _on_every_server(
@@ -925,8 +928,8 @@ def _nothing(call: Call) -> None:
 class Scope(Methods):
     """The methods of a client for one piece of work, a request say.
 
-    What its :meth:`gets` saw is for its own :meth:`cas` only.  It comes from
-    :meth:`.AsyncClient.scope`.
+    What its :meth:`~.Methods.gets` saw is for its own :meth:`~.Methods.cas`
+    only.  It comes from :meth:`.AsyncClient.scope`.
 
     """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
-import dataclasses
 import logging
 import threading
 import time
@@ -13,7 +12,7 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import cluster, protocol, values
+from sprockets.clients.memcached import cluster, counters, protocol, values
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,20 +37,6 @@ Future = asyncio.Future[typing.Any]
 
 class OverloadError(Exception):
     """So much waits for a server that a call was not let in."""
-
-
-@dataclasses.dataclass
-class Counters:
-    """What one client did with one server since it was made."""
-
-    calls: int = 0
-    batches: int = 0
-    hits: int = 0
-    misses: int = 0
-    errors: int = 0
-    """Calls that were not answered, or refused."""
-    seconds: float = 0.0
-    """The time that batches were with the server, all together."""
 
 
 class Observer(typing.Protocol):
@@ -120,7 +105,9 @@ class Chunk:
 
 
 def _weight(command: protocol.Command) -> int:
-    return len(command.keys) if isinstance(command, protocol.Get) else 1
+    if isinstance(command, protocol.Get):
+        return len(command.keys)
+    return command.count if isinstance(command, protocol.Many) else 1
 
 
 def split(
@@ -222,6 +209,8 @@ class Batch:
         for command in commands:
             if command.error is not None:
                 self._errors += 1
+        if get is not None and get.error is not None:
+            self._errors += sum(map(len, self.waiting.values())) - 1
         for part in self.reading:
             for command in part.commands:
                 if isinstance(command, protocol.Get) and command.answered:
@@ -283,6 +272,7 @@ class Batch:
 
         """
         self.abandoned = True
+        self._lane.counters.fail(time.monotonic(), self.calls)
         if self._started:
             # It is with the server, which has had its time.
             self._lane.endpoint.mark_down(error)
@@ -297,14 +287,19 @@ class Batch:
                 command.error = command.error or error
             part.back(True)
 
-    def count(self, counters: Counters) -> None:
+    def count(self, counters: counters.Counters) -> None:
         """Add up, in the loop, what the batch did."""
-        counters.calls += self.calls
+        now = time.monotonic()
+        if now >= counters.until:
+            counters.turn(now)
         counters.batches += 1
+        counters.seconds += self._seconds
+        if self.abandoned:
+            return
+        counters.calls += self.calls
         counters.hits += self._hits
         counters.misses += self._misses
         counters.errors += self._errors
-        counters.seconds += self._seconds
 
     def settle(self) -> None:
         """Give every caller, in the loop, what the batch brought for it."""
@@ -345,7 +340,7 @@ class Lane:
         codec: values.Codec,
         timeout: float,
         threads: Threads,
-        counters: Counters,
+        counters: counters.Counters,
         redirect: abc.Callable[[bytes, list[Waiter], cluster.Endpoint], None],
     ) -> None:
         self.endpoint = endpoint
@@ -404,6 +399,7 @@ class Lane:
                 error = OverloadError(str(self.endpoint))
                 for command in part.commands:
                     command.error = error
+                self.counters.fail(time.monotonic(), part.calls)
                 part.back(True)
                 return
         batch.calls += part.calls
@@ -441,6 +437,7 @@ class Lane:
 
     def _turn_away(self, waiter: Waiter) -> None:
         future, default, _, _, observer = waiter
+        self.counters.fail(time.monotonic())
         if observer is not None:
             observer.over(OverloadError(str(self.endpoint)), 0, 0)
         future.set_result(default)
