@@ -1,0 +1,131 @@
+"""What the counts of a client's calls promise."""
+
+import asyncio
+import time
+import unittest
+from unittest import mock
+
+import pytest
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached import batches, counters
+from sprockets.clients.memcached.testing import MemcachedTestCase
+
+
+@pytest.fixture
+def count():
+    return counters.Counters()
+
+
+def hit(count, now, calls):
+    """Count a batch of hits at a time."""
+    if now >= count.until:
+        count.turn(now)
+    count.calls += calls
+    count.batches += 1
+    count.hits += calls
+
+
+def test_moments(count):
+    """Each has what was done in its two seconds, up to the present one."""
+    for second in range(100, 120):
+        hit(count, second, calls=second)
+    moments = count.moments(119)
+    assert len(moments) == counters.MOMENTS
+    assert [moment.calls for moment in moments[-10:]] == [
+        *(0, 201, 205, 209, 213, 217, 221, 225, 229, 233),
+    ]
+    assert [moment.batches for moment in moments[-9:]] == [2] * 9
+    assert sum(moment.hits for moment in count.moments(120)) == count.hits
+
+
+def test_moments_in_which_nothing_happens(count):
+    """They are zero, and what is older than five minutes is not told."""
+    hit(count, 10, calls=5)
+    hit(count, 300, calls=7)
+    calls = [moment.calls for moment in count.moments(302)]
+    assert calls[0] == 0
+    assert (calls[-147], calls[-1], sum(calls)) == (0, 7, 12)
+    assert sum(moment.calls for moment in count.moments(312)) == 7
+    assert sum(moment.calls for moment in count.moments(10_000)) == 0
+    assert count.total() == (12, 2, 12, 0, 0, 0)
+
+
+def test_memory_is_bounded(count):
+    """However long a client lives, it keeps five minutes."""
+    for second in range(0, 10_000, 2):
+        hit(count, second, calls=1)
+    assert len(count._begins) == counters.MOMENTS + 1
+    assert [m.calls for m in count.moments(10_000)] == [1] * counters.MOMENTS
+
+
+def test_failed_calls(count):
+    """They are errors; no server has had them."""
+    count.fail(10, calls=3)
+    count.fail(11)
+    assert count.total() == (4, 0, 0, 0, 4, 0)
+    assert count.moments(12)[-1].errors == 4
+
+
+class Tests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        self.client = memcached.AsyncClient(socket_timeout=1)
+        self.engine = self.client._engine
+        await self.client.set('a', 1)
+        (self.count,) = self.engine.counters.values()
+        self.addAsyncCleanup(self.client.close)
+
+    async def test_what_a_client_counts(self):
+        """Calls, hits and misses of everybody, and the batches they shared."""
+        client, count = self.client, self.count
+        await asyncio.gather(
+            *[client.get('a') for _ in range(10)],
+            client.get('b'),
+            client.get_multi(['a', 'b', 'c']),
+            client.gets('a'),
+        )
+        assert (count.hits, count.misses, count.errors) == (12, 3, 0)
+        assert count.calls == 16
+        assert 2 <= count.batches <= 4
+        assert 0 < count.seconds < 5
+        moments = count.moments(time.monotonic() + counters.STEP)
+        assert sum(moment.calls for moment in moments[-3:]) == 16
+
+    async def test_each_call_that_failed_is_counted(self):
+        """The calls of a batch, and those that no server is up for."""
+        client, count = self.client, self.count
+        self.memcached_server.kill()
+        await asyncio.gather(*[client.get('a') for _ in range(10)])
+        assert count.errors == 10
+        await asyncio.gather(
+            client.get('a'), client.set('a', 2), client.incr('a')
+        )
+        assert count.calls == 11
+        # The ten found no other server to go to.
+        assert self.engine.unserved.total() == (13, 0, 0, 0, 13, 0)
+
+    async def test_calls_that_are_refused_are_errors(self):
+        """With too many waiting, one more fails, and is counted."""
+        client, count = self.client, self.count
+        with (
+            mock.patch.object(batches, 'MAX_CALLS', 1),
+            mock.patch.object(batches, 'MAX_WAITING_CALLS', 1),
+        ):
+            client._engine.lanes.clear()
+            await asyncio.gather(
+                *[client.get(f'key{number}') for number in range(10)],
+                *[client.incr(f'key{number}') for number in range(10)],
+            )
+        assert count.calls == 21
+        assert count.errors >= 10
+
+    async def test_a_server_that_hangs(self):
+        """Each call that timed out is counted once."""
+        client, count = self.client, self.count
+        self.memcached_server.pause()
+        await asyncio.gather(*[client.get('a') for _ in range(10)])
+        self.memcached_server.resume()
+        await client.forget_dead_hosts()
+        assert await client.get('a') == 1
+        assert count.errors == 10
+        assert count.calls == 12
