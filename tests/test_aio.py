@@ -613,6 +613,44 @@ def test_a_call_ends_though_no_thread_is_free():
         asyncio.run(main())
 
 
+def test_a_loop_that_was_blocked_blames_no_server(server, caplog):
+    """A batch that came back in time counts, though the loop comes late."""
+
+    async def main():
+        async with connected(server, socket_timeout=0.2) as client:
+            await client.set('k', 1)
+            call = client.get('k')
+            await asyncio.sleep(0)
+            time.sleep(0.5)  # noqa: ASYNC251
+            assert await call == 1
+            assert await client.get('k') == 1
+
+    asyncio.run(main())
+    assert 'down' not in caplog.text
+
+
+def test_an_observer_that_raises_harms_nobody(server, caplog):
+    """What goes wrong for one caller is logged; the others are told."""
+
+    class Broken:
+        def over(self, error, hits, misses):
+            raise ZeroDivisionError
+
+    async def main():
+        async with connected(server) as client:
+            scope = client.scope(lambda method: Broken())
+            assert await asyncio.gather(
+                scope.set('k', 1),
+                client.get('k'),
+                scope.get('k'),
+                client.get('k'),
+                client.get_multi(['k']),
+            ) == [True, 1, 1, 1, {'k': 1}]
+
+    asyncio.run(main())
+    assert 'could not take its result' in caplog.text
+
+
 # Executors and loops
 
 

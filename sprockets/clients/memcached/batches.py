@@ -128,6 +128,14 @@ def split(
         yield chunk
 
 
+def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
+    """Tell one of a batch's callers, so that the others are told too."""
+    try:
+        whom(*what)
+    except Exception:
+        LOGGER.exception('A caller could not take its result')
+
+
 class Batch:
     """Calls that travel together: one write, one read.
 
@@ -149,6 +157,7 @@ class Batch:
         'after',
         'calls',
         'deadline',
+        'finished',
         'reading',
         'returned',
         'sent',
@@ -169,6 +178,8 @@ class Batch:
         self._errors = 0
         self._seconds = 0.0
         self._started = False
+        self.finished = False
+        """Whether its thread has done its part, and only the loop is late."""
         self.sent = True
         self.after = after
         self.calls = 0
@@ -190,6 +201,7 @@ class Batch:
         except BaseException as error:
             LOGGER.exception('A batch for %s failed', self._lane.endpoint)
             self._fail(error)
+        self.finished = True
         try:
             self._lane.loop.call_soon_threadsafe(self._lane.come_back, self)
         except RuntimeError:
@@ -279,13 +291,13 @@ class Batch:
         for waiters in self.waiting.values():
             for future, default, _, _, observer in waiters:
                 if observer is not None:
-                    observer.over(error, 0, 0)
+                    tell(observer.over, error, 0, 0)
                 if not future.done():
                     future.set_result(default)
         for part in self.writing + self.reading:
             for command in part.commands:
                 command.error = command.error or error
-            part.back(True)
+            tell(part.back, True)
 
     def count(self, counters: counters.Counters) -> None:
         """Add up, in the loop, what the batch did."""
@@ -306,15 +318,15 @@ class Batch:
         if self.abandoned:
             return
         for observer, error, hits, misses in self._observed:
-            observer.over(error, hits, misses)
+            tell(observer.over, error, hits, misses)
         for future, value in self._results:
             # A caller may have been cancelled, or have timed out.
             if not future.done():
                 future.set_result(value)
         for part in self.writing:
-            part.back(self.sent)
+            tell(part.back, self.sent)
         for part in self.reading:
-            part.back(self.sent)
+            tell(part.back, self.sent)
 
 
 class Lane:
@@ -438,9 +450,9 @@ class Lane:
     def _turn_away(self, waiter: Waiter) -> None:
         future, default, _, _, observer = waiter
         self.counters.fail(time.monotonic())
-        if observer is not None:
-            observer.over(OverloadError(str(self.endpoint)), 0, 0)
         future.set_result(default)
+        if observer is not None:
+            tell(observer.over, OverloadError(str(self.endpoint)), 0, 0)
 
     # Batches leave
 
@@ -548,7 +560,9 @@ class Lane:
         self._timer = None
         now = time.monotonic()
         for batch in list(self._in_flight):
-            if not batch.abandoned and batch.deadline + GRACE <= now:
+            if batch.finished or batch.abandoned:
+                continue
+            if batch.deadline + GRACE <= now:
                 batch.abandon(TimeoutError('timed out'))
         while (
             self._full or self._forming is not None
@@ -556,7 +570,11 @@ class Lane:
             batch = self._first()
             self._take_out()
             self._drop(batch, TimeoutError('no thread was free in time'))
-        pending = [b.deadline for b in self._in_flight if not b.abandoned]
+        pending = [
+            batch.deadline
+            for batch in self._in_flight
+            if not batch.abandoned and not batch.finished
+        ]
         if self._full or self._forming is not None:
             pending.append(self._first().deadline)
         if pending:
