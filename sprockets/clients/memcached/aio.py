@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import functools
 import inspect
 import logging
 import os
-import time
+import time as clock
 import typing
 import weakref
 from collections import abc
@@ -19,7 +20,9 @@ from sprockets.clients.memcached import (
     cluster,
     commands,
     counters,
+    flights,
     leases,
+    lookups,
     protocol,
     settings,
 )
@@ -58,7 +61,7 @@ class Engine:
             else batches.SharedThreads.of(executor, self.cluster)
         )
         self.flow = shared.flow
-        self.flights: dict[cluster.Route, asyncio.Task[typing.Any]] = {}
+        self.flights: dict[cluster.Route, lookups.Flight] = {}
         self.locks: weakref.WeakValueDictionary[
             cluster.Route, asyncio.Lock
         ] = weakref.WeakValueDictionary()
@@ -67,6 +70,9 @@ class Engine:
         self.unserved = counters.Counters()
         """Counts the calls for which no server was up."""
         self.closed = False
+        """Whether calls are let in no more."""
+        self.released = False
+        """Whether those that were let in are over."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.lanes: dict[cluster.Endpoint, batches.Lane] = {}
         _engines.add(self)
@@ -78,13 +84,14 @@ class Engine:
 
         """
         if self.closed:
-            raise RuntimeError('the memcached client is closed')
+            raise RuntimeError(lookups.CLOSED)
         loop = asyncio.get_running_loop()
         if loop is not self.loop:
             # Another loop than the last time: its callers are gone with it.
             self.lanes = {}
             self.flights = {}
             self.locks = weakref.WeakValueDictionary()
+            self._tasks = set()
             self.loop = loop
         return loop
 
@@ -119,46 +126,58 @@ class Engine:
                     key, (future, default, hashed, tried, observer)
                 )
                 continue
-            self.unserved.fail(time.monotonic())
-            if observer is not None:
-                observer.over(cluster.UnavailableError(), 0, 0)
+            self.unserved.fail(clock.monotonic())
             if not future.done():
                 future.set_result(default)
+            if observer is not None:
+                batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
 
     def spawn(
-        self,
-        work: abc.Coroutine[typing.Any, typing.Any, typing.Any],
-        failure: str | None = None,
+        self, work: abc.Coroutine[typing.Any, typing.Any, typing.Any]
     ) -> asyncio.Task[typing.Any]:
-        """Let a task work on its own, whoever waits for it.
-
-        :param str failure: what to log if it raises; None if its callers
-            are told
-
-        """
+        """Let a task work on its own, whoever waits for it."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-
-        def over(task: asyncio.Task[typing.Any]) -> None:
-            self._tasks.discard(task)
-            error = None if task.cancelled() else task.exception()
-            if error is not None and failure is not None:
-                LOGGER.error('%s', failure, exc_info=error)
-
-        task.add_done_callback(over)
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[typing.Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Who waits for it is told, and nobody else need be.
+            task.exception()
 
     async def follow(
         self,
         steps: leases.Steps[typing.Any],
         function: abc.Callable[..., typing.Any] | None = None,
+        observe: Observe | None = None,
+        method: str = '',
     ) -> typing.Any:
-        """Do one step after another, and return what came of it."""
+        """Do one step after another, and return what came of it.
+
+        :param observe: is told about each command, by the method's name
+
+        """
         try:
             step = next(steps)
             while True:
                 try:
-                    result = await self._do(step, function)
+                    if isinstance(step, leases.Ask):
+                        if self.released:
+                            raise RuntimeError(lookups.CLOSED)
+                        observer = None if observe is None else observe(method)
+                        result: typing.Any = await Call(
+                            self, *step, _endpoint_of, observer
+                        ).start(asyncio.get_running_loop())
+                    elif isinstance(step, leases.Pause):
+                        result = None
+                        await asyncio.sleep(step.seconds)
+                    else:
+                        assert function is not None
+                        result = function(*step.arguments)
+                        if inspect.isawaitable(result):
+                            result = await result
                 # It is for the steps to clean up, or to let it pass.
                 except BaseException as error:  # noqa: BLE001
                     step = steps.throw(error)
@@ -167,35 +186,14 @@ class Engine:
         except StopIteration as stop:
             return stop.value
 
-    async def _do(
-        self,
-        step: leases.Step,
-        function: abc.Callable[..., typing.Any] | None,
-    ) -> typing.Any:
-        if isinstance(step, leases.Ask):
-            call = Call(self, *step, _endpoint_of, None)
-            return await call.start(self.enter())
-        if isinstance(step, leases.Pause):
-            return await asyncio.sleep(step.seconds)
-        assert function is not None
-        result = function(*step.arguments)
-        return await result if inspect.isawaitable(result) else result
-
     async def close(self) -> None:
         """Let no more calls in, and release what there is when it is over."""
-        if self.loop is asyncio.get_running_loop():
-            # What computes may take long: it ends here, with its lease.
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
         self.closed = True
         if self.loop is asyncio.get_running_loop():
-            # A call may go on to another server while one is drained.
-            while busy := [x for x in self.lanes.values() if x.busy]:
-                await busy[0].drain()
+            await self._finish()
             for lane in self.lanes.values():
                 lane.end()
+        self.released = True
         self.lanes = {}
         threads = []
         for endpoint in self.cluster.endpoints:
@@ -203,11 +201,38 @@ class Engine:
             threads += endpoint.workers.stop()
         # They have nothing to do but to end, unless another client's calls
         # are still with them; a thread has no event to wait for.
-        until = time.monotonic() + JOIN
+        until = clock.monotonic() + JOIN
         while (  # noqa: ASYNC110
-            any(t.is_alive() for t in threads) and time.monotonic() < until
+            any(t.is_alive() for t in threads) and clock.monotonic() < until
         ):
             await asyncio.sleep(0)
+
+    async def _finish(self) -> None:
+        """Wait for what is under way.
+
+        What computes gets the time of a call; then it is cancelled, and gives
+        back its lease.
+
+        """
+        deadline = clock.monotonic() + self.cluster.timeout
+        cancelled = False
+        while True:
+            # A call may go on to another server while one is drained.
+            while busy := [x for x in self.lanes.values() if x.busy]:
+                await busy[0].drain()
+            if not self._tasks:
+                return
+            await asyncio.wait(
+                list(self._tasks),
+                timeout=max(deadline - clock.monotonic(), 0),
+            )
+            if self._tasks and clock.monotonic() >= deadline:
+                if cancelled:
+                    return
+                cancelled = True
+                deadline += self.cluster.timeout
+                for task in self._tasks:
+                    task.cancel()
 
     def forget_after_fork(self) -> None:
         """Leave the parent's loop and its callers to the parent."""
@@ -274,9 +299,11 @@ class Call:
     def commands(self) -> abc.Sequence[protocol.Command]:
         return (self.command,)
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> Future:
+    def start(
+        self, loop: asyncio.AbstractEventLoop, future: Future | None = None
+    ) -> Future:
         """Set out, and return the future for what the caller gets."""
-        self._future = loop.create_future()
+        self._future = loop.create_future() if future is None else future
         self._send()
         return self._future
 
@@ -300,14 +327,16 @@ class Call:
             or (self._only is not None and endpoint is not self._only)
         ):
             command.error = command.error or cluster.UnavailableError()
-            engine.unserved.fail(time.monotonic())
+            engine.unserved.fail(clock.monotonic())
             self._end()
             return
         if self._tried:
             command.start_over()
         self._endpoint = endpoint
         self._tried.append(endpoint)
-        engine.lane(endpoint).add(self, isinstance(command, protocol.Get))
+        engine.lane(endpoint).add(
+            self, isinstance(command, protocol.Get) and command.only_reads
+        )
 
     def back(self, sent: bool) -> None:
         """Come back from a server that it was sent to, or was not."""
@@ -319,19 +348,50 @@ class Call:
 
     def _end(self) -> None:
         command = self.command
+        result = command.result
+        if self._finish is not None:
+            result = self._finish(self)
+        # The caller may have been cancelled.
+        if not self._future.done():
+            self._future.set_result(result)
         if self._observer is not None:
             found = getattr(command, 'found', None)
             hits = int(bool(found))
             misses = int(command.answered and not found)
-            self._observer.over(
+            batches.tell(
+                self._observer.over,
                 command.error,
                 hits if found is not None else 0,
                 misses if found is not None else 0,
             )
-        if not self._future.done():
-            self._future.set_result(
-                command.result if self._finish is None else self._finish(self)
-            )
+
+
+class Deletion(Call):
+    """A ``delete``, which stops who computes the value as well."""
+
+    __slots__ = ('_before',)
+
+    def __init__(self, *arguments: typing.Any) -> None:
+        super().__init__(*arguments)
+        self._before: tuple[protocol.Command, ...] = ()
+
+    @property
+    def commands(self) -> abc.Sequence[protocol.Command]:
+        return (*self._before, self.command)
+
+    def _end(self) -> None:
+        command = self.command
+        if self._before or not command.answered or command.result:
+            super()._end()
+            return
+        # There is no value: perhaps it is being computed.
+        lease, again = leases.deletion(self._route)
+        self._before = (lease,)
+        self.command = again
+        self.calls = 2
+        self.size = len(lease.request) + len(again.request)
+        self._tried = []
+        self._send()
 
 
 def _endpoint_of(call: Call) -> cluster.Endpoint | None:
@@ -424,9 +484,9 @@ class Methods:
         future = loop.create_future()
         observer = None if self._observe is None else self._observe('get')
         if endpoint is None:
-            engine.unserved.fail(time.monotonic())
+            engine.unserved.fail(clock.monotonic())
             if observer is not None:
-                observer.over(cluster.UnavailableError(), 0, 0)
+                batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
             future.set_result(default)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
@@ -597,7 +657,7 @@ class Methods:
 
     # The value computed once
 
-    async def get_or_set(
+    def get_or_set(
         self,
         key: typing.Any,
         factory: abc.Callable[[], typing.Any],
@@ -609,52 +669,80 @@ class Methods:
         default: typing.Any = leases.MISS,
         cache_none: bool = True,
         min_compress_len: int = 0,
-    ) -> typing.Any:
+    ) -> Future:
         """Awaitable :meth:`.Client.get_or_set`.
 
-        The factory may be a coroutine function as well.  A stale value is
-        computed anew in the background, so that nobody waits for it.  A
-        caller that is cancelled leaves the computation to the others.
+        The factory may be a coroutine function as well.  It runs in the loop,
+        in a task of its own: a caller that is cancelled leaves it to the
+        others.  A stale value is computed anew in the background, so that
+        nobody waits for it.
 
         .. versionadded:: 2.0
 
         """
         engine = self._engine
-        flow = engine.flow
+        loop = engine.enter()
         leases.check_callable('factory', factory)
-        plan = flow.plan(
-            key,
-            time,
-            stale=stale,
-            lease=lease,
-            wait=wait,
-            default=default,
-            cache_none=cache_none,
-            min_compress_len=min_compress_len,
+        terms = leases.terms(stale, lease, wait)
+        when = commands.exptime(time)
+        encoded = engine.requests.key(key)
+        hashed = None
+        if encoded is None:
+            encoded, hashed = engine.requests.route(key)
+        observer = (
+            None if self._observe is None else self._observe('get_or_set')
         )
-        if plan.stale:
-            value, old = await engine.follow(flow.look(plan))
-            if old is not None:
-                engine.spawn(
-                    engine.follow(flow.recompute(plan, old), factory),
-                    'A stale value could not be computed anew',
-                )
+        lookup = lookups.Lookup(loop=loop)
+        lookup.given = (
+            engine,
+            contextvars.copy_context(),
+            factory,
+            encoded,
+            hashed,
+            when,
+            terms,
+            default,
+            cache_none,
+            min_compress_len,
+        )
+        if terms.stale:
+            self._look(lookup, observer)
+            return lookup
+        endpoint = engine.cluster.pick(encoded, hashed)
+        if endpoint is None:
+            engine.unserved.fail(clock.monotonic())
+            if observer is not None:
+                batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
+            lookup.set_result(leases.MISS)
         else:
-            value = await self.get(key, leases.MISS)
-        if value is not leases.MISS:
+            lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
+            lane.read(encoded, (lookup, leases.MISS, hashed, (), observer))
+        return lookup
+
+    def _look(
+        self, lookup: lookups.Lookup, observer: batches.Observer | None
+    ) -> None:
+        """Look for a value that may be stale."""
+        engine = self._engine
+        # What is wrong with the times is said before anything is sent.
+        plan = lookup.plan()
+        if engine.flow.lacks_meta():
+            lookup.look()
+            return
+
+        def finish(call: Call) -> typing.Any:
+            endpoint = engine.flow.asked(command, call.endpoint)
+            if endpoint is leases.NO_META:
+                return endpoint
+            value, stale = engine.flow.seen(command, endpoint)
+            if stale is not None:
+                lookup.recompute(stale)
             return value
-        flight = engine.flights.get(plan.route)
-        if flight is None:
-            flight = engine.spawn(
-                engine.follow(flow.compute_once(plan), factory)
-            )
-            engine.flights[plan.route] = flight
-            flight.add_done_callback(
-                lambda _: engine.flights.pop(plan.route, None)
-            )
-        elif default is not leases.MISS:
-            return default
-        return await asyncio.shield(flight)
+
+        command = protocol.MetaGet(plan.route.key, recache=plan.terms.stale)
+        Call(engine, command, plan.route, None, finish, observer).start(
+            engine.enter(), lookup
+        )
 
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Awaitable :meth:`.Client.mark_stale`.
@@ -662,9 +750,16 @@ class Methods:
         .. versionadded:: 2.0
 
         """
-        flow = self._engine.flow
-        steps = flow.mark_stale(flow.stale_plan(key, stale))
-        return typing.cast(int, await self._engine.follow(steps))
+        engine = self._engine
+        engine.enter()
+        route = engine.requests.route(key)
+        seconds = commands.whole_seconds('stale', stale, 1)
+        engine.flights.pop(route, None)
+        steps = engine.flow.mark_stale(route, seconds)
+        return typing.cast(
+            int,
+            await engine.follow(steps, None, self._observe, 'mark_stale'),
+        )
 
     async def update(
         self,
@@ -683,16 +778,16 @@ class Methods:
 
         """
         engine = self._engine
+        engine.enter()
         leases.check_callable('function', function)
         route = engine.requests.route(key)
         commands.exptime(time)
-        engine.enter()
-        lock = engine.locks.setdefault(route, asyncio.Lock())
-        async with lock:
-            return await engine.follow(
-                engine.flow.update(route, time, min_compress_len, attempts),
-                function,
-            )
+        steps = engine.flow.update(route, time, min_compress_len, attempts)
+        with flights.within((engine, 'update', route)):
+            async with engine.locks.setdefault(route, asyncio.Lock()):
+                return await engine.follow(
+                    steps, function, self._observe, 'update'
+                )
 
     # Numbers
 
@@ -723,8 +818,18 @@ class Methods:
     ) -> Future:
         """Awaitable :meth:`.Client.delete`."""
         commands.check_no_delay(time)
-        route = self._engine.requests.route(key)
-        return self._call('delete', protocol.delete(route.key), route)
+        engine = self._engine
+        loop = engine.enter()
+        route = engine.requests.route(key)
+        engine.flights.pop(route, None)
+        return Deletion(
+            engine,
+            protocol.delete(route.key),
+            route,
+            None,
+            None,
+            self._observer('delete'),
+        ).start(loop)
 
     def delete_multi(
         self,
@@ -867,10 +972,10 @@ class Methods:
         observer = self._observer(method)
 
         def over() -> None:
-            if observer is not None:
-                observer.over(*commands.outcome(keys.keys, done))
             if not future.done():
                 future.set_result(result())
+            if observer is not None:
+                batches.tell(observer.over, *commands.outcome(keys.keys, done))
 
         Spread(engine, engine.cluster.rounds(keys, make, done), over).start()
         return future
@@ -893,14 +998,15 @@ class Methods:
             reached.extend((yield {e: [c] for e, c in asked.items()}))
 
         def over() -> None:
+            if not future.done():
+                try:
+                    future.set_result(result({e: asked[e] for e in reached}))
+                except ValueError as error:
+                    future.set_exception(error)
             if observer is not None:
-                observer.over(*commands.outcome((), asked.values()))
-            if future.done():
-                return
-            try:
-                future.set_result(result({e: asked[e] for e in reached}))
-            except ValueError as error:
-                future.set_exception(error)
+                batches.tell(
+                    observer.over, *commands.outcome((), asked.values())
+                )
 
         Spread(engine, rounds(), over).start()
         return future

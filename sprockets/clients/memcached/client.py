@@ -575,36 +575,45 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('get_or_set')
-        flow = shared.flow
         leases.check_callable('factory', factory)
-        plan = flow.plan(
-            key,
-            time,
-            stale=stale,
-            lease=lease,
-            wait=wait,
-            default=default,
-            cache_none=cache_none,
-            min_compress_len=min_compress_len,
+        terms = leases.terms(stale, lease, wait)
+        exptime = commands.exptime(time)
+        route = shared.requests.route(key)
+        if not terms.stale:
+            command = protocol.Get((route.key,))
+            shared.cluster.run(command, route)
+            item = command.found.get(route.key)
+            if item is not None:
+                value = shared.codec.decode_or(item[0], item[1], leases.MISS)
+                if value is not leases.MISS:
+                    return value
+        plan = leases.plan(
+            route, exptime, terms, default, cache_none, min_compress_len
         )
-        old = None
-        if plan.stale:
-            value, old = self._follow(flow.look(plan), factory)
-        else:
-            value = self._follow(flow.read(plan), factory)
-        if old is not None:
-            try:
-                return self._follow(flow.recompute(plan, old), factory)
-            except Exception:
-                LOGGER.exception('A stale value could not be computed anew')
-        if value is not leases.MISS:
+        if terms.stale:
+            value = self._get_stale(plan, factory)
+            if value is not leases.MISS:
+                return value
+        outcome = shared.flights.run(
+            route,
+            lambda: self._follow(shared.flow.compute_once(plan), factory),
+            plan.patience if default is leases.MISS else None,
+        )
+        return default if outcome is None else outcome.take()
+
+    def _get_stale(
+        self, plan: leases.Plan, factory: abc.Callable[[], typing.Any]
+    ) -> typing.Any:
+        """Return a value, computed anew if that is for this caller to do."""
+        flow = self._shared.flow
+        value, stale = self._follow(flow.look(plan))
+        if stale is None:
             return value
-        return shared.flights.run(
-            plan.route,
-            lambda: self._follow(flow.compute_once(plan), factory),
-            default,
-            leases.MISS,
-        )
+        try:
+            return self._follow(flow.recompute(plan, stale), factory).take()
+        except Exception:
+            LOGGER.exception('A stale value could not be computed anew')
+            return value
 
     def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Have a value computed anew, though its time has not passed.
@@ -622,9 +631,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         .. versionadded:: 2.0
 
         """
-        flow = self._shared.flow
+        shared = self._shared
+        shared.count('mark_stale')
+        route = shared.requests.route(key)
+        seconds = commands.whole_seconds('stale', stale, 1)
+        shared.flights.forget(route)
         return typing.cast(
-            int, self._follow(flow.mark_stale(flow.stale_plan(key, stale)))
+            int, self._follow(shared.flow.mark_stale(route, seconds))
         )
 
     def update(
@@ -661,7 +674,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         leases.check_callable('function', function)
         route = shared.requests.route(key)
         commands.exptime(time)
-        with shared.flights.lock(route):
+        with shared.flights.turn(route):
             return self._follow(
                 shared.flow.update(route, time, min_compress_len, attempts),
                 function,
@@ -765,6 +778,9 @@ class Client(memcache.Client):  # type: ignore[misc]
     ) -> int:
         """Delete a key.
 
+        If :meth:`get_or_set` computes its value just now, in whatever
+        process, what comes of that does not stay.
+
         :param str key: text, bytes, or ``(hash, key)``
         :param int time: None or 0: memcached has no delayed deletion any more
         :param bool noreply: see :meth:`set`
@@ -778,8 +794,14 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared = self._shared
         shared.count('delete')
         route = shared.requests.route(key)
+        shared.flights.forget(route)
         command = protocol.delete(route.key)
         shared.cluster.run(command, route)
+        if command.answered and not command.result:
+            # There is no value: perhaps it is being computed.
+            lease, command = leases.deletion(route)
+            shared.cluster.run(lease, route)
+            shared.cluster.run(command, route)
         return typing.cast(int, command.result)
 
     def delete_multi(

@@ -148,6 +148,9 @@ class Endpoint:
         with self._lock:
             down_since = self.down_since
             if down_since is not None:
+                # It may be another version of the server.
+                self.knows_meta = None
+            if down_since is not None:
                 self.up_since = time.time()
             self.retry_at = None
             self.down_since = None
@@ -197,7 +200,7 @@ class Endpoint:
                 break
             out_of_step = isinstance(failure, protocol.OutOfStepError)
             pending = [c for c in pending if not c.answered]
-            if self._refused_meta(pending, failure):
+            if self._refused_meta(pending, failure, deadline):
                 pending = pending[1:]
                 out_of_step = True
             again = [c for c in pending if c.repeatable]
@@ -220,7 +223,10 @@ class Endpoint:
         return True
 
     def _refused_meta(
-        self, pending: abc.Sequence[protocol.Command], failure: Exception
+        self,
+        pending: abc.Sequence[protocol.Command],
+        failure: Exception,
+        deadline: float,
     ) -> bool:
         """Whether a meta command was refused by closing the connection.
 
@@ -232,6 +238,7 @@ class Endpoint:
             or not pending[0].is_meta
             or self.knows_meta is not None
             or not isinstance(failure, ConnectionError)
+            or not self._closes_for_meta(deadline)
         ):
             return False
         pending[0].answered = True
@@ -239,6 +246,24 @@ class Endpoint:
             f'{pending[0].name}: {failure}'
         )
         return True
+
+    def _closes_for_meta(self, deadline: float) -> bool:
+        """Whether it accepts connections, but no meta commands on them."""
+        probe = protocol.meta_noop()
+        try:
+            link = self._connect(deadline)
+        except OSError:
+            return False
+        epoch = self._epoch
+        try:
+            link.exchange([probe], deadline)
+        except (ConnectionError, protocol.ProtocolError):
+            return True
+        except OSError:
+            return False
+        finally:
+            self._put_back(link, epoch)
+        return probe.error is not None
 
     def _blame(self, failure: Exception, began: float) -> None:
         """Mark the server down, unless it was given too little time.

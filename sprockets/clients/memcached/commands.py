@@ -328,7 +328,7 @@ class Requests:
 
         """
         when = exptime(time)
-        data = self._value(verb, value, min_compress_len)
+        data = self.encoded(verb, value, min_compress_len)
         if data is None:
             if verb is not protocol.SET:
                 return None
@@ -352,7 +352,7 @@ class Requests:
 
         """
         when = exptime(time)
-        data = self._value(protocol.CAS, value, min_compress_len)
+        data = self.encoded(protocol.CAS, value, min_compress_len)
         endpoint, incarnation, unique = tokens.take(route)
         if data is None or endpoint is None:
             return None, None
@@ -368,29 +368,6 @@ class Requests:
                 route.key, data[0], when, data[1], unique, incarnation
             ),
             endpoint,
-        )
-
-    def store_over(
-        self,
-        key: bytes,
-        value: typing.Any,
-        when: int,
-        min_compress_len: int,
-        unique: int,
-        incarnation: int,
-    ) -> protocol.Line | None:
-        """Return the command that stores a value in place of a known one.
-
-        :param int when: when it expires, as an exptime
-        :return: None if the value is too large
-        :raises Exception: what pickling raises for what cannot be pickled
-
-        """
-        data = self._value(protocol.CAS, value, min_compress_len)
-        if data is None:
-            return None
-        return protocol.compare_and_swap(
-            key, data[0], when, data[1], unique, incarnation
         )
 
     def store_all(
@@ -413,7 +390,7 @@ class Requests:
         put = made.requests.append
         for place, key in enumerate(keys.keys):
             try:
-                data = self._value(
+                data = self.encoded(
                     protocol.SET, mapping[originals[place]], min_compress_len
                 )
             except Exception as error:
@@ -440,9 +417,14 @@ class Requests:
         made.requests.extend(map(protocol.delete_request, encoded.keys))
         return made
 
-    def _value(
+    def encoded(
         self, verb: protocol.Verb, value: typing.Any, min_compress_len: int
     ) -> tuple[int, bytes] | None:
+        """Return the flags and the bytes of a value, None if it is too large.
+
+        :raises Exception: what pickling raises for what cannot be pickled
+
+        """
         flags, data = self.codec.encode(
             value,
             # What is appended becomes a part of another value.

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import inspect
 import re
-import threading
 import typing
 import uuid
 from collections import abc
@@ -38,6 +37,10 @@ _NAMES: dict[type, abc.Callable[[typing.Any], str]] = {
 }
 
 
+PLAIN = frozenset((str, bytes, int, bool, type(None), uuid.UUID))
+"""Types of which two values that are equal have the same name."""
+
+
 def name_argument(value: typing.Any) -> str:
     """Return an argument as a part of a key.
 
@@ -45,7 +48,10 @@ def name_argument(value: typing.Any) -> str:
 
     """
     if isinstance(value, enum.Enum):
-        return f'{type(value).__name__}.{value.name}'
+        kind = type(value)
+        # Flags that were put together may have no name.
+        member = value.value if isinstance(value, enum.Flag) else value.name
+        return f'{kind.__module__}.{kind.__qualname__}.{member}'
     # By the exact type: a subclass may look like something else.
     name = _NAMES.get(type(value))
     if name is None:
@@ -65,23 +71,16 @@ def _as_key(name: str) -> str:
     return f'{head}#{digest}'
 
 
-class _Clients:
-    """The clients of functions that were given none, by kind and prefix."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._clients: dict[tuple[type, str | None], typing.Any] = {}
-
-    def get(self, kind: type, prefix: str | None) -> typing.Any:
-        """Return the one client of a kind for a prefix."""
-        with self._lock:
-            found = self._clients.get((kind, prefix))
-            if found is None:
-                found = self._clients[kind, prefix] = kind(prefix)
-            return found
+_clients: dict[tuple[type, str | None], typing.Any] = {}
+"""The clients of functions that were given none, by kind and prefix."""
 
 
-_clients = _Clients()
+def _client(kind: type, prefix: str | None) -> typing.Any:
+    client = _clients.get((kind, prefix))
+    if client is None:
+        # Making one does nothing yet: of two, one is dropped.
+        client = _clients.setdefault((kind, prefix), kind(prefix))
+    return client
 
 
 class Cached:
@@ -99,9 +98,16 @@ class Cached:
         functools.update_wrapper(self, function)
         self._function = function
         self._awaitable = inspect.iscoroutinefunction(function)
+        if self._awaitable and hasattr(inspect, 'markcoroutinefunction'):
+            inspect.markcoroutinefunction(self)
         if self._awaitable and isinstance(source, client.Client):
             raise TypeError('a coroutine function wants an AsyncClient')
         self._signature = inspect.signature(function)
+        self._name = f'{function.__module__}.{function.__qualname__}'
+        # Naming the arguments takes longer than the rest of a hit.
+        self._plain_key = functools.lru_cache(maxsize=1024, typed=True)(
+            self._make_key
+        )
         self._time = time
         self._key = key
         self._source = source
@@ -110,6 +116,20 @@ class Cached:
 
     def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         """Return what the function returned before, or call it."""
+        if self._awaitable:
+            return self._call(args, kwargs)
+        return self._get(args, kwargs)
+
+    async def _call(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> typing.Any:
+        # What was a coroutine function stays one: it can be made a task of,
+        # and be called where no loop runs yet.
+        return await self._get(args, kwargs)
+
+    def _get(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> typing.Any:
         return self._cache(args).get_or_set(
             self.key(*args, **kwargs),
             functools.partial(self._function, *args, **kwargs),
@@ -140,27 +160,48 @@ class Cached:
             function does not take
 
         """
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments: dict[str, typing.Any] = {}
-        for name, value in bound.arguments.items():
-            kind = self._signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
-                arguments.update(sorted(value.items()))
-            elif arguments or not _is_handler(value):
-                arguments[name] = value
-        if self._key is None:
-            names = ','.join(
-                f'{name}={name_argument(value)}'
-                for name, value in arguments.items()
-            )
-            function = self._function
-            return _as_key(
-                f'{function.__module__}.{function.__qualname__}({names})'
-            )
         if callable(self._key):
             return _as_key(self._key(*args, **kwargs))
-        return _as_key(self._key.format(**arguments))
+        # What makes no difference to the key: any other handler is as good.
+        named = (
+            (_HANDLER, *args[1:]) if args and _is_handler(args[0]) else args
+        )
+        for value in named:
+            if type(value) not in PLAIN and value is not _HANDLER:
+                return self._make_key(*named, **kwargs)
+        for value in kwargs.values():
+            if type(value) not in PLAIN:
+                return self._make_key(*named, **kwargs)
+        return self._plain_key(*named, **kwargs)
+
+    def _make_key(self, *args: typing.Any, **kwargs: typing.Any) -> str:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = {
+            name: value
+            for name, value in bound.arguments.items()
+            if value is not _HANDLER
+        }
+        more = {
+            name: arguments.pop(name)
+            for name, parameter in self._signature.parameters.items()
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD
+        }
+        if isinstance(self._key, str):
+            for keywords in more.values():
+                arguments = {**keywords, **arguments}
+            return _as_key(self._key.format(**arguments))
+        names = [
+            f'{name}={name_argument(value)}'
+            for name, value in arguments.items()
+        ]
+        # Their names may be any text, and those of parameters too.
+        names += [
+            f'**{name!r}={name_argument(value)}'
+            for keywords in more.values()
+            for name, value in sorted(keywords.items())
+        ]
+        return _as_key(f'{self._name}({",".join(names)})')
 
     def _cache(self, args: tuple[typing.Any, ...]) -> typing.Any:
         if self._source is not None:
@@ -168,7 +209,7 @@ class Cached:
         if args and _is_handler(args[0]):
             return args[0].memcached
         kind = aio.AsyncClient if self._awaitable else client.Client
-        return _clients.get(kind, self._prefix)
+        return _client(kind, self._prefix)
 
 
 class _Bound:
@@ -193,7 +234,13 @@ class _Bound:
         return self._method.key(self._instance, *args, **kwargs)
 
 
+_HANDLER: typing.Any = object()
+"""In place of a handler among the arguments."""
+
+
 def _is_handler(value: typing.Any) -> bool:
+    if type(value) in PLAIN:
+        return False
     return isinstance(getattr(value, 'memcached', None), aio.Methods)
 
 

@@ -4,17 +4,18 @@ The functions are generators without any I/O.  They yield what is to be done
 next, and are sent what came of it: so the blocking and the awaitable client
 do the same.
 
-Who may compute is settled by a lease, which is a key of its own.  memcached
-can also keep a lease in the key that it is about (meta get with N,
-protocol.txt), but every other client takes that for an empty value, ``add``
-fails on it and ``incr`` is an error.  This way there is a miss where there is
-no value yet, for everybody.
+Who may compute is settled by a lease, which is a key of its own, on the
+server of the key that it is about.  memcached can also keep a lease in that
+key itself (meta get with N, protocol.txt), but every other client takes it
+for an empty value, ``add`` fails on it and ``incr`` is an error.  This way
+there is a miss where there is no value yet, for everybody.
 
 """
 
 from __future__ import annotations
 
-import dataclasses
+import enum
+import functools
 import hashlib
 import random
 import time as clock
@@ -33,8 +34,30 @@ FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.1
 """Seconds between two looks for a value that somebody else computes."""
 
-MISS: typing.Any = object()
+TICK = 1
+"""Seconds by which memcached may let a key expire too early: it counts whole
+ones."""
+
+
+class _Absent(enum.Enum):
+    """What is in place of something that is not there."""
+
+    MISS = 'MISS'
+    NO_META = 'NO_META'
+    UNREACHABLE = 'UNREACHABLE'
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+MISS: typing.Any = _Absent.MISS
 """In place of a value that is not there."""
+
+NO_META: typing.Any = _Absent.NO_META
+"""In place of a server that knows no meta commands."""
+
+UNREACHABLE: typing.Any = _Absent.UNREACHABLE
+"""In place of a lease where the server gives none."""
 
 
 class UpdateError(Exception):
@@ -66,51 +89,119 @@ T = typing.TypeVar('T')
 Steps = abc.Generator[Step, typing.Any, T]
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Terms(typing.NamedTuple):
+    """Time spans of a ``get_or_set``, checked."""
+
+    stale: int
+    """Seconds for which a value is served after its time."""
+    lease: int
+    """Seconds that a computation may take before another one begins."""
+    wait: float
+    """Seconds to wait for a value that another process computes."""
+
+
+@functools.lru_cache(maxsize=256)
+def terms(stale: typing.Any, lease: typing.Any, wait: typing.Any) -> Terms:
+    """Return time spans, checked; the same few come again and again.
+
+    :raises ValueError: for what is none
+    :raises TypeError: for what cannot be hashed, and so is none
+
+    """
+    seconds = commands.whole_seconds('lease', lease, 1)
+    return Terms(
+        commands.whole_seconds('stale', stale, 0),
+        seconds,
+        # So long that one who dies may be followed by another.
+        2.0 * (seconds + TICK)
+        if wait is None
+        else commands.seconds('wait', wait),
+    )
+
+
+def check_callable(name: str, function: typing.Any) -> None:
+    """Raise :exc:`TypeError` for what cannot be called."""
+    if not callable(function):
+        raise TypeError(f'{name} is {function!r}; expected a function')
+
+
+class Plan(typing.NamedTuple):
     """What a ``get_or_set`` is to do: its arguments, checked."""
 
     route: cluster.Route
     exptime: int
     """When the value is to be computed anew; 0 for never."""
-    stale: int
-    """Seconds for which it is served after that."""
-    lease: int
-    """Seconds that a computation may take before another one begins."""
-    wait: float
-    """Seconds to wait for a value that somebody else computes."""
+    kept: int
+    """When it is dropped, as an exptime."""
+    terms: Terms
     default: typing.Any
     """What to return instead of waiting; MISS to wait."""
     cache_none: bool
     min_compress_len: int
 
     @property
-    def kept(self) -> int:
-        """When the value is dropped, as an exptime."""
-        return self.exptime and commands.exptime(self.exptime + self.stale)
+    def patience(self) -> float:
+        """Seconds to wait for another caller in this process.
 
-    @property
-    def lease_route(self) -> cluster.Route:
-        """The key of the lease."""
-        return _aside(b'lease', self.route)
-
-    @property
-    def fresh_route(self) -> cluster.Route:
-        """The key that is there while the value need not be computed anew.
-
-        It is for servers without meta commands, which do not tell how much
-        time a value has left.
+        That one may have to wait for another process and then compute.
 
         """
-        return _aside(b'fresh', self.route)
+        return self.terms.wait + self.terms.lease
 
 
-def _aside(purpose: bytes, route: cluster.Route) -> cluster.Route:
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(b'%r ' % route.hash)
-    digest.update(route.key)
-    return cluster.Route(
-        b'%b:%b' % (purpose, digest.hexdigest().encode('ascii')), None
+def plan(
+    route: cluster.Route,
+    exptime: int,
+    terms: Terms,
+    default: typing.Any,
+    cache_none: bool,
+    min_compress_len: int,
+) -> Plan:
+    """Return the plan for these arguments.
+
+    :raises ValueError: if the value would have to be kept too long
+
+    """
+    kept = exptime
+    if terms.stale and exptime > 0:
+        kept = commands.exptime(exptime + terms.stale)
+    return Plan(
+        route, exptime, kept, terms, default, cache_none, min_compress_len
+    )
+
+
+def _aside(purpose: bytes, key: bytes) -> bytes:
+    """Return a key of our own that goes with a caller's."""
+    digest = hashlib.blake2b(key, digest_size=16).hexdigest()
+    return b'%b:%b' % (purpose, digest.encode('ascii'))
+
+
+def lease_key(key: bytes) -> bytes:
+    """Return the key that whoever computes the value of a key holds."""
+    return _aside(b'lease', key)
+
+
+def fresh_key(key: bytes) -> bytes:
+    """Return the key that is there while a value need not be computed anew.
+
+    It is for servers without meta commands, which do not tell how much time
+    a value has left.
+
+    """
+    return _aside(b'fresh', key)
+
+
+def deletion(route: cluster.Route) -> tuple[protocol.Line, protocol.Line]:
+    """Return the commands that delete a key of which there is no value.
+
+    Somebody may compute it, from what was before.  In this order: either the
+    value is deleted, or whoever stores it finds the lease gone, and deletes
+    it.
+
+    """
+    return (
+        protocol.delete(lease_key(route.key)),
+        protocol.delete(route.key),
     )
 
 
@@ -118,16 +209,49 @@ class Lease(typing.NamedTuple):
     """The right to compute, until it runs out."""
 
     endpoint: cluster.Endpoint
+    incarnation: int
     unique: int | None
     """The cas unique of a lease from a meta command."""
     token: bytes
     """The value of a lease from ``add``."""
+    until: float
+    """Until when it is ours for sure (:func:`time.monotonic`)."""
 
 
-def check_callable(name: str, function: typing.Any) -> None:
-    """Raise :exc:`TypeError` for what cannot be called."""
-    if not callable(function):
-        raise TypeError(f'{name} is {function!r}; expected a function')
+class Stale(typing.NamedTuple):
+    """A value that is there, and that another may be stored in place of."""
+
+    endpoint: cluster.Endpoint
+    incarnation: int
+    unique: int
+    lease: Lease | None = None
+    """The lease to compute it anew, where there are no meta commands."""
+
+
+class Outcome:
+    """A value, for each of those who waited for it."""
+
+    def __init__(
+        self,
+        codec: values.Codec,
+        value: typing.Any,
+        flags: int,
+        data: bytes,
+    ) -> None:
+        self._codec = codec
+        self._value = value
+        self._flags = flags
+        self._data = data
+        self._original = [value]
+
+    def take(self) -> typing.Any:
+        """Return the value, which is nobody else's if it can be changed."""
+        if self._flags in values.SHAREABLE:
+            return self._value
+        try:
+            return self._original.pop()
+        except IndexError:
+            return self._codec.decode_or(self._flags, self._data, self._value)
 
 
 class Flow:
@@ -144,79 +268,55 @@ class Flow:
         self._codec: values.Codec = requests.codec
         self._cluster = servers
 
-    def plan(
-        self,
-        key: typing.Any,
-        time: typing.Any,
-        *,
-        stale: typing.Any,
-        lease: typing.Any,
-        wait: typing.Any,
-        default: typing.Any,
-        cache_none: bool,
-        min_compress_len: int,
-    ) -> Plan:
-        """Return the arguments of a ``get_or_set``, checked.
-
-        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: for what is no time
-
-        """
-        seconds = commands.whole_seconds('lease', lease, 1)
-        return Plan(
-            self._requests.route(key),
-            commands.exptime(time),
-            commands.whole_seconds('stale', stale, 0),
-            seconds,
-            seconds if wait is None else commands.seconds('wait', wait),
-            default,
-            cache_none,
-            min_compress_len,
-        )
-
-    def stale_plan(self, key: typing.Any, stale: typing.Any) -> Plan:
-        """Return the arguments of a ``mark_stale``, checked."""
-        return self.plan(
-            key,
-            0,
-            stale=commands.whole_seconds('stale', stale, 1),
-            lease=1,
-            wait=None,
-            default=MISS,
-            cache_none=True,
-            min_compress_len=0,
-        )
-
     # get_or_set
 
-    def compute_once(self, plan: Plan) -> Steps[typing.Any]:
-        """Return a value that was not there: somebody's, or one's own.
+    def compute_once(self, plan: Plan) -> Steps[Outcome | None]:
+        """Get a value that was not there: somebody's, or one's own.
 
+        :return: None if another process computes it, and the plan has a
+            default
         :raises Exception: what the factory raises
 
         """
-        until = clock.monotonic() + plan.wait
+        until = clock.monotonic() + plan.terms.wait
         pause = FIRST_PAUSE
         lease = yield from self._take_lease(plan)
         while lease is None:
             if plan.default is not MISS:
-                return plan.default
+                return None
             if clock.monotonic() >= until:
-                return (yield from self._compute(plan, None))
+                break
             yield Pause(pause * (0.5 + random.random()))
             pause = min(pause * 1.5, LONGEST_PAUSE)
-            value = yield from self.read(plan)
-            if value is not MISS:
-                return value
+            outcome, _ = yield from self._read(plan)
+            if outcome is not None:
+                return outcome
             lease = yield from self._take_lease(plan)
-        if lease is not UNREACHABLE:
+        if lease is UNREACHABLE:
+            lease = None
+        stored = False
+        try:
             # Whoever had the lease before may have stored the value since
             # it was looked for.
-            value = yield from self.read(plan)
-            if value is not MISS:
-                yield from self._give_back(plan, lease)
-                return value
-        return (yield from self._compute(plan, lease))
+            outcome, broken = yield from self._read(plan)
+            if outcome is None:
+                value = yield Compute()
+                outcome, command = self._store(plan, value, broken)
+                if command is not None:
+                    yield Ask(command, plan.route)
+                    stored = bool(command.result)
+                if stored and plan.terms.stale and self.lacks_meta():
+                    yield from self._mark_fresh(plan)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._give_back(plan, lease)
+            raise
+        if (yield from self._give_back(plan, lease)) is False and stored:
+            # Whoever deletes the value deletes the lease: what was computed
+            # from before that must not stay.
+            yield Ask(protocol.delete(plan.route.key), plan.route)
+        return outcome
 
     def look(self, plan: Plan) -> Steps[tuple[typing.Any, Stale | None]]:
         """Look for a value that may be stale.
@@ -225,20 +325,28 @@ class Flow:
             :meth:`recompute` if it is for this caller to compute it anew
 
         """
-        command = protocol.MetaGet(plan.route.key, recache=plan.stale)
+        command = protocol.MetaGet(plan.route.key, recache=plan.terms.stale)
         endpoint = yield from self._ask_meta(command, plan.route)
         if endpoint is NO_META:
             return (yield from self._look_without_meta(plan))
-        value = self._decode(command.item)
-        if value is MISS or not command.won or endpoint is None:
+        return self.seen(command, endpoint)
+
+    def seen(
+        self, command: protocol.MetaGet, endpoint: cluster.Endpoint | None
+    ) -> tuple[typing.Any, Stale | None]:
+        """Return what a server answered to a look for a stale value."""
+        item = command.item
+        value = self._decode(item)
+        if value is MISS or item is None or endpoint is None:
+            return MISS, None
+        if not command.won:
             return value, None
-        unique = command.item[2] if command.item else None
         return value, Stale(
-            endpoint, command.incarnation, typing.cast(int, unique), None
+            endpoint, command.incarnation, typing.cast(int, item[2])
         )
 
-    def recompute(self, plan: Plan, stale: Stale) -> Steps[typing.Any]:
-        """Return a new value, stored unless somebody else has stored one.
+    def recompute(self, plan: Plan, stale: Stale) -> Steps[Outcome]:
+        """Compute a value, and store it unless somebody else has stored one.
 
         :raises Exception: what the factory raises; then it is for the next
             caller to compute
@@ -246,63 +354,58 @@ class Flow:
         """
         try:
             value = yield Compute()
+            outcome, command = self._store(plan, value, stale)
         except GeneratorExit:
             raise
         except BaseException:
-            if stale.lease is not None:
-                yield from self._give_back(plan, stale.lease)
-            else:
-                command = protocol.meta_delete(
-                    plan.route.key, stale.unique, invalidate=True
+            if stale.lease is None:
+                again = protocol.meta_delete(
+                    plan.route.key,
+                    stale.unique,
+                    stale.incarnation,
+                    invalidate=True,
                 )
-                yield Ask(command, plan.route, stale.endpoint)
+                yield Ask(again, plan.route, stale.endpoint)
+            yield from self._give_back(plan, stale.lease)
             raise
-        store = self._store(plan, protocol.CAS, value, stale)
-        if store is not None:
-            yield Ask(store, plan.route, stale.endpoint)
+        if command is not None:
+            yield Ask(command, plan.route, stale.endpoint)
+        if command is None or isinstance(command.error, protocol.RefusedError):
+            # The old value is not to be served in place of this one.
+            yield from self._delete_if(
+                plan.route.key, plan.route, stale, stale.lease is None
+            )
         if stale.lease is not None:
             yield from self._mark_fresh(plan)
-            yield from self._give_back(plan, stale.lease)
-        return value
+        yield from self._give_back(plan, stale.lease)
+        return outcome
 
-    def mark_stale(self, plan: Plan) -> Steps[int]:
+    def mark_stale(self, route: cluster.Route, stale: int) -> Steps[int]:
         """Have a value computed anew though its time has not passed."""
+        yield Ask(protocol.delete(lease_key(route.key)), route)
         command: protocol.Line = protocol.meta_delete(
-            plan.route.key, None, invalidate=True, exptime=plan.stale
+            route.key, None, None, invalidate=True, exptime=stale
         )
-        endpoint = yield from self._ask_meta(command, plan.route)
+        endpoint = yield from self._ask_meta(command, route)
         if endpoint is not NO_META:
             return typing.cast(int, command.result)
-        yield Ask(protocol.delete(plan.fresh_route.key), plan.fresh_route)
-        command = protocol.touch(plan.route.key, plan.stale)
-        yield Ask(command, plan.route)
+        yield Ask(protocol.delete(fresh_key(route.key)), route)
+        command = protocol.touch(route.key, stale)
+        yield Ask(command, route)
         return typing.cast(int, command.result)
 
-    def _compute(self, plan: Plan, lease: Lease | None) -> Steps[typing.Any]:
-        held = lease if lease is not UNREACHABLE else None
-        try:
-            value = yield Compute()
-        except GeneratorExit:
-            raise
-        except BaseException:
-            if held is not None:
-                yield from self._give_back(plan, held)
-            raise
-        # Not over what somebody has stored meanwhile, which is newer.
-        store = self._store(plan, protocol.ADD, value, None)
-        if store is not None:
-            yield Ask(store, plan.route)
-            if plan.stale and store.result and self._lacks_meta():
-                yield from self._mark_fresh(plan)
-        if held is not None:
-            yield from self._give_back(plan, held)
-        return value
-
-    def read(self, plan: Plan) -> Steps[typing.Any]:
-        """Return the value, or MISS."""
-        command = protocol.Get((plan.route.key,))
-        yield Ask(command, plan.route)
-        return self._decode(command.found.get(plan.route.key))
+    def _read(self, plan: Plan) -> Steps[tuple[Outcome | None, Stale | None]]:
+        """Return a value, or what there is that is none."""
+        command = protocol.Get((plan.route.key,), 'gets')
+        endpoint = yield Ask(command, plan.route)
+        item = command.found.get(plan.route.key)
+        value = self._decode(item)
+        if item is None:
+            return None, None
+        if value is MISS:
+            unique = typing.cast(int, item[2])
+            return None, Stale(endpoint, command.incarnation, unique)
+        return Outcome(self._codec, value, item[0], item[1]), None
 
     def _decode(self, item: protocol.Item | None) -> typing.Any:
         if item is None:
@@ -310,76 +413,127 @@ class Flow:
         return self._codec.decode_or(item[0], item[1], MISS)
 
     def _store(
-        self,
-        plan: Plan,
-        verb: protocol.Verb,
-        value: typing.Any,
-        stale: Stale | None,
-    ) -> protocol.Line | None:
-        if value is None and not plan.cache_none:
-            return None
+        self, plan: Plan, value: typing.Any, old: Stale | None
+    ) -> tuple[Outcome, protocol.Line | None]:
+        """Return a value for its callers, and the command that stores it.
+
+        It leaves alone what somebody has stored meanwhile, which is newer.
+
+        :param Stale old: what it takes the place of
+        :return: no command if it is not to be stored, or too large
+        :raises Exception: what pickling raises for what cannot be pickled
+
+        """
         key = plan.route.key
-        if stale is None:
-            return self._requests.store(
-                verb, key, value, plan.kept, plan.min_compress_len
+        encoded = self._requests.encoded(
+            protocol.ADD, value, plan.min_compress_len
+        )
+        if encoded is None:
+            return Outcome(
+                self._codec, value, *self._codec.encode(value)
+            ), None
+        outcome = Outcome(self._codec, value, *encoded)
+        if value is None and not plan.cache_none:
+            return outcome, None
+        flags, data = encoded
+        if old is None:
+            return outcome, protocol.store(
+                protocol.ADD, key, flags, plan.kept, data
             )
-        return self._requests.store_over(
-            key,
-            value,
-            plan.kept,
-            plan.min_compress_len,
-            stale.unique,
-            stale.incarnation,
+        return outcome, protocol.compare_and_swap(
+            key, flags, plan.kept, data, old.unique, old.incarnation
         )
 
     # Leases
 
     def _take_lease(self, plan: Plan) -> Steps[typing.Any]:
         """Return the lease, None if it is taken, or UNREACHABLE."""
-        route = plan.lease_route
-        command = protocol.MetaGet(route.key, vivify=plan.lease)
-        endpoint = yield from self._ask_meta(command, route)
+        key = lease_key(plan.route.key)
+        until = clock.monotonic() + plan.terms.lease
+        seconds = plan.terms.lease + TICK
+        command = protocol.MetaGet(key, vivify=seconds)
+        endpoint = yield from self._ask_meta(command, plan.route)
         if endpoint is NO_META:
             return (yield from self._add_lease(plan))
-        if endpoint is None or not command.answered or command.item is None:
+        if not command.answered or command.item is None:
             return UNREACHABLE
         if not command.won:
             return None
-        return Lease(endpoint, command.item[2], b'')
+        return Lease(
+            endpoint, command.incarnation, command.item[2], b'', until
+        )
 
     def _add_lease(self, plan: Plan) -> Steps[typing.Any]:
-        route = plan.lease_route
+        until = clock.monotonic() + plan.terms.lease
         token = uuid.uuid4().bytes
-        command = protocol.store(protocol.ADD, route.key, 0, plan.lease, token)
-        endpoint = yield Ask(command, route)
-        if endpoint is None or not command.answered or command.error:
+        command = protocol.store(
+            protocol.ADD,
+            lease_key(plan.route.key),
+            0,
+            plan.terms.lease + TICK,
+            token,
+        )
+        endpoint = yield Ask(command, plan.route)
+        if not command.answered or command.error is not None:
             return UNREACHABLE
         if not command.result:
             return None
-        return Lease(endpoint, None, token)
+        return Lease(endpoint, 0, None, token, until)
 
-    def _give_back(self, plan: Plan, lease: Lease) -> Steps[None]:
-        """Delete the lease, unless it has run out and is another one's."""
-        route = plan.lease_route
+    def _give_back(
+        self, plan: Plan, lease: Lease | None
+    ) -> Steps[bool | None]:
+        """Delete the lease, unless it has run out and is another one's.
+
+        :return: False if it was taken away before it ran out, and None if
+            there is no telling
+
+        """
+        if lease is None:
+            return None
+        key = lease_key(plan.route.key)
         if lease.unique is not None:
-            command: protocol.Command = protocol.meta_delete(
-                route.key, lease.unique
+            held = Stale(lease.endpoint, lease.incarnation, lease.unique)
+            kept = yield from self._delete_if(key, plan.route, held, True)
+        else:
+            look = protocol.Get((key,), 'gets')
+            yield Ask(look, plan.route, lease.endpoint)
+            item = look.found.get(key)
+            if not look.answered or look.error is not None:
+                kept = None
+            elif item is None or item[1] != lease.token:
+                kept = False
+            else:
+                held = Stale(
+                    lease.endpoint,
+                    look.incarnation,
+                    typing.cast(int, item[2]),
+                )
+                kept = yield from self._delete_if(key, plan.route, held, False)
+        if kept is False and clock.monotonic() >= lease.until:
+            return None
+        return kept
+
+    def _delete_if(
+        self, key: bytes, route: cluster.Route, held: Stale, meta: bool
+    ) -> Steps[bool | None]:
+        """Delete a key that has not been stored anew.
+
+        :return: whether it was deleted, None if there is no telling
+
+        """
+        command: protocol.Line
+        if meta:
+            command = protocol.meta_delete(key, held.unique, held.incarnation)
+        else:
+            # To expire at once is to be deleted, which knows no cas unique.
+            command = protocol.compare_and_swap(
+                key, 0, -1, b'', held.unique, held.incarnation
             )
-            yield Ask(command, route, lease.endpoint)
-            return
-        look = protocol.Get((route.key,), 'gets')
-        yield Ask(look, route, lease.endpoint)
-        item = look.found.get(route.key)
-        if item is None or item[1] != lease.token or item[2] is None:
-            return
-        # To expire at once is to be deleted, which knows no cas unique.
-        yield Ask(
-            protocol.compare_and_swap(
-                route.key, 0, -1, b'', item[2], look.incarnation
-            ),
-            route,
-            lease.endpoint,
-        )
+        yield Ask(command, route, held.endpoint)
+        if not command.answered or command.error is not None:
+            return None
+        return bool(command.result)
 
     def _ask_meta(
         self, command: protocol.Command, route: cluster.Route
@@ -390,31 +544,52 @@ class Flow:
             that know no such commands, in which case it may not have run
 
         """
-        if self._lacks_meta():
+        if self.lacks_meta():
             return NO_META
         endpoint = yield Ask(command, route)
-        refused = isinstance(command.error, protocol.RefusedError)
-        if endpoint is not None and command.answered:
-            endpoint.knows_meta = not refused
-        return NO_META if refused else endpoint
+        return self.asked(command, endpoint)
 
-    def _lacks_meta(self) -> bool:
-        return any(e.knows_meta is False for e in self._cluster.endpoints)
+    def asked(
+        self, command: protocol.Command, endpoint: cluster.Endpoint | None
+    ) -> typing.Any:
+        """Take note of whether a server knows meta commands.
+
+        :return: the server, or NO_META
+
+        """
+        if endpoint is None or not command.answered:
+            return endpoint
+        if not isinstance(command.error, protocol.RefusedError):
+            endpoint.knows_meta = True
+        # It can be short of memory for one command, and know it all the same.
+        elif 'SERVER_ERROR' not in str(command.error):
+            endpoint.knows_meta = False
+            return NO_META
+        return endpoint
+
+    def lacks_meta(self) -> bool:
+        """Whether there is a server that knows no meta commands."""
+        # One for all: a key may move to another server.
+        for server in self._cluster.servers:
+            if server.endpoint.knows_meta is False:
+                return True
+        return False
 
     # Stale values on servers without meta commands
 
     def _look_without_meta(
         self, plan: Plan
     ) -> Steps[tuple[typing.Any, Stale | None]]:
-        command = protocol.Get((plan.route.key,), 'gets')
+        key = plan.route.key
+        command = protocol.Get((key,), 'gets')
         endpoint = yield Ask(command, plan.route)
-        item = command.found.get(plan.route.key)
+        item = command.found.get(key)
         value = self._decode(item)
-        if value is MISS or item is None or endpoint is None:
+        if value is MISS or item is None:
             return value, None
-        fresh = protocol.Get((plan.fresh_route.key,))
-        yield Ask(fresh, plan.fresh_route)
-        if not fresh.answered or fresh.found:
+        fresh = protocol.Get((fresh_key(key),))
+        yield Ask(fresh, plan.route)
+        if not fresh.answered or fresh.error is not None or fresh.found:
             return value, None
         lease = yield from self._add_lease(plan)
         if lease is None or lease is UNREACHABLE:
@@ -424,11 +599,10 @@ class Flow:
         )
 
     def _mark_fresh(self, plan: Plan) -> Steps[None]:
+        key = fresh_key(plan.route.key)
         yield Ask(
-            protocol.store(
-                protocol.SET, plan.fresh_route.key, 0, plan.exptime, b''
-            ),
-            plan.fresh_route,
+            protocol.store(protocol.SET, key, 0, plan.exptime, b''),
+            plan.route,
         )
 
     # update
@@ -452,7 +626,10 @@ class Flow:
             if endpoint is None or not read.answered or read.error:
                 raise UpdateError(f'no server answers: {read.error}')
             tokens.remember(route, read, endpoint)
-            old = self._decode(read.found.get(route.key))
+            item = read.found.get(route.key)
+            old = self._decode(item)
+            if item is not None and old is MISS:
+                raise UpdateError('what is stored cannot be decoded')
             value = yield Compute((None if old is MISS else old,))
             command, only = self._requests.cas(
                 route, value, time, min_compress_len, tokens
@@ -462,6 +639,8 @@ class Flow:
             yield Ask(command, route, only)
             if command.result:
                 return value
+            if isinstance(command.error, protocol.RefusedError):
+                raise UpdateError(f'the server refuses {command.error}')
             if command.error is not None and not isinstance(
                 command.error, cluster.StaleError
             ):
@@ -470,20 +649,3 @@ class Flow:
                 )
             yield Pause(random.random() * min(0.001 * 2**attempt, 0.05))
         raise UpdateError(f'{attempts} attempts, and each time another came')
-
-
-class Stale(typing.NamedTuple):
-    """A value that it is for this caller to compute anew."""
-
-    endpoint: cluster.Endpoint
-    incarnation: int
-    unique: int
-    lease: Lease | None
-    """The lease, where the server has no meta commands."""
-
-
-NO_META: typing.Any = object()
-"""In place of a server that knows no meta commands."""
-
-UNREACHABLE: typing.Any = object()
-"""In place of a lease where the server gives none."""

@@ -174,6 +174,7 @@ TOUCH = Verb('touch', {b'TOUCHED': 1, b'NOT_FOUND': 0}, True)
 INCR = Verb('incr', {b'NOT_FOUND': None}, False, None)
 DECR = Verb('decr', {b'NOT_FOUND': None}, False, None)
 META_DELETE = Verb('md', {b'HD': 1, b'NF': 0, b'EX': 0}, False)
+META_NOOP = Verb('mn', {b'MN': 1}, True)
 FLUSH_ALL = Verb('flush_all', {b'OK': 1}, True)
 VERSION = Verb('version', {}, True, None)
 AUTHENTICATE = Verb('authentication', {b'STORED': True}, False)
@@ -321,11 +322,23 @@ class Version(Line):
 
 
 class MetaDelete(Line):
-    """``md``, which deletes a key or marks its value as stale."""
+    """``md``, which deletes a key or marks its value as stale.
 
-    __slots__ = ()
+    :param int incarnation: the life of the server that it is meant for, None
+        for any; see :class:`CompareAndSwap`
+
+    """
+
+    __slots__ = ('incarnation',)
 
     is_meta = True
+
+    def __init__(self, request: bytes, incarnation: int | None) -> None:
+        super().__init__(META_DELETE, request)
+        self.incarnation = incarnation
+
+    def meant_for(self, incarnation: int) -> bool:
+        return self.incarnation in (None, incarnation)
 
 
 class CompareAndSwap(Line):
@@ -359,7 +372,14 @@ class Get(Command):
 
     """
 
-    __slots__ = ('_coming', 'found', 'incarnation', 'keys', 'words')
+    __slots__ = (
+        '_coming',
+        'found',
+        'incarnation',
+        'keys',
+        'only_reads',
+        'words',
+    )
 
     repeatable = True
 
@@ -379,6 +399,7 @@ class Get(Command):
         self.found: dict[bytes, Item] = {}
         self._coming: dict[bytes, Item] = {}
         self.incarnation = 0
+        self.only_reads = exptime is None
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -481,6 +502,11 @@ class MetaGet(Command):
         self.item: Item | None = None
         self.won = False
         self.incarnation = 0
+
+    @property
+    def found(self) -> dict[bytes, Item]:
+        """What there is, as in :class:`Get`."""
+        return {} if self.item is None else {self.key: self.item}
 
     def start_over(self) -> None:
         super().start_over()
@@ -623,12 +649,14 @@ def delete(key: bytes) -> Line:
 def meta_delete(
     key: bytes,
     unique: int | None,
+    incarnation: int | None,
     invalidate: bool = False,
     exptime: int | None = None,
-) -> Line:
+) -> MetaDelete:
     """Return the command that deletes a key, or marks its value as stale.
 
     :param int unique: only if this is still the value's cas unique
+    :param int incarnation: the life of the server that gave it out
     :param bool invalidate: keep the value, and let the next meta get win
     :param int exptime: when a value that is invalidated is dropped
 
@@ -640,7 +668,12 @@ def meta_delete(
         request += b' I'
     if exptime is not None:
         request += b' T%d' % exptime
-    return MetaDelete(META_DELETE, request + NEWLINE)
+    return MetaDelete(request + NEWLINE, incarnation)
+
+
+def meta_noop() -> Line:
+    """Return the command that only servers with meta commands know."""
+    return Line(META_NOOP, b'mn\r\n')
 
 
 def touch(key: bytes, exptime: int) -> Line:
