@@ -85,7 +85,7 @@ setuptools.setup(
     packages=setuptools.find_namespace_packages(
         include=['sprockets', 'sprockets.*']
     ),
-    package_data={'sprockets.clients.memcached': ['py.typed']},
+    package_data={'sprockets.clients.memcached': ['py.typed', 'status.html']},
     python_requires='>=3.10',
     install_requires=read_requirements('installation.txt'),
     entry_points={

@@ -105,6 +105,16 @@ ZLIB = Package(
 )
 PYLIBMC = (COMPILER, LIBMEMCACHED, ZLIB)
 
+CHROMIUM = Package(
+    what='Chromium',
+    there=lambda: any(
+        map(program, ('chromium', 'chromium-browser', 'google-chrome'))
+    ),
+    names=dict.fromkeys(
+        ('apk', 'apt-get', 'dnf', 'pacman', 'yum', 'zypper'), 'chromium'
+    ),
+)
+
 
 def environments_of(python):
     """Return what a Python needs to make virtual environments.

@@ -194,6 +194,10 @@ def main():
     steps = plan(options)
     if 'tests' in options.only:
         system.provide(system.MEMCACHED)
+        try:
+            system.provide(system.CHROMIUM)
+        except commands.Error as error:
+            print(f'{error}\nThe tests that need it are skipped.', flush=True)
     for package in system.PYLIBMC:
         system.provide(package)
     needed = list(dict.fromkeys(step.environment for step in steps))

@@ -10,6 +10,7 @@ from sprockets.clients.memcached.handlers import (
 from sprockets.clients.memcached.leases import UpdateError
 from sprockets.clients.memcached.settings import DEFAULT_SERVER
 from sprockets.clients.memcached.settings import get_servers as _get_servers
+from sprockets.clients.memcached.status import StatusHandler
 
 version_info = (2, 0, 0)
 __version__ = '2.0.0'
@@ -20,6 +21,7 @@ __all__ = [
     'AsyncClient',
     'Client',
     'MemcachedMixin',
+    'StatusHandler',
     'UpdateError',
     '__version__',
     '_get_servers',

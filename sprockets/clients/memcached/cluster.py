@@ -39,7 +39,7 @@ def words(reason: BaseException) -> str:
 
     """
     if isinstance(reason, OSError):
-        return str(reason) or type(reason).__name__
+        return reason.strerror or str(reason) or type(reason).__name__
     if isinstance(reason, protocol.ProtocolError):
         return 'what it sent was no answer'
     return type(reason).__name__

@@ -1,0 +1,168 @@
+"""What a server tells of itself: that it answers, how fast, its statistics."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import typing
+import weakref
+from collections import abc
+
+from sprockets.clients.memcached import cluster, protocol
+
+KEY = b'sprockets.clients.memcached.look'
+"""It is read from servers that do not answer ``version``."""
+
+PATIENCE = 300
+"""Seconds before a server that refused a command is asked again."""
+
+
+class Look(typing.NamedTuple):
+    """What was seen of a server."""
+
+    error: str | None
+    """Why it is down, None if it answered."""
+    round_trip: float | None = None
+    """Seconds for a question and its answer."""
+    version: str | None = None
+    statistics: abc.Mapping[str, str] = {}
+
+
+class _Version(protocol.Version):
+    """``version``, asked where it is not known whether it is answered."""
+
+    __slots__ = ()
+
+    # A proxy that does not know it may close the connection.  On one that was
+    # used before, that is taken for no fault of the server's if it is not
+    # tried again.
+    repeatable = False
+
+
+class _Statistics(protocol.Statistics):
+    """``stats``, likewise."""
+
+    __slots__ = ()
+
+    repeatable = False
+
+
+_learned: weakref.WeakKeyDictionary[cluster.Endpoint, dict[str, float]] = (
+    weakref.WeakKeyDictionary()
+)
+"""When to ask a server that refused a command again (:func:`time.monotonic`);
+0 for one that it knows."""
+
+
+def look(endpoint: cluster.Endpoint, deadline: float) -> Look:
+    """Ask a server for its version and statistics, and wait for them.
+
+    It is the same way to the server that calls go, so that what turns out is
+    known to them as well.
+
+    :param float deadline: until when, on :func:`time.monotonic`'s clock
+    :rtype: Look
+
+    """
+    learned = _learned.setdefault(endpoint, {})
+    knows_version = learned.get('version') == 0
+    now = time.monotonic()
+
+    def ask() -> protocol.Command:
+        command = protocol.Version() if knows_version else protocol.Get((KEY,))
+        endpoint.exchange((command,), deadline)
+        return command
+
+    connected = endpoint.connections > 0
+    began = time.perf_counter()
+    answer = ask()
+    if not connected and answer.error is None:
+        # The time that it takes to connect is no round trip.
+        began = time.perf_counter()
+        answer = ask()
+    round_trip = time.perf_counter() - began
+    if answer.error is not None:
+        learned.clear()
+        if not answer.answered:
+            return Look(cluster.words(answer.error))
+    answers: dict[str, typing.Any] = {}
+    for command in (_Version(), _Statistics()):
+        name = command.name
+        if knows_version and name == 'version':
+            answers[name] = answer.result
+        elif learned.get(name, 0) <= now:
+            if not endpoint.connections:
+                # The one that was there is closed after an unknown command.
+                ask()
+            endpoint.exchange((command,), deadline)
+            learned[name] = 0 if command.error is None else now + PATIENCE
+            answers[name] = command.result
+    return Look(
+        None, round_trip, answers.get('version'), answers.get('stats') or {}
+    )
+
+
+def describe(endpoint: cluster.Endpoint, seen: Look) -> dict[str, typing.Any]:
+    """Return a server's state as it is shown: what is not known is None.
+
+    :rtype: dict
+
+    """
+    number = _numbers(seen.statistics)
+    hits, misses = number('get_hits'), number('get_misses')
+    up = seen.error is None
+    return {
+        'address': str(endpoint),
+        'up': up,
+        'since': _date(
+            _up_since(endpoint, number) if up else endpoint.down_since
+        ),
+        'reason': seen.error,
+        'version': seen.version,
+        'round_trip': seen.round_trip and round(seen.round_trip, 6),
+        'hit_rate': rate(hits, misses),
+        'items': number('curr_items'),
+        'memory': number('bytes'),
+        'memory_limit': number('limit_maxbytes'),
+        'evictions': number('evictions'),
+        'connections': number('curr_connections'),
+        'uptime': number('uptime'),
+    }
+
+
+def rate(hits: int | None, misses: int | None) -> float | None:
+    """Return the part of the reads that were hits, None if there were none."""
+    if hits is None or misses is None or not hits + misses:
+        return None
+    return round(hits / (hits + misses), 4)
+
+
+def _numbers(
+    statistics: abc.Mapping[str, str],
+) -> abc.Callable[[str], int | None]:
+    def number(name: str) -> int | None:
+        text = statistics.get(name, '')
+        return int(text) if text.isdecimal() else None
+
+    return number
+
+
+def _up_since(
+    endpoint: cluster.Endpoint, number: abc.Callable[[str], int | None]
+) -> float | None:
+    """Return when it was started, or was seen to come back if that is later.
+
+    The time is that of the server's clock, or of this machine's.
+
+    """
+    now, uptime = number('time'), number('uptime')
+    if now is None or uptime is None:
+        return endpoint.up_since
+    return max(float(now - uptime), endpoint.up_since or 0.0)
+
+
+def _date(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    date = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return date.strftime('%Y-%m-%dT%H:%M:%SZ')

@@ -1,0 +1,334 @@
+"""How an application's servers are, and what its clients did with them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import time
+import typing
+import weakref
+from collections import abc
+
+from tornado import routing, web
+
+from sprockets.clients.memcached import (
+    aio,
+    batches,
+    cluster,
+    counters,
+    handlers,
+    looks,
+)
+
+LOGGER = logging.getLogger(__name__)
+
+Status = dict[str, typing.Any]
+
+
+async def status_of(
+    application: typing.Any,
+    prefixes: abc.Iterable[str | None] | None = None,
+    history: bool = False,
+) -> Status:
+    """Return how an application's servers are, and what its clients did.
+
+    It asks each server; one that hangs is waited for no longer than its
+    ``socket_timeout``.  See :meth:`.ApplicationMixin.memcached_status`.
+
+    :param tornado.web.Application application: the application, with
+        :class:`.ApplicationMixin` or without
+    :param list prefixes: those to tell of; see :func:`prefixes_of`
+    :param bool history: whether to tell of the last minutes as well
+    :rtype: dict
+
+    """
+    if prefixes is None:
+        prefixes = prefixes_of(application)
+    names = dict.fromkeys(p.upper() if p else None for p in prefixes)
+    clients = await asyncio.gather(
+        *[_client_status(application, name, history) for name in names]
+    )
+    available = all(client['available'] for client in clients)
+    well = all(s['up'] for client in clients for s in client['servers'])
+    word = 'ok' if well else 'degraded'
+    return {
+        'available': available,
+        'status': word if available else 'unavailable',
+        'process': os.getpid(),
+        'clients': clients,
+    }
+
+
+def prefixes_of(application: typing.Any) -> list[str | None]:
+    """Return the prefixes of an application's handlers and its clients.
+
+    None, which stands for no prefix, if there are no others.
+
+    """
+    prefixes: dict[str | None, None] = {}
+    for rule in _rules(application):
+        handler = rule.target
+        if isinstance(handler, type) and issubclass(
+            handler, handlers.MemcachedMixin
+        ):
+            prefixes[handler.memcached_prefix] = None
+    prefixes |= dict.fromkeys(getattr(application, handlers.ATTRIBUTE, ()))
+    return list(prefixes) or [None]
+
+
+def _rules(router: typing.Any) -> abc.Iterator[routing.Rule]:
+    if isinstance(router, web.Application):
+        # Its own rules come first in the router for any host.
+        yield from _rules(router.default_router)
+    elif isinstance(router, routing.RuleRouter):
+        for rule in router.rules:
+            yield rule
+            yield from _rules(rule.target)
+
+
+async def _client_status(
+    application: typing.Any, prefix: str | None, history: bool
+) -> Status:
+    try:
+        engine = handlers.client_of(application, prefix)._engine
+    except ValueError as error:
+        # The rest of the message may hold a part of a key prefix.
+        variable = str(error).partition(':')[0]
+        return {
+            'prefix': prefix,
+            'available': False,
+            'error': f'{variable} cannot be used',
+            'servers': [],
+        }
+    endpoints = engine.cluster.endpoints
+    seen = await asyncio.gather(*[look(endpoint) for endpoint in endpoints])
+    servers = [
+        looks.describe(endpoint, look)
+        | {'client': _counts(_counters(engine, endpoint))}
+        for endpoint, look in zip(endpoints, seen, strict=True)
+    ]
+    everything = [*engine.counters.values(), engine.unserved]
+    up = [server['up'] for server in servers]
+    status = {
+        'prefix': prefix,
+        'available': any(up) if engine.cluster.failover else all(up),
+        'servers': servers,
+        'client': _counts(everything),
+    }
+    if history:
+        status['history'] = _history(everything)
+    return status
+
+
+def _counters(
+    engine: aio.Engine, endpoint: cluster.Endpoint
+) -> list[counters.Counters]:
+    count = engine.counters.get(endpoint)
+    return [] if count is None else [count]
+
+
+def _counts(several: abc.Iterable[counters.Counters]) -> Status:
+    """Return what was done since the client was made."""
+    total = functools.reduce(
+        counters.Moment.plus,
+        [count.total() for count in several],
+        counters.Moment(),
+    )
+    return {
+        'calls': total.calls,
+        'batches': total.batches,
+        'calls_per_batch': _ratio(total.calls, total.batches, 2),
+        'hits': total.hits,
+        'misses': total.misses,
+        'hit_rate': looks.rate(total.hits, total.misses),
+        'errors': total.errors,
+        'seconds_per_batch': _ratio(total.seconds, total.batches, 6),
+    }
+
+
+def _history(several: abc.Iterable[counters.Counters]) -> Status:
+    """Return the last minutes, oldest first."""
+    now = time.monotonic()
+    moments = [
+        functools.reduce(counters.Moment.plus, together)
+        for together in zip(*[c.moments(now) for c in several], strict=True)
+    ]
+    return {
+        'step': counters.STEP,
+        'calls_per_second': [
+            round(moment.calls / counters.STEP, 1) for moment in moments
+        ],
+        'errors_per_second': [
+            round(moment.errors / counters.STEP, 1) for moment in moments
+        ],
+        'hit_rate': [
+            looks.rate(moment.hits, moment.misses) for moment in moments
+        ],
+        'seconds_per_batch': [
+            _ratio(moment.seconds, moment.batches, 6) for moment in moments
+        ],
+    }
+
+
+def _ratio(count: float, of: int, digits: int) -> float | None:
+    return round(count / of, digits) if of else None
+
+
+# One look at a server at a time, whoever asks
+
+_under_way: weakref.WeakKeyDictionary[
+    cluster.Endpoint, asyncio.Future[looks.Look]
+] = weakref.WeakKeyDictionary()
+
+
+async def look(endpoint: cluster.Endpoint) -> looks.Look:
+    """Return what is seen of a server, with all who want to know it now.
+
+    A server that is down is looked at when it is time to try it again; the
+    calls that the application makes learn from that, and the other way round.
+
+    :rtype: looks.Look
+
+    """
+    loop = asyncio.get_running_loop()
+    future = _under_way.get(endpoint)
+    if future is None or future.done() or future.get_loop() is not loop:
+        if not endpoint.available():
+            return looks.Look(endpoint.reason)
+        future = _under_way[endpoint] = loop.create_future()
+        endpoint.workers.submit(_Job(endpoint, loop, future))
+    # Whoever is cancelled leaves it to the others.
+    await asyncio.wait([future], timeout=endpoint.timeout + batches.GRACE)
+    if future.done():
+        return future.result()
+    return looks.Look(f'no answer within {endpoint.timeout:g} seconds')
+
+
+class _Job:
+    """A look at a server, in a thread."""
+
+    def __init__(
+        self,
+        endpoint: cluster.Endpoint,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[looks.Look],
+    ) -> None:
+        self._endpoint = endpoint
+        self._loop = loop
+        self._future = future
+        self._deadline = time.monotonic() + endpoint.timeout
+
+    def __call__(self) -> None:
+        try:
+            seen = looks.look(self._endpoint, self._deadline)
+        # Those who wait are in another thread and have to be told.
+        except Exception as error:
+            LOGGER.exception('A look at %s failed', self._endpoint)
+            seen = looks.Look(type(error).__name__)
+        try:
+            self._loop.call_soon_threadsafe(self._future.set_result, seen)
+        except RuntimeError:
+            LOGGER.debug('The loop was closed during a look at a server')
+
+
+# The handler
+
+_HTML = pathlib.Path(__file__).with_name('status.html')
+
+
+@functools.cache
+def _page() -> tuple[str, str]:
+    """Return the page, and the policy that lets nothing but its own run."""
+    page = _HTML.read_text('utf-8')
+    style, script = [
+        base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
+        for part in re.findall(r'<(?:style|script)>(.*?)</', page, re.DOTALL)
+    ]
+    return page, (
+        f"default-src 'none'; style-src 'sha256-{style}';"
+        f" script-src 'sha256-{script}'; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class StatusHandler(web.RequestHandler):
+    """The status of the servers and clients, for probes and for people.
+
+    .. code-block:: python
+
+        application = Application([
+            ('/status/memcached', memcached.StatusHandler),
+        ])
+
+    A probe gets JSON, :meth:`.ApplicationMixin.memcached_status`; a browser a
+    page of the same, which refreshes itself and draws the last minutes.  The
+    status code is 200, or 503 if the servers are not available.
+
+    It tells of the prefixes of the application's handlers and clients, or of
+    those in the argument ``memcached_prefixes``, a list.  It tells no keys,
+    values or passwords, but addresses: mount it where only those get who may
+    know them.
+
+    .. versionadded:: 2.0
+
+    """
+
+    def initialize(
+        self,
+        memcached_prefixes: abc.Iterable[str | None] | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        super().initialize(**kwargs)
+        self.memcached_prefixes = memcached_prefixes
+
+    def compute_etag(self) -> None:
+        """Return none: it is another status each time."""
+
+    async def get(self) -> None:
+        """Answer with the status, or a page that shows it."""
+        history = bool(self.get_query_arguments('history'))
+        page = not history and _wants_html(
+            self.request.headers.get('Accept', '')
+        )
+        status = await status_of(
+            self.application, self.memcached_prefixes, history or page
+        )
+        if not status['available']:
+            self.set_status(503)
+        self.set_header('Cache-Control', 'no-store')
+        self.set_header('Vary', 'Accept')
+        self.set_header('X-Content-Type-Options', 'nosniff')
+        if page:
+            self._write_page(status)
+        else:
+            self.set_header('Content-Type', 'application/json; charset=utf-8')
+            self.write(json.dumps(status))
+
+    head = get
+
+    def _write_page(self, status: Status) -> None:
+        page, policy = _page()
+        self.set_header('Content-Type', 'text/html; charset=utf-8')
+        self.set_header('Content-Security-Policy', policy)
+        self.set_header('Referrer-Policy', 'no-referrer')
+        # Nothing in the data can end the element that it is in.
+        data = json.dumps(status).replace('<', '\\u003c')
+        self.write(page.replace('{{ status }}', data))
+
+
+def _wants_html(accept: str) -> bool:
+    """Whether a client prefers HTML to JSON (RFC 9110, 12.5.1)."""
+    weights = {'text/html': 0.0, 'application/json': 0.0}
+    for item in accept.lower().split(','):
+        kind, *parameters = [part.strip() for part in item.split(';')]
+        if kind in weights:
+            weight = re.match(r'q=([01](?:\.\d*)?)$', ''.join(parameters))
+            weights[kind] = float(weight[1]) if weight else 1.0
+    return weights['text/html'] > weights['application/json']
