@@ -107,5 +107,9 @@ def _make(kind, servers, options):
     if servers:
         options['servers'] = servers
     if kind == 'Client':
-        return faces.Blocking(memcached.Client(**options))
-    return faces.Awaitable(memcached.AsyncClient(**options))
+        face = faces.Blocking(memcached.Client(**options))
+    else:
+        face = faces.Awaitable(memcached.AsyncClient(**options))
+    # The port may have been another server's, which was found dead.
+    face.forget_dead_hosts()
+    return face
