@@ -1,0 +1,405 @@
+"""What the environment says, and how the servers are, for a terminal.
+
+``python -m sprockets.clients.memcached --help`` tells the rest.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import functools
+import importlib.util
+import json
+import logging
+import os
+import queue
+import shutil
+import sys
+import textwrap
+import time
+import typing
+from collections import abc
+
+from sprockets.clients.memcached import client, cluster, looks, settings
+
+OK, DOWN, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: all servers answer; some do not; a variable or an argument
+is wrong; Ctrl-C."""
+
+PAUSE = 1.0
+"""Seconds between two looks of --watch."""
+
+Report = dict[str, typing.Any]
+
+Rows = list[tuple[str, ...]]
+"""A table: its head, and then its rows."""
+
+
+def main(arguments: abc.Sequence[str] | None = None) -> int:
+    """Do what the command line asks for, and return the exit status."""
+    options = _parser().parse_args(arguments)
+    # What it would say is shown.
+    logging.getLogger(__package__).addHandler(logging.NullHandler())
+    try:
+        made = client.Client(options.prefix)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return WRONG
+    status = INTERRUPTED
+    show = _shower(options)
+    try:
+        with show:
+            while True:
+                report = report_of(options.prefix, made._shared)
+                status = OK if report['available'] else DOWN
+                show(report)
+                if not options.watch:
+                    break
+                time.sleep(PAUSE)
+    except KeyboardInterrupt:
+        # It is how --watch ends.
+        pass
+    except BrokenPipeError:
+        # Whoever reads has seen enough; nothing is left to be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def report_of(prefix: str | None, shared: client.Shared) -> Report:
+    """Return the settings with their sources, and the servers' states.
+
+    Every server is asked, whatever was known of it before.
+
+    """
+    chosen = shared.settings
+    endpoints = shared.cluster.endpoints
+    servers = [
+        looks.describe(endpoint, seen)
+        for endpoint, seen in zip(endpoints, _look(endpoints), strict=True)
+    ]
+    return {
+        'prefix': prefix.upper() if prefix else None,
+        'available': all(server['up'] for server in servers),
+        'settings': {
+            name: {
+                'value': _plain(getattr(chosen, name)),
+                'source': chosen.sources[name],
+            }
+            for name in settings.OPTIONS
+        },
+        'servers': servers,
+    }
+
+
+def _look(endpoints: abc.Sequence[cluster.Endpoint]) -> list[looks.Look]:
+    """Look at all servers at the same time."""
+    done: queue.SimpleQueue[tuple[cluster.Endpoint, looks.Look]] = (
+        queue.SimpleQueue()
+    )
+    deadline = time.monotonic() + max(e.timeout for e in endpoints)
+
+    def job(endpoint: cluster.Endpoint) -> None:
+        done.put((endpoint, looks.look(endpoint, deadline)))
+
+    for endpoint in endpoints:
+        endpoint.workers.submit(functools.partial(job, endpoint))
+    seen = {
+        endpoint: looks.Look(f'no answer within {endpoint.timeout:g} seconds')
+        for endpoint in endpoints
+    }
+    with contextlib.suppress(queue.Empty):
+        for _ in endpoints:
+            left = deadline + 0.1 - time.monotonic()
+            endpoint, look = done.get(timeout=max(left, 0))
+            seen[endpoint] = look
+    return [seen[endpoint] for endpoint in endpoints]
+
+
+def _plain(value: typing.Any) -> typing.Any:
+    """Return an option's value as JSON has it; a secret's is not shown."""
+    if isinstance(value, bytes):
+        return value.decode('utf-8', 'backslashreplace')
+    if isinstance(value, list):
+        return [
+            server if isinstance(server, str) else f'{server[0]}:{server[1]}'
+            for server in value
+        ]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _text(value: typing.Any) -> str:
+    """Return a plain value as it is written; nothing for none."""
+    if isinstance(value, list):
+        return ', '.join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f'{value:g}'
+    return '' if value is None else str(value)
+
+
+# As tables
+
+
+def _settings(report: Report) -> Rows:
+    rows: Rows = [('Setting', 'Value', 'From')]
+    for name, setting in report['settings'].items():
+        text = _text(setting['value']) or 'none'
+        rows.append((name.upper(), text, setting['source']))
+    return rows
+
+
+COLUMNS: list[tuple[str, abc.Callable[[dict[str, typing.Any]], str]]] = [
+    ('Server', lambda server: str(server['address'])),
+    ('State', lambda server: _state(server['up'], server['reason'])),
+    ('For', lambda server: _known(server['since'], _span)),
+    ('Version', lambda server: _known(server['version'], str)),
+    ('Round trip', lambda server: _known(server['round_trip'], _millis)),
+    ('Hit rate', lambda server: _known(server['hit_rate'], '{:.1%}'.format)),
+    ('Memory', lambda server: _of(server['memory'], server['memory_limit'])),
+    ('Evictions', lambda server: _known(server['evictions'], str)),
+    ('Connections', lambda server: _known(server['connections'], str)),
+]
+
+NARROW = 5
+"""How many columns fit into a terminal of 80 characters."""
+
+WIDE = 120
+"""Characters from which on a terminal has place for all columns."""
+
+
+def _servers(report: Report) -> Rows:
+    columns = COLUMNS
+    if sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE:
+        columns = COLUMNS[:NARROW]
+    rows: Rows = [tuple(name for name, _ in columns)]
+    for server in report['servers']:
+        rows.append(tuple(write(server) for _, write in columns))
+    return rows
+
+
+def _state(up: bool, reason: str | None) -> str:
+    return 'up' if up else f'down: {reason}'
+
+
+def _known(value: typing.Any, write: abc.Callable[[typing.Any], str]) -> str:
+    return '-' if value is None else write(value)
+
+
+def _span(date: str) -> str:
+    """Return how long ago a date was, in its two largest units."""
+    since = datetime.datetime.fromisoformat(date.replace('Z', '+00:00'))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    minutes, seconds = divmod(max(int((now - since).total_seconds()), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f'{days} d {hours} h'
+    if hours:
+        return f'{hours} h {minutes} min'
+    return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'
+
+
+def _millis(seconds: float) -> str:
+    return f'{seconds * 1000:.3g} ms'
+
+
+def _of(used: int | None, limit: int | None) -> str:
+    if used is None or not limit:
+        return '-'
+    return f'{used / limit:.0%} of {limit / (1 << 20):,.0f} MiB'
+
+
+def _lines(rows: Rows) -> str:
+    """Return a table as text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+        '  '.join(
+            text.ljust(width) for text, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+# Ways to show a report
+
+
+def _shower(options: argparse.Namespace) -> Shower:
+    if options.json:
+        return Json(options.watch)
+    if sys.stdout.isatty() and importlib.util.find_spec('rich') is not None:
+        return Rich(options.watch)
+    return Plain(options.watch)
+
+
+class Shower:
+    """Shows one report after another.
+
+    :param bool watch: whether there will be more than one
+
+    """
+
+    def __init__(self, watch: bool) -> None:
+        self.watch = watch
+
+    def __enter__(self) -> None:
+        """Get ready."""
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was."""
+
+    def __call__(self, report: Report) -> None:
+        """Show a report."""
+        raise NotImplementedError
+
+
+class Json(Shower):
+    """For scripts: an object, or with --watch one on each line."""
+
+    def __call__(self, report: Report) -> None:
+        indent = None if self.watch else 2
+        print(json.dumps(report, indent=indent), flush=True)
+
+
+class Plain(Shower):
+    """Text in columns, for files, pipes, and terminals without rich."""
+
+    def __init__(self, watch: bool) -> None:
+        super().__init__(watch)
+        self._first = True
+
+    def __call__(self, report: Report) -> None:
+        if self._first:
+            print(_lines(_settings(report)), end='\n\n')
+            self._first = False
+        elif self.watch:
+            print(f'\n{datetime.datetime.now().astimezone():%H:%M:%S}')
+        print(_lines(_servers(report)), flush=True)
+
+
+class Rich(Shower):
+    """Tables in colour, which with --watch stay in their place."""
+
+    def __init__(self, watch: bool) -> None:
+        super().__init__(watch)
+        import rich.console
+        import rich.live
+
+        self._console = rich.console.Console()
+        self._live = rich.live.Live(
+            console=self._console, auto_refresh=False, transient=False
+        )
+
+    def __enter__(self) -> None:
+        if self.watch:
+            self._live.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.watch:
+            self._live.stop()
+
+    def __call__(self, report: Report) -> None:
+        import rich.console
+
+        shown = rich.console.Group(
+            self._table(_settings(report)), self._table(_servers(report))
+        )
+        if self.watch:
+            self._live.update(shown, refresh=True)
+        else:
+            self._console.print(shown)
+
+    def _table(self, rows: Rows) -> typing.Any:
+        import rich.box
+        import rich.table
+        import rich.text
+
+        head, *body = rows
+        table = rich.table.Table(
+            box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        )
+        for name in head:
+            table.add_column(name, overflow='fold')
+        for row in body:
+            table.add_row(
+                *[rich.text.Text(text, style=_style(text)) for text in row]
+            )
+        return table
+
+
+def _style(text: str) -> str:
+    if text == 'up':
+        return 'bold green'
+    if text.startswith('down: '):
+        return 'bold red'
+    return 'dim' if text in ('-', 'default', 'none') else ''
+
+
+# The command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m sprockets.clients.memcached',
+        description=textwrap.fill(
+            'Show what the environment says to a client of'
+            ' sprockets.clients.memcached, and how its servers are.  The exit'
+            ' status is 0 if every server answers, 1 if one does not, and 2'
+            ' if a variable is malformed.',
+            79,
+        ),
+        epilog=_variables(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'prefix',
+        nargs='?',
+        metavar='PREFIX',
+        help='the prefix of the client; without one, variables without one'
+        ' count',
+    )
+    parser.add_argument(
+        '--watch',
+        action='store_true',
+        help='look again and again, until Ctrl-C; then the exit status is'
+        ' that of the last look',
+    )
+    parser.add_argument(
+        '--json',
+        action='store_true',
+        help='write JSON; with --watch an object on each line',
+    )
+    return parser
+
+
+def _variables() -> str:
+    lines = [
+        'Each option is read from <PREFIX>_MEMCACHED_<OPTION>, else from',
+        'MEMCACHED_<OPTION>, else it has its default:',
+        '',
+    ]
+    width = max(map(len, settings.OPTIONS)) + 4
+    for name, option in settings.OPTIONS.items():
+        default = _text(_plain(option.default))
+        text = f'{option.meaning} ({default})' if default else option.meaning
+        lines += textwrap.wrap(
+            text,
+            79,
+            initial_indent=f'  {name.upper()}'.ljust(width),
+            subsequent_indent=' ' * width,
+        )
+    lines += [
+        '',
+        'Example:',
+        '',
+        '  python -m sprockets.clients.memcached pages',
+    ]
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

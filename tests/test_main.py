@@ -1,0 +1,254 @@
+"""What ``python -m sprockets.clients.memcached`` promises."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import terminal
+
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.testing import MemcachedServer
+
+MODULE = (sys.executable, '-m', 'sprockets.clients.memcached')
+
+WITHOUT_RICH = (
+    sys.executable,
+    '-c',
+    """
+import runpy, sys
+sys.modules['rich'] = None
+runpy.run_module(
+    'sprockets.clients.memcached', alter_sys=True, run_name='__main__'
+)
+""",
+)
+
+SECONDS = 30
+
+NOBODY = '127.0.0.1:1'
+"""Nobody listens there."""
+
+
+def environ(**variables):
+    """Return an environment that says nothing else of memcached."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if 'MEMCACHED_' not in name and name not in ('COLUMNS', 'LINES')
+    }
+    return {**kept, 'PYTHONWARNINGS': 'error', **variables}
+
+
+def run(*arguments, program=MODULE, **variables):
+    return subprocess.run(
+        [*program, *arguments],
+        env=environ(**variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def columns(output, first):
+    """Return the words of the line that begins with one."""
+    (line,) = [li for li in output.splitlines() if li.split(' ')[0] == first]
+    return line.split()
+
+
+def test_where_settings_come_from(memcached_server):
+    """Each with the variable that it is from, or that it is the default."""
+    finished = run(
+        'pages',
+        PAGES_MEMCACHED_SERVERS=memcached_server.address,
+        MEMCACHED_SERVERS=NOBODY,
+        MEMCACHED_SOCKET_TIMEOUT='0.5',
+        PAGES_MEMCACHED_FAILOVER='no',
+    )
+    assert finished.returncode == 0
+    assert finished.stderr == ''
+    for line in (
+        ['SERVERS', memcached_server.address, 'PAGES_MEMCACHED_SERVERS'],
+        ['SOCKET_TIMEOUT', '0.5', 'MEMCACHED_SOCKET_TIMEOUT'],
+        ['FAILOVER', 'false', 'PAGES_MEMCACHED_FAILOVER'],
+        ['DEAD_RETRY', '30', 'default'],
+        ['KEY_PREFIX', 'none', 'default'],
+    ):
+        assert columns(finished.stdout, line[0]) == line
+    for name in settings.OPTIONS:
+        assert columns(finished.stdout, name.upper())
+
+
+def test_servers(memcached_server):
+    """Each with its state, version and round trip; 1 if one is down."""
+    finished = run(MEMCACHED_SERVERS=f'{memcached_server.address}:2,{NOBODY}')
+    assert finished.returncode == 1
+    assert finished.stderr == ''
+    up = columns(finished.stdout, memcached_server.address)
+    assert up[1] == 'up'
+    assert 'ms' in up
+    version = next(word for word in up if word.startswith('1.'))
+    assert version.replace('.', '').isalnum()
+    down = columns(finished.stdout, NOBODY)
+    assert ' '.join(down[1:4]) == 'down: Connection refused'
+
+
+def test_a_server_that_hangs(memcached_server):
+    """It is down, after its timeout."""
+    memcached_server.pause()
+    finished = run(
+        MEMCACHED_SERVERS=memcached_server.address,
+        MEMCACHED_SOCKET_TIMEOUT='0.2',
+    )
+    memcached_server.resume()
+    assert finished.returncode == 1
+    assert 'down: timed out' in finished.stdout
+
+
+def test_json(memcached_server):
+    """The same for scripts."""
+    finished = run(
+        '--json',
+        'pages',
+        PAGES_MEMCACHED_SERVERS=f'{memcached_server.address}:3,{NOBODY}',
+    )
+    assert finished.returncode == 1
+    report = json.loads(finished.stdout)
+    assert report['prefix'] == 'PAGES'
+    assert report['available'] is False
+    assert report['settings']['servers'] == {
+        'value': [f'{memcached_server.address}:3', NOBODY],
+        'source': 'PAGES_MEMCACHED_SERVERS',
+    }
+    assert report['settings']['failover'] == {
+        'value': True,
+        'source': 'default',
+    }
+    up, down = report['servers']
+    assert (up['up'], down['up']) == (True, False)
+    assert 0 < up['round_trip'] < 5
+    assert down['reason'] == 'Connection refused'
+
+
+@pytest.mark.parametrize('program', [MODULE, WITHOUT_RICH])
+@pytest.mark.parametrize('arguments', [[], ['--json']])
+def test_passwords_are_not_shown(program, arguments, memcached_server):
+    finished = run(
+        *arguments,
+        program=program,
+        MEMCACHED_SERVERS=NOBODY,
+        MEMCACHED_USERNAME='who',
+        MEMCACHED_PASSWORD='hush',
+    )
+    assert 'who' in finished.stdout
+    assert '***' in finished.stdout
+    assert 'hush' not in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('PAGES_MEMCACHED_SERVERS', 'user:hush@host'),
+        ('MEMCACHED_SOCKET_TIMEOUT', 'soon'),
+        ('MEMCACHED_PASSWORD', 'hush\n'),
+    ],
+)
+def test_a_malformed_variable(name, value):
+    """A message that names it, and the exit status 2."""
+    finished = run('pages', **{name: value})
+    assert finished.returncode == 2
+    assert finished.stdout == ''
+    assert finished.stderr.startswith(f'error: {name}: ')
+    assert finished.stderr.count('\n') == 1
+    assert 'hush' not in finished.stderr
+
+
+def test_help():
+    """It names every option, with its meaning and default."""
+    finished = run('--help')
+    assert finished.returncode == 0
+    for name, option in settings.OPTIONS.items():
+        assert f'  {name.upper()} ' in finished.stdout
+        assert option.meaning.split()[0] in finished.stdout
+    assert '127.0.0.1:11211' in finished.stdout
+    assert max(map(len, finished.stdout.splitlines())) < 80
+
+
+def test_an_unknown_argument():
+    """It is refused with the usage."""
+    finished = run('--frobnicate')
+    assert finished.returncode == 2
+    assert 'usage: python -m sprockets.clients.memcached' in finished.stderr
+
+
+@pytest.mark.parametrize('program', [MODULE, WITHOUT_RICH])
+@pytest.mark.parametrize('width', [80, 120])
+def test_a_terminal(program, width, memcached_server):
+    """What is shown fits into its width, with rich and without."""
+    variables = environ(MEMCACHED_SERVERS=memcached_server.address)
+    with terminal.Terminal(program, variables, width) as shown:
+        assert shown.end() == 0
+    assert memcached_server.address in shown.screen
+    assert 'Round trip' in shown.screen
+    assert ('Evictions' in shown.screen) is (width == 120)
+    assert max(map(len, shown.screen.splitlines())) <= width
+    assert ('\x1b[' in shown.written) is (program is MODULE)
+
+
+@pytest.mark.parametrize('program', [MODULE, WITHOUT_RICH])
+def test_watch(program):
+    """It looks again and again; Ctrl-C ends it without a traceback."""
+    with MemcachedServer() as server:
+        variables = environ(MEMCACHED_SERVERS=server.address)
+        with terminal.Terminal([*program, '--watch'], variables) as shown:
+            shown.wait_for(r' up +\d', times=2)
+            server.kill()
+            shown.wait_for('down: ')
+            assert shown.interrupt() == 1
+    assert 'Traceback' not in shown.screen
+    assert 'KeyboardInterrupt' not in shown.screen
+
+
+def test_watch_as_json(memcached_server):
+    """An object on each line, at once."""
+    process = subprocess.Popen(
+        [*MODULE, '--watch', '--json'],
+        env=environ(MEMCACHED_SERVERS=memcached_server.address),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(2):
+            assert json.loads(process.stdout.readline())['available'] is True
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert errors == ''
+
+
+def test_whoever_reads_goes_away(memcached_server):
+    """It ends, without a traceback."""
+    process = subprocess.Popen(
+        [*MODULE, '--watch', '--json'],
+        env=environ(MEMCACHED_SERVERS=memcached_server.address),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(SECONDS) in (0, 130)
+        assert process.stderr.read() == ''
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
