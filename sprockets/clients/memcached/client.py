@@ -56,7 +56,6 @@ class Shared:
         self.cluster = cluster.Cluster(self.settings)
         self.flow = leases.Flow(self.requests, self.cluster)
         self.flights = flights.Flights()
-        self.debug: typing.Any = 0
         self.cache_cas: typing.Any = False
         self.pickler_is_keyword = True
         self.stats: dict[str, int] = {}
@@ -116,7 +115,7 @@ class Client(memcache.Client):  # type: ignore[misc]
 
     _shared: Shared
 
-    debug = _attribute('debug')
+    debug = _attribute('cluster.debug')
     cache_cas = _attribute('cache_cas')
     stats = _attribute('stats')
     dead_retry = _attribute('cluster.dead_retry')
@@ -518,7 +517,17 @@ class Client(memcache.Client):  # type: ignore[misc]
         if command is None:
             return 0
         shared.cluster.run(command, route)
+        if shared.cluster.debug:
+            self._debug_reply('STORED', command.reply)
         return typing.cast(int, command.result)
+
+    def _debug_reply(self, wanted: str, reply: bytes) -> None:
+        """Print a reply that python-memcached prints too."""
+        line = reply.decode('ascii', 'backslashreplace')
+        if line and line != wanted:
+            self.debuglog(
+                f'while expecting {wanted!r}, got unexpected response {line!r}'
+            )
 
     def _run_made(self, made: commands.Made) -> list[typing.Any]:
         """Run commands, and return the keys whose command did not succeed."""
@@ -526,6 +535,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         self._shared.cluster.run_rounds(
             self._shared.cluster.rounds(made.keys, made.commands_for, done)
         )
+        if self._shared.cluster.debug:
+            for command in done:
+                if isinstance(command, protocol.Many):
+                    for line in command.others:
+                        self._debug_reply(command.wanted, line)
         return made.failed(done)
 
     # The value computed once

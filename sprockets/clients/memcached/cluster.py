@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 import typing
@@ -63,6 +64,7 @@ class Endpoint:
     """
 
     def __init__(self, identity: Identity) -> None:
+        self.identity = identity
         self.address = identity.profile.address
         self.timeout = identity.profile.timeout
         self.max_connections = identity.max_connections
@@ -373,6 +375,9 @@ class Endpoint:
 def _fail(
     commands: abc.Iterable[protocol.Command], error: BaseException
 ) -> None:
+    # Its traceback has the commands, and would keep them.
+    error = error.with_traceback(None)
+    error.__context__ = None
     for command in commands:
         command.error = error
 
@@ -427,9 +432,16 @@ class Server:
 
     """
 
-    def __init__(self, endpoint: Endpoint, weight: int) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        weight: int,
+        cluster: Cluster,
+    ) -> None:
         self.endpoint = endpoint
         self.weight = weight
+        # A server must not keep its client alive.
+        self._cluster = weakref.ref(cluster)
 
     def __str__(self) -> str:
         dead = self.deaduntil
@@ -496,8 +508,18 @@ class Server:
         return int(version.answered)
 
     def mark_dead(self, reason: str) -> None:
-        """Let nobody use the server until ``dead_retry`` has passed."""
+        """Let this client not use the server until ``dead_retry`` has passed.
+
+        What is marked by hand holds for this client, what was seen holds for
+        the process.
+
+        """
+        self.endpoint = Endpoint(self.endpoint.identity)
         self.endpoint.mark_down(OSError(reason))
+        cluster = self._cluster()
+        if cluster is not None:
+            cluster.debuglog(f'MemCache: {self}: {reason}.  Marking dead.')
+            cluster.renew()
 
     def close_socket(self) -> None:
         """Close the connections to the server."""
@@ -536,6 +558,7 @@ class Cluster:
     def __init__(self, options: settings.Settings) -> None:
         self.timeout = options.socket_timeout
         self.dead_retry = options.dead_retry
+        self.debug: typing.Any = 0
         self.failover = options.failover
         self.flush_on_reconnect = False
         self._options = options
@@ -567,15 +590,20 @@ class Cluster:
                     self.flush_on_reconnect,
                 )
             )
-            chosen.append(Server(endpoint, weight or own_weight))
+            chosen.append(Server(endpoint, weight or own_weight, self))
         self.servers = chosen
+        self.renew()
+
+    def renew(self) -> None:
+        """Spread keys over the servers as they are now."""
+        servers = self.servers
         self.buckets = [
-            server.endpoint for server in chosen for _ in range(server.weight)
+            server.endpoint for server in servers for _ in range(server.weight)
         ]
         # All at once, so that a thread goes on with the old ones or these.
         self.pick = distribution.make(
             self._options.distribution,
-            [(s.endpoint.address, s.weight, s.endpoint) for s in chosen],
+            [(s.endpoint.address, s.weight, s.endpoint) for s in servers],
             self.failover,
         )
 
@@ -583,6 +611,11 @@ class Cluster:
     def endpoints(self) -> list[Endpoint]:
         """Each server once."""
         return list(dict.fromkeys(s.endpoint for s in self.servers))
+
+    def debuglog(self, text: str) -> None:
+        """Print what python-memcached prints, for whoever set ``debug``."""
+        if self.debug:
+            sys.stderr.write(f'MemCached: {text}\n')
 
     def run(
         self,

@@ -57,7 +57,8 @@ def exptime(time: typing.Any) -> int:
         return _from_delta(time.total_seconds())
     try:
         # A decimal is a number, but none of the real ones.
-        seconds = float(time) if isinstance(time, numbers.Number) else math.nan
+        known = isinstance(time, numbers.Number)
+        seconds = float(typing.cast(typing.Any, time)) if known else math.nan
     except (TypeError, OverflowError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):

@@ -181,12 +181,13 @@ AUTHENTICATE = Verb('authentication', {b'STORED': True}, False)
 
 
 class Line(Command):
-    """A command that is answered by one line."""
+    """A command that is answered by one line, the ``reply``."""
 
-    __slots__ = ('verb',)
+    __slots__ = ('reply', 'verb')
 
     def __init__(self, verb: Verb, request: bytes) -> None:
         self.verb = verb
+        self.reply = b''
         self.request = request
         self.result = verb.failure
         self.answered = False
@@ -208,6 +209,7 @@ class Line(Command):
         line = incoming.line()
         if line is None:
             return 1
+        self.reply = line
         try:
             self.result = self.verb.replies[line]
         except KeyError:
@@ -217,6 +219,9 @@ class Line(Command):
 
     def other(self, line: bytes) -> int:
         """Read a line that the table does not hold."""
+        if self.verb.replies is _STORAGE:
+            # python-memcached compares the line with STORED.
+            self.result = False
         return self.refused(line)
 
 
@@ -231,7 +236,7 @@ class Many(Command):
 
     """
 
-    __slots__ = ('_requests', 'count', 'done', 'failed', 'verb')
+    __slots__ = ('_requests', 'count', 'done', 'failed', 'others', 'verb')
 
     def __init__(self, verb: Verb, requests: abc.Sequence[bytes]) -> None:
         super().__init__(b''.join(requests))
@@ -239,6 +244,8 @@ class Many(Command):
         self.count = len(requests)
         self.done = 0
         self.failed: list[int] = []
+        self.others: list[bytes] = []
+        """The replies that are not the first one of the verb."""
         self._requests = requests
 
     @property
@@ -249,20 +256,26 @@ class Many(Command):
     def repeatable(self) -> bool:  # type: ignore[override]
         return self.verb.repeatable
 
+    @property
+    def wanted(self) -> str:
+        """The reply that is hoped for."""
+        return next(iter(self.verb.replies)).decode('ascii')
+
     def start_over(self) -> None:
         super().start_over()
         self.request = b''.join(self._requests)
         self.done = 0
         self.failed.clear()
+        self.others.clear()
 
     def go_on(self) -> None:
         self.request = b''.join(self._requests[self.done :])
 
     def read(self, incoming: Incoming) -> int:
         replies = self.verb.replies
+        first = next(iter(replies))
         if self.done == 0:
             # The first reply for all of them is usual, and one comparison.
-            first = next(iter(replies))
             all_of_them = (first + NEWLINE) * self.count
             if replies[first] and incoming.data.startswith(
                 all_of_them, incoming.at
@@ -273,6 +286,8 @@ class Many(Command):
             line = incoming.line()
             if line is None:
                 return 1
+            if line != first:
+                self.others.append(line)
             if not replies.get(line):
                 self.failed.append(self.done)
             self.done += 1
