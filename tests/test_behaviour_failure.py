@@ -124,12 +124,14 @@ def test_a_server_that_is_down_keeps_nothing_that_was_for_it(connect):
         tracemalloc.start()
         try:
             failed = client.set_multi({key: bytes(500_000) for key in keys})
-            gc.collect()
-            kept, _ = tracemalloc.get_traced_memory()
+            assert failed == keys
+            until = time.monotonic() + 10
+            # A thread that has told the result may still be on its way out.
+            while tracemalloc.get_traced_memory()[0] > 1_000_000:
+                assert time.monotonic() < until
+                gc.collect()
         finally:
             tracemalloc.stop()
-    assert failed == keys
-    assert kept < 1_000_000
 
 
 # One state for all

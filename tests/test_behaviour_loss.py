@@ -321,10 +321,12 @@ def test_a_value_expires_when_it_was_told_to(connect, address, name, case):
     when, expected = TIMES[case]
     TIMED[name](client, when)
     left = wire.seconds_left(address, 'key')
-    assert left is not None
+    if expected == 1 and left is None:
+        # A second may be over by now.
+        return
     # The server's clock ticks once a second.
-    assert expected - 3 <= left <= expected + 2
-    assert left >= 0
+    assert left is not None
+    assert max(expected - 3, 0) <= left <= expected + 2
 
 
 @pytest.mark.kept
