@@ -10,6 +10,8 @@ import socket
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import certificates
+
 DEFAULT_SERVER = '127.0.0.1:11211'
 DEFAULT_PORT = 11211
 
@@ -70,6 +72,14 @@ class Credentials(typing.NamedTuple):
 
     username: str
     password: Secret
+
+
+class Tls(typing.NamedTuple):
+    """How connections are encrypted, and what the server has to prove."""
+
+    files: certificates.Files
+    server_name: str | None
+    """The name in its certificate, None for the host of its address."""
 
 
 _UNIX = re.compile(r'(?P<server>unix:(?P<host>.+?))(:(?P<weight>[0-9]+))?')
@@ -222,6 +232,26 @@ def _password(text: typing.Any) -> Secret:
     return Secret(text)
 
 
+def _file(path: typing.Any) -> str:
+    try:
+        name = os.path.abspath(os.fsdecode(path))
+        with open(name, 'rb'):
+            return name
+    except TypeError:
+        raise ValueError(f'{path!r} is no path') from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise ValueError(f'{path!r} cannot be read: {reason}') from None
+
+
+def _server_name(text: typing.Any) -> str:
+    if not isinstance(text, str) or not re.fullmatch(
+        r'[\w.:-]+', text.strip()
+    ):
+        raise ValueError(f'{text!r} is no name of a host')
+    return text.strip()
+
+
 _KEY_PREFIX = re.compile(rb'[\x21-\x7e\x80-\xff]*')
 
 
@@ -299,8 +329,42 @@ OPTIONS = {
         _username, None, 'who to log in as, on servers that ask (memcached -Y)'
     ),
     'password': Option(_password, None, 'the password for that'),
+    'tls': Option(
+        _boolean, False, 'whether to use TLS; certificates are verified'
+    ),
+    'tls_ca_file': Option(
+        _file,
+        None,
+        'certificates of the authorities to trust; without it, those that'
+        ' the system trusts',
+    ),
+    'tls_cert_file': Option(
+        _file, None, 'our certificate, for servers that ask for one'
+    ),
+    'tls_key_file': Option(
+        _file, None, 'its key, if it is not in the same file'
+    ),
+    'tls_server_name': Option(
+        _server_name,
+        None,
+        "the name in the servers' certificates; without it, each one's host",
+    ),
+    'trace_keys': Option(
+        _boolean, False, 'whether the spans of OpenTelemetry hold the keys'
+    ),
 }
 """Every option by its keyword, in the order in which they are documented."""
+
+
+_NEEDED = {
+    'username': 'password',
+    'password': 'username',
+    'tls_ca_file': 'tls',
+    'tls_cert_file': 'tls',
+    'tls_key_file': 'tls_cert_file',
+    'tls_server_name': 'tls',
+}
+"""Options that make no sense without another one."""
 
 
 def variable(name: str, prefix: str | None) -> str:
@@ -345,6 +409,12 @@ class Settings:
     failover: bool
     username: str | None
     password: Secret | None
+    tls: bool
+    tls_ca_file: str | None
+    tls_cert_file: str | None
+    tls_key_file: str | None
+    tls_server_name: str | None
+    trace_keys: bool
 
     def __init__(
         self, prefix: str | None, options: abc.Mapping[str, typing.Any]
@@ -379,12 +449,19 @@ class Settings:
         :raises ValueError: that names them
 
         """
-        for name, needed in (
-            ('username', 'password'),
-            ('password', 'username'),
-        ):
+        for name, needed in _NEEDED.items():
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f'{self._where(name)}: no {needed} with it')
+        files = self._files
+        for name, part in (
+            ('tls_ca_file', files._replace(cert_file=None, key_file=None)),
+            ('tls_cert_file', files._replace(ca_file=None)),
+        ):
+            if getattr(self, name):
+                try:
+                    certificates.check(part)
+                except OSError as error:
+                    raise ValueError(f'{self._where(name)}: {error}') from None
 
     def _where(self, name: str) -> str:
         """Return how an option is named in an error."""
@@ -397,6 +474,24 @@ class Settings:
         if self.username is None or self.password is None:
             return None
         return Credentials(self.username, self.password)
+
+    @property
+    def _files(self) -> certificates.Files:
+        return certificates.Files(
+            self.tls_ca_file, self.tls_cert_file, self.tls_key_file
+        )
+
+    def tls_for(self, address: Address) -> Tls | None:
+        """Return how connections to a server are encrypted, if they are.
+
+        :raises ValueError: if the server has no name
+
+        """
+        if not self.tls:
+            return None
+        if address.family == 'unix' and not self.tls_server_name:
+            raise ValueError(f'tls: no tls_server_name for {address}')
+        return Tls(self._files, self.tls_server_name)
 
 
 def get_servers(prefix: str | None) -> list[Weighted]:

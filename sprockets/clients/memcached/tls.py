@@ -1,0 +1,107 @@
+"""A connection that is encrypted, to a server whose certificate is good."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+
+from sprockets.clients.memcached import certificates, connection
+
+RECORD = 16 * 1024
+"""Bytes that a TLS record holds at most.  With as many asked for, nothing that
+was decrypted stays behind, where polling the socket would not tell of it."""
+
+TICKETS = 10
+"""Reads of what is not data while a connection is idle.  A server that has
+more than that to say is not waited for."""
+
+
+class Connection(connection.Connection):
+    """A connection with TLS.
+
+    :param Profile profile: how to connect, its ``tls`` included
+    :param float deadline: until when, on :func:`time.monotonic`'s clock
+    :raises OSError: as without TLS, and if the certificate is not good
+
+    """
+
+    _socket: ssl.SSLSocket
+
+    def _prepare(self, profile: connection.Profile, deadline: float) -> None:
+        assert profile.tls is not None
+        plain: socket.socket = self._socket
+        try:
+            plain.setblocking(False)
+            self._socket = certificates.context(profile.tls.files).wrap_socket(
+                plain,
+                do_handshake_on_connect=False,
+                server_hostname=profile.tls.server_name
+                # Which interface it is behind is no part of the address.
+                or profile.address.host.partition('%')[0],
+            )
+            self._shake_hands(deadline)
+        except BaseException:
+            plain.close()
+            self.close()
+            raise
+
+    def _shake_hands(self, deadline: float) -> None:
+        try:
+            while True:
+                try:
+                    self._socket.do_handshake()
+                    return
+                except ssl.SSLWantReadError:
+                    self._wait(select.POLLIN, deadline)
+                except ssl.SSLWantWriteError:
+                    self._wait(select.POLLOUT, deadline)
+        except TimeoutError:
+            raise TimeoutError('timed out in the TLS handshake') from None
+
+    def is_quiet(self) -> bool:
+        # A server may send session tickets when it likes, which are not data.
+        for _ in range(TICKETS):
+            if super().is_quiet():
+                return True
+            try:
+                self._socket.recv(1)
+            except ssl.SSLWantReadError:
+                continue
+            except OSError:
+                return False
+            return False
+        return False
+
+    def _send(self, data: bytes | memoryview) -> int:
+        if len(data) > RECORD:
+            # memcached (1.6.18) waits for bytes on the socket though OpenSSL
+            # has decrypted some that it has not read, for ever if those were
+            # the last.  The end in a record of its own wakes it up.
+            data = memoryview(data)[:-1]
+        # After a 0 the same bytes have to come again, as they do: OpenSSL may
+        # have encrypted, and sent, a part of them.
+        try:
+            return self._socket.send(data)
+        except ssl.SSLWantWriteError:
+            return 0
+
+    def _receive(self, missing: int, deadline: float) -> None:
+        """Receive something, or all of it where many bytes are missing.
+
+        A part of a record is nothing yet.
+
+        """
+        parts: list[bytes] = []
+        left = min(missing, connection.LARGE)
+        while left > 0:
+            try:
+                part = self._recv(RECORD, 0)
+            except ssl.SSLWantReadError:
+                if missing <= connection.CHUNK:
+                    break
+                self._wait(select.POLLIN, deadline)
+                continue
+            parts.append(part)
+            left -= len(part)
+        self._incoming.feed(b''.join(parts))
