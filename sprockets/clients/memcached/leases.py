@@ -312,7 +312,8 @@ class Flow:
         except BaseException:
             yield from self._give_back(plan, lease)
             raise
-        if (yield from self._give_back(plan, lease)) is False and stored:
+        lost = yield from self._give_back(plan, lease)
+        if lost and stored:
             # Whoever deletes the value deletes the lease: what was computed
             # from before that must not stay.
             yield Ask(protocol.delete(plan.route.key), plan.route)
@@ -480,48 +481,35 @@ class Flow:
             return None
         return Lease(endpoint, 0, None, token, until)
 
-    def _give_back(
-        self, plan: Plan, lease: Lease | None
-    ) -> Steps[bool | None]:
-        """Delete the lease, unless it has run out and is another one's.
+    def _give_back(self, plan: Plan, lease: Lease | None) -> Steps[bool]:
+        """Delete the lease, unless it is another one's by now.
 
-        :return: False if it was taken away before it ran out, and None if
-            there is no telling
+        :return: whether it may have been taken away before it ran out
 
         """
         if lease is None:
-            return None
+            return False
         key = lease_key(plan.route.key)
         if lease.unique is not None:
             held = Stale(lease.endpoint, lease.incarnation, lease.unique)
-            kept = yield from self._delete_if(key, plan.route, held, True)
+            deleted = yield from self._delete_if(key, plan.route, held, True)
         else:
             look = protocol.Get((key,), 'gets')
             yield Ask(look, plan.route, lease.endpoint)
             item = look.found.get(key)
-            if not look.answered or look.error is not None:
-                kept = None
-            elif item is None or item[1] != lease.token:
-                kept = False
-            else:
-                held = Stale(
-                    lease.endpoint,
-                    look.incarnation,
-                    typing.cast(int, item[2]),
+            deleted = False
+            if item is not None and item[1] == lease.token:
+                unique = typing.cast(int, item[2])
+                held = Stale(lease.endpoint, look.incarnation, unique)
+                deleted = yield from self._delete_if(
+                    key, plan.route, held, False
                 )
-                kept = yield from self._delete_if(key, plan.route, held, False)
-        if kept is False and clock.monotonic() >= lease.until:
-            return None
-        return kept
+        return not deleted and clock.monotonic() < lease.until
 
     def _delete_if(
         self, key: bytes, route: cluster.Route, held: Stale, meta: bool
-    ) -> Steps[bool | None]:
-        """Delete a key that has not been stored anew.
-
-        :return: whether it was deleted, None if there is no telling
-
-        """
+    ) -> Steps[bool]:
+        """Delete a key, and return whether it had not been stored anew."""
         command: protocol.Line
         if meta:
             command = protocol.meta_delete(key, held.unique, held.incarnation)
@@ -531,8 +519,6 @@ class Flow:
                 key, 0, -1, b'', held.unique, held.incarnation
             )
         yield Ask(command, route, held.endpoint)
-        if not command.answered or command.error is not None:
-            return None
         return bool(command.result)
 
     def _ask_meta(

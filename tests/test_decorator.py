@@ -1,0 +1,439 @@
+"""cached: what keys are made of, and what is refused."""
+
+import asyncio
+import contextlib
+import datetime
+import decimal
+import enum
+import inspect
+import os
+import re
+import typing
+import uuid
+
+import pytest
+import wire
+from tornado import testing as tornado_testing
+from tornado import web
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached import decorator
+from sprockets.clients.memcached.testing import MemcachedTestCase
+
+MODULE = __name__
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Elsewhere:
+    class Color(enum.Enum):
+        RED = 1
+
+
+@pytest.fixture
+def client(memcached_server):
+    made = memcached.Client(servers=memcached_server.address)
+    yield made
+    made.disconnect_all()
+
+
+@contextlib.asynccontextmanager
+async def connected(server):
+    client = memcached.AsyncClient(servers=server.address)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+# Names
+
+
+@memcached.cached(60)
+def look_up(a, b=2, *more, c=None, **others):
+    """What it says."""
+
+
+def named(text):
+    return f'{MODULE}.look_up({text})'
+
+
+def test_a_key_has_the_names_of_function_and_arguments():
+    """One can read in memcached's own tools what a value is of."""
+    assert look_up.key(1) == named('a=1,b=2,more=(),c=None')
+
+
+@pytest.mark.parametrize(
+    'args, kwargs',
+    [((1, 2), {}), ((1,), {'b': 2}), ((), {'b': 2, 'a': 1, 'c': None})],
+)
+def test_it_is_the_same_however_arguments_are_given(args, kwargs):
+    """By place, by name, or left out where they have a default."""
+    assert look_up.key(*args, **kwargs) == look_up.key(1)
+
+
+def test_further_keywords_are_in_order():
+    """Theirs, not that of the call."""
+    key = look_up.key(1, y='Y', x='X')
+    assert key == look_up.key(1, x='X', y='Y')
+    assert key.endswith("more=(),c=None,**'x'='X',**'y'='Y')")
+
+
+DIFFERENT = [
+    1,
+    '1',
+    b'1',
+    1.0,
+    True,
+    None,
+    'None',
+    decimal.Decimal(1),
+    decimal.Decimal('1.0'),
+    0.0,
+    -0.0,
+    (1,),
+    [1],
+    (True,),
+    (1.0,),
+    ('1',),
+    (),
+    [],
+    '()',
+    ((1, 2), 3),
+    (1, (2, 3)),
+    ('a,b',),
+    ('a', 'b'),
+    "'",
+    '"',
+    '\\',
+    Color.RED,
+    Elsewhere.Color.RED,
+    Access.READ,
+    Access.READ | Access.WRITE,
+    uuid.UUID(int=1),
+    datetime.date(2026, 1, 1),
+    datetime.datetime(2026, 1, 1),
+    datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+    datetime.time(1),
+    datetime.timedelta(1),
+]
+
+
+def test_different_arguments_have_different_keys():
+    """Also where Python calls them equal, and in whatever order they come."""
+    for values in (DIFFERENT, DIFFERENT[::-1]):
+        keys = [look_up.key(value) for value in values]
+        keys += [look_up.key(0, c=value) for value in values]
+        assert len(set(keys)) == 2 * len(DIFFERENT)
+        for key in keys:
+            assert len(key) <= decorator.MAX_NAME
+            memcached.Client(servers='127.0.0.1:1').get(key)
+
+
+def test_names_of_keywords_do_not_mix_with_values():
+    """Whatever text they are."""
+    assert look_up.key(1, **{'x=1,y': 2}) != look_up.key(1, x=1, y=2)
+
+    @memcached.cached(60)
+    def positional(a, /, **others):
+        pass
+
+    assert positional.key(1, a=2) != positional.key(3, a=2)
+
+
+def test_a_long_key_is_hashed_behind_a_readable_head():
+    """It has no blanks, and fits into memcached with a prefix."""
+    key = look_up.key('ü ' * 1000)
+    assert re.fullmatch('[!-~]+', key)
+    assert len(key) == decorator.MAX_NAME
+    assert key.startswith(named('a=')[:-1])
+    assert key != look_up.key('ü ' * 1001)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        object(),
+        {},
+        {1},
+        iter([]),
+        [object()],
+        type('Text', (str,), {})(),
+        type('Number', (int,), {})(),
+    ],
+)
+def test_what_has_no_name_is_refused(value):
+    """A number in a repr would be that of another object tomorrow."""
+    with pytest.raises(TypeError, match='key='):
+        look_up(value)
+    with pytest.raises(TypeError, match='key='):
+        look_up.invalidate(1, c=value)
+
+
+def test_arguments_that_the_function_does_not_take_are_refused():
+    """As a call of the function itself would."""
+    with pytest.raises(TypeError, match='missing'):
+        look_up()
+    with pytest.raises(TypeError, match='multiple values'):
+        look_up(1, a=1)
+
+
+def test_a_pattern_or_a_function_names_calls_otherwise():
+    """Blanks and length are taken care of."""
+
+    @memcached.cached(60, key='user:{user_id}:{x}')
+    def by_pattern(user_id, **others):
+        pass
+
+    assert by_pattern.key(7, x='y') == 'user:7:y'
+    assert re.fullmatch(
+        'user:a_b:y#[0-9a-f]{32}', by_pattern.key('a b', x='y')
+    )
+
+    @memcached.cached(60, key=lambda user: f'user:{user["id"]}')
+    def by_function(user):
+        pass
+
+    assert by_function.key({'id': 7}) == 'user:7'
+
+
+def test_the_decorator_wants_a_time():
+    """It is easily forgotten."""
+    with pytest.raises(TypeError, match=r'cached\(60\)'):
+
+        @memcached.cached
+        def function():
+            pass
+
+
+def test_a_coroutine_function_wants_an_awaitable_client(client):
+    """A blocking one would hold up the loop."""
+    with pytest.raises(TypeError, match='AsyncClient'):
+
+        @memcached.cached(60, client=client)
+        async def function():
+            pass
+
+
+def test_what_is_known_of_a_function_stays_known():
+    """Its name, its documentation, its signature, what it is."""
+    assert look_up.__name__ == 'look_up'
+    assert look_up.__doc__ == 'What it says.'
+    assert inspect.signature(look_up) == inspect.signature(look_up.__wrapped__)
+
+
+# Plain functions
+
+
+def test_a_result_is_cached(client):
+    """Until it is invalidated, each by its arguments."""
+    calls = []
+
+    @memcached.cached(60, client=client)
+    def square(number):
+        calls.append(number)
+        return number * number
+
+    assert [square(3), square(3), square(4), square(number=3)] == [9, 9, 16, 9]
+    assert calls == [3, 4]
+    assert client.get(square.key(3)) == 9
+    assert square.invalidate(3)
+    assert not square.invalidate(3)
+    assert square(3) == 9
+    assert calls == [3, 4, 3]
+
+
+def test_options_are_those_of_get_or_set(client, memcached_server):
+    """The time and the others."""
+
+    @memcached.cached(60, client=client, stale=60, cache_none=False)
+    def function(value):
+        return value
+
+    function(1)
+    assert function(None) is None
+    address = memcached_server.address
+    assert 117 <= wire.seconds_left(address, function.key(1)) <= 120
+    assert client.get(function.key(None), 'none') == 'none'
+
+
+def test_without_a_client_the_environment_tells(memcached_server, monkeypatch):
+    """There is one client for each prefix."""
+    address = memcached_server.address
+    monkeypatch.setenv('PAGES_MEMCACHED_SERVERS', address)
+    monkeypatch.setenv('MEMCACHED_SERVERS', '127.0.0.1:1')
+    monkeypatch.setattr(decorator, '_clients', {})
+
+    @memcached.cached(60, prefix='pages')
+    def function():
+        return 'value'
+
+    @memcached.cached(60, prefix='pages')
+    def another():
+        return 'value'
+
+    assert function() == another() == 'value'
+    assert wire.stored(address, function.key()) == (16, b'value')
+    assert len(decorator._clients) == 1
+    for made in decorator._clients.values():
+        made.disconnect_all()
+
+
+def test_methods_of_other_objects_need_a_key(client):
+    """An object has no name of its own."""
+
+    class Shop:
+        def __init__(self, number):
+            self.number = number
+
+        @memcached.cached(
+            60, client=client, key=lambda self, x: f'shop:{self.number}:{x}'
+        )
+        def price(self, x):
+            return self.number * x
+
+        @memcached.cached(60, client=client)
+        def nameless(self):
+            pass
+
+        @staticmethod
+        @memcached.cached(60, client=client)
+        def static(x):
+            return x
+
+    assert Shop(2).price(3) == 6
+    assert Shop(3).price(3) == 9
+    assert client.get('shop:2:3') == 6
+    assert Shop(2).price.key(3) == 'shop:2:3'
+    assert Shop(2).price.invalidate(3)
+    assert Shop.static(5) == 5
+    with pytest.raises(TypeError, match='key='):
+        Shop(2).nameless()
+
+
+# Coroutine functions
+
+
+def test_a_coroutine_function_stays_one(memcached_server):
+    """It can be awaited, be made a task of, and be run by asyncio.run."""
+
+    async def main():
+        async with connected(memcached_server) as client:
+            calls = []
+
+            @memcached.cached(60, client=client)
+            async def square(number):
+                calls.append(number)
+                await asyncio.sleep(0)
+                return number * number
+
+            assert inspect.iscoroutine(call := square(3))
+            assert await call == 9
+            assert await asyncio.create_task(square(3)) == 9
+            results = await asyncio.gather(*[square(5) for _ in range(20)])
+            assert results == [25] * 20
+            assert calls == [3, 5]
+            assert await square.invalidate(3)
+            assert await square(3) == 9
+            assert calls == [3, 5, 3]
+
+    asyncio.run(main())
+
+
+def test_a_coroutine_function_says_that_it_is_one():
+    """To whoever asks, where Python has a way to say it."""
+
+    @memcached.cached(60)
+    async def function():
+        pass
+
+    known = hasattr(inspect, 'markcoroutinefunction')
+    assert inspect.iscoroutinefunction(function) == known
+
+
+def test_a_scope_will_do_as_client(memcached_server):
+    """Whatever has get_or_set and delete."""
+
+    async def main():
+        async with connected(memcached_server) as client:
+
+            @memcached.cached(60, client=client.scope())
+            async def function():
+                return 'value'
+
+            assert await function() == 'value'
+
+    asyncio.run(main())
+
+
+def test_errors_are_the_callers(client):
+    """And nothing is stored."""
+
+    @memcached.cached(60, client=client)
+    def function():
+        raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            function()
+    assert client.get(function.key()) is None
+
+
+# Handlers' methods
+
+
+class Article(memcached.MemcachedMixin, web.RequestHandler):
+    memcached_prefix = 'articles'
+    loaded: typing.ClassVar = []
+
+    async def get(self, number):
+        self.write(await self.load(int(number)))
+
+    async def put(self, number):
+        deleted = await self.load.invalidate(int(number))
+        self.write(f'{deleted} {self.load.key(int(number))}')
+
+    @memcached.cached(60)
+    async def load(self, number, *, language='en'):
+        self.loaded.append(number)
+        return f'{language} {number}'
+
+
+class HandlerTestCase(MemcachedTestCase, tornado_testing.AsyncHTTPTestCase):
+    memcached_prefixes = ('articles',)
+
+    def get_app(self):
+        Article.loaded.clear()
+        return web.Application([(r'/(\d+)', Article)])
+
+    def tearDown(self):
+        for client in self._app.memcached_clients.values():
+            self.io_loop.run_sync(client.close)
+        super().tearDown()
+
+    def test_a_method_uses_the_handlers_client(self):
+        """Its prefix; the handler is no part of the key."""
+        assert 'MEMCACHED_SERVERS' not in os.environ
+        for _ in range(3):
+            assert self.fetch('/7').body == b'en 7'
+        assert self.fetch('/8').body == b'en 8'
+        assert Article.loaded == [7, 8]
+        key = f"{MODULE}.Article.load(number=7,language='en')"
+        stored = wire.stored(self.memcached_server.address, key)
+        assert stored == (16, b'en 7')
+
+    def test_a_result_is_invalidated_for_all_requests(self):
+        """Which handler does so makes no difference."""
+        self.fetch('/7')
+        answer = self.fetch('/7', method='PUT', body='').body.decode()
+        key = f"{MODULE}.Article.load(number=7,language='en')"
+        assert answer == f'1 {key}'
+        self.fetch('/7')
+        assert Article.loaded == [7, 7]

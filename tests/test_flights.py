@@ -1,0 +1,256 @@
+"""One computation at a time for a key, of all the threads of a process."""
+
+import os
+import threading
+
+import pytest
+
+from sprockets.clients.memcached import flights
+
+PATIENCE = 30
+
+
+class Threads:
+    """Threads whose results are kept."""
+
+    def __init__(self):
+        self._threads = []
+        self.results = []
+
+    def start(self, function):
+        def run():
+            try:
+                self.results.append(function())
+            except BaseException as error:  # noqa: BLE001
+                self.results.append(error)
+
+        thread = threading.Thread(target=run)
+        self._threads.append(thread)
+        thread.start()
+
+    def join(self):
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        return self.results
+
+
+class Slow:
+    """A computation that ends when it is told to."""
+
+    def __init__(self, outcome):
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.calls = 0
+        self._outcome = outcome
+
+    def __call__(self):
+        self.calls += 1
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE)
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """A semaphore that is released whenever somebody begins to wait."""
+    begun = threading.Semaphore(0)
+
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            begun.release()
+            return super().wait(timeout)
+
+    class Flight(flights.Flight):
+        def __init__(self):
+            super().__init__()
+            self.over = Event()
+
+    monkeypatch.setattr(flights, 'Flight', Flight)
+    return begun
+
+
+def test_one_computes_and_the_others_wait(waits):
+    """They get the same outcome."""
+    all_flights = flights.Flights()
+    slow = Slow('outcome')
+    threads = Threads()
+    threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    assert slow.begun.wait(PATIENCE)
+    for _ in range(5):
+        threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    for _ in range(5):
+        assert waits.acquire(timeout=PATIENCE)
+    slow.go_on.set()
+    assert threads.join() == ['outcome'] * 6
+    assert slow.calls == 1
+
+
+def test_other_keys_do_not_wait():
+    """Nor later callers, once it is over."""
+    all_flights = flights.Flights()
+    slow = Slow('outcome')
+    threads = Threads()
+    threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    assert slow.begun.wait(PATIENCE)
+    assert all_flights.run('another', lambda: 'other', PATIENCE) == 'other'
+    slow.go_on.set()
+    threads.join()
+    assert all_flights.run('key', lambda: 'later', PATIENCE) == 'later'
+
+
+def test_who_does_not_wait_gets_none():
+    """It is no outcome, and so tells that another one computes."""
+    all_flights = flights.Flights()
+    slow = Slow('outcome')
+    threads = Threads()
+    threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    assert slow.begun.wait(PATIENCE)
+    assert all_flights.run('key', slow, None) is None
+    slow.go_on.set()
+    assert threads.join() == ['outcome']
+
+
+def test_an_error_is_for_all_who_wait(waits):
+    """The next caller computes."""
+    all_flights = flights.Flights()
+    error = ValueError('no')
+    slow = Slow(error)
+    threads = Threads()
+    threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    assert slow.begun.wait(PATIENCE)
+    threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    assert waits.acquire(timeout=PATIENCE)
+    slow.go_on.set()
+    assert threads.join() == [error, error]
+    assert all_flights.run('key', lambda: 'later', PATIENCE) == 'later'
+
+
+@pytest.mark.parametrize('outcome', [KeyboardInterrupt(), SystemExit(), None])
+def test_who_gives_up_is_followed_by_one_who_waits(waits, outcome):
+    """Ctrl-C is for one thread, and None is no outcome for others."""
+    all_flights = flights.Flights()
+    slow = Slow(outcome)
+    threads = Threads()
+    threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    assert slow.begun.wait(PATIENCE)
+    for _ in range(3):
+        threads.start(
+            lambda: all_flights.run('key', lambda: 'theirs', PATIENCE)
+        )
+    for _ in range(3):
+        assert waits.acquire(timeout=PATIENCE)
+    slow.go_on.set()
+    results = threads.join()
+    assert results.count('theirs') == 3
+
+
+def test_patience_ends():
+    """Then another computation begins, whatever becomes of the first."""
+    all_flights = flights.Flights()
+    slow = Slow('late')
+    threads = Threads()
+    threads.start(lambda: all_flights.run('key', slow, PATIENCE))
+    assert slow.begun.wait(PATIENCE)
+    assert all_flights.run('key', lambda: 'other', 0.01) == 'other'
+    slow.go_on.set()
+    assert threads.join() == ['late']
+
+
+def test_what_was_forgotten_is_not_waited_for():
+    """It ends without a trace, and leaves the next one alone."""
+    all_flights = flights.Flights()
+    first, second = Slow('first'), Slow('second')
+    threads = Threads()
+    threads.start(lambda: all_flights.run('key', first, PATIENCE))
+    assert first.begun.wait(PATIENCE)
+    all_flights.forget('key')
+    threads.start(lambda: all_flights.run('key', second, PATIENCE))
+    assert second.begun.wait(PATIENCE)
+    first.go_on.set()
+    assert all_flights.run('key', lambda: 'third', None) is None
+    second.go_on.set()
+    assert sorted(threads.join()) == ['first', 'second']
+
+
+def test_a_computation_of_itself_is_an_error():
+    """It would wait for ever."""
+    all_flights = flights.Flights()
+
+    def compute():
+        return all_flights.run('key', lambda: 'inner', PATIENCE)
+
+    with pytest.raises(RuntimeError, match='itself'):
+        all_flights.run('key', compute, PATIENCE)
+    assert all_flights.run('key', lambda: 'later', PATIENCE) == 'later'
+
+
+def test_other_flights_of_the_same_key_are_others():
+    """A computation may ask another client for the same key."""
+    outer, inner = flights.Flights(), flights.Flights()
+    assert (
+        outer.run(
+            'key', lambda: inner.run('key', lambda: 'found', 1), PATIENCE
+        )
+        == 'found'
+    )
+
+
+def test_turns_come_one_after_another():
+    """Of one key; others need not wait."""
+    all_flights = flights.Flights()
+    active = []
+    most = []
+
+    def work():
+        for _ in range(50):
+            with all_flights.turn('key'):
+                active.append(None)
+                most.append(len(active))
+                with all_flights.turn('another'):
+                    active.pop()
+
+    threads = Threads()
+    for _ in range(4):
+        threads.start(work)
+    threads.join()
+    assert set(most) == {1}
+
+
+def test_a_turn_within_itself_is_an_error():
+    """It would wait for ever."""
+    all_flights = flights.Flights()
+    with (
+        all_flights.turn('key'),
+        pytest.raises(RuntimeError, match='itself'),
+        all_flights.turn('key'),
+    ):
+        raise AssertionError('it was let in')
+    with all_flights.turn('key'):
+        pass
+
+
+def test_a_forked_child_waits_for_nobody():
+    """Threads that compute, or have a turn, stay with the parent."""
+    all_flights = flights.Flights()
+    slow = Slow('outcome')
+    threads = Threads()
+
+    def in_turn():
+        with all_flights.turn('key'):
+            return all_flights.run('key', slow, PATIENCE)
+
+    threads.start(in_turn)
+    assert slow.begun.wait(PATIENCE)
+    child = os.fork()
+    if child == 0:
+        right = False
+        with all_flights.turn('key'):
+            right = all_flights.run('key', lambda: 'child', 1) == 'child'
+        os._exit(0 if right else 1)
+    _, status = os.waitpid(child, 0)
+    slow.go_on.set()
+    assert threads.join() == ['outcome']
+    assert status == 0
