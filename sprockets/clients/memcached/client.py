@@ -51,7 +51,11 @@ class Shared:
             prefix,
             {k: v for k, v in options.items() if k not in BASE_OPTIONS},
         )
-        self.codec = values.Codec(self.settings.min_compress_len)
+        self.codec = values.Codec(
+            self.settings.min_compress_len,
+            self.settings.max_inflated_len,
+            self.settings.serializer,
+        )
         self.requests = commands.Requests(self.codec, self.settings.key_prefix)
         self.cluster = cluster.Cluster(self.settings)
         self.flow = leases.Flow(self.requests, self.cluster)
@@ -150,12 +154,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         for name in ('socket_timeout', 'dead_retry'):
             if shared.settings.sources[name] != 'default':
                 arguments[name] = getattr(shared.settings, name)
-        ours = values.Codec()
+        codec = shared.codec
+        ours = codec.pickle_protocol, codec.decompressor
         super().__init__(shared.settings.servers, **arguments)
         if 'pickleProtocol' not in options:
-            shared.codec.pickle_protocol = ours.pickle_protocol
+            codec.pickle_protocol = ours[0]
         if 'decompressor' not in options:
-            shared.codec.decompressor = ours.decompressor
+            codec.decompressor = ours[1]
         if 'key_encoder' not in options:
             shared.requests.key_encoder = None
 

@@ -10,7 +10,7 @@ import socket
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import certificates
+from sprockets.clients.memcached import certificates, values
 
 DEFAULT_SERVER = '127.0.0.1:11211'
 DEFAULT_PORT = 11211
@@ -232,6 +232,15 @@ def _password(text: typing.Any) -> Secret:
     return Secret(text)
 
 
+def _serializer(value: typing.Any) -> typing.Any:
+    if not isinstance(value, str):
+        for name in ('dumps', 'loads'):
+            if not callable(getattr(value, name, None)):
+                raise ValueError(f'{value!r} has no {name}')
+        return value
+    return _one_of('pickle', 'json')(value)
+
+
 def _file(path: typing.Any) -> str:
     try:
         name = os.path.abspath(os.fsdecode(path))
@@ -316,6 +325,14 @@ OPTIONS = {
     'key_prefix': Option(_key_prefix, b'', 'put before every key'),
     'min_compress_len': Option(
         _whole(0), 0, 'compress values from this many bytes; 0 never'
+    ),
+    'max_inflated_len': Option(
+        _whole(1),
+        values.MAX_INFLATED,
+        'inflate no value to more bytes than this',
+    ),
+    'serializer': Option(
+        _serializer, 'pickle', 'pickle, or json, which never unpickles'
     ),
     'distribution': Option(
         _one_of('modula', 'ketama'),
@@ -405,6 +422,8 @@ class Settings:
     max_connections: int
     key_prefix: bytes
     min_compress_len: int
+    max_inflated_len: int
+    serializer: typing.Any
     distribution: str
     failover: bool
     username: str | None

@@ -10,6 +10,8 @@ import typing
 import zlib
 from collections import abc
 
+from sprockets.clients.memcached import serializers
+
 LOGGER = logging.getLogger(__name__)
 
 # python-memcached's flags (memcache.Client._FLAG_*).
@@ -18,6 +20,11 @@ INTEGER = 2
 LONG = 4
 COMPRESSED = 8
 TEXT = 16
+
+# Ours: python-memcached knows no more than those.
+JSON = 32
+CUSTOM = 64
+"""What a serializer of the user's own has made."""
 
 SHAREABLE = frozenset(
     kind | compressed
@@ -45,10 +52,11 @@ def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes:
     """
     inflator = zlib.decompressobj()
     try:
-        value = inflator.decompress(data, limit)
+        # One byte more, for the end of exactly as many is behind them.
+        value = inflator.decompress(data, limit + 1)
     except zlib.error as error:
         raise UndecodableError(f'compressed value: {error}') from error
-    if inflator.unconsumed_tail:
+    if len(value) > limit:
         raise UndecodableError(
             f'compressed value inflates to over {limit} bytes'
         )
@@ -66,10 +74,22 @@ class Codec:
     read by python-memcached.  Its attributes are the constructor arguments of
     :class:`memcache.Client` of the same meaning.
 
+    :param int min_compress_len: compress from this many bytes; 0 for never
+    :param int max_inflated_len: the most bytes to inflate a value to
+    :param serializer: ``'pickle'``, ``'json'``, or a :class:`Serializer`;
+        with any but the first nothing is ever unpickled
+
     """
 
-    def __init__(self, min_compress_len: int = 0) -> None:
+    def __init__(
+        self,
+        min_compress_len: int = 0,
+        max_inflated_len: int = MAX_INFLATED,
+        serializer: typing.Literal['pickle', 'json']
+        | serializers.Serializer = 'pickle',
+    ) -> None:
         self.min_compress_len = min_compress_len
+        self.max_inflated_len = max_inflated_len
         self.max_length = MAX_LENGTH
         # Protocol 0, python-memcached's, makes values 57% larger.
         self.pickle_protocol = pickle.DEFAULT_PROTOCOL
@@ -82,14 +102,29 @@ class Codec:
             None
         )
         self.compressor: abc.Callable[[bytes], bytes] = zlib.compress
-        self.decompressor: abc.Callable[[bytes], bytes] = inflate
+        self.decompressor: abc.Callable[[bytes], bytes] = functools.partial(
+            inflate, limit=max_inflated_len
+        )
         self._decoders: dict[int, abc.Callable[[bytes], typing.Any]] = {
             0: bytes,
             TEXT: bytes.decode,
             INTEGER: int,
             LONG: int,
-            PICKLE: self._unpickle,
+            # Whatever is written: there is no harm in it.
+            JSON: _json.loads,
         }
+        self._serialize: abc.Callable[[typing.Any], bytes]
+        if serializer == 'pickle':
+            self._kind = PICKLE
+            self._serialize = self._pickle
+            self._decoders[PICKLE] = self._unpickle
+        elif serializer == 'json':
+            self._kind = JSON
+            self._serialize = _json.dumps
+        else:
+            self._kind = CUSTOM
+            self._serialize = functools.partial(_as_bytes, serializer.dumps)
+            self._decoders[CUSTOM] = serializer.loads
         self._reported: set[str] = set()
 
     def encode(
@@ -97,10 +132,10 @@ class Codec:
     ) -> tuple[int, bytes]:
         """Return the flags and the bytes of a value.
 
-        :param value: any value that can be pickled
+        :param value: any value that can be serialized
         :param int min_compress_len: compress from this many bytes; 0 for what
             the client is set to, -1 for never
-        :raises Exception: what pickling raises for what cannot be pickled
+        :raises Exception: what serializing raises for what it cannot do
 
         """
         # The exact type: a subclass is pickled, and comes back as itself.
@@ -112,10 +147,10 @@ class Codec:
         elif kind is int:
             return INTEGER, b'%d' % value
         else:
-            flags, data = PICKLE, self._pickle(value)
+            flags, data = self._kind, self._serialize(value)
         threshold = min_compress_len or self.min_compress_len
         # What would not be inflated again is not compressed.
-        if 0 < threshold <= len(data) <= MAX_INFLATED:
+        if 0 < threshold <= len(data) <= self.max_inflated_len:
             compressed = self.compressor(data)
             if len(compressed) < len(data):
                 return flags | COMPRESSED, compressed
@@ -142,6 +177,8 @@ class Codec:
             if isinstance(error, ImportError | AttributeError):
                 reason = f'{reason}: {error}'
             raise UndecodableError(f'flags {flags}: {reason}') from error
+        if flags & ~COMPRESSED == PICKLE:
+            raise UndecodableError('it is pickled, and not to be unpickled')
         raise UndecodableError(f'unknown flags {flags}')
 
     def decode_or(
@@ -192,6 +229,20 @@ class Codec:
             self.unpickler, 'persistent_load', self.persistent_load
         )
         return kind(io.BytesIO(data)).load()
+
+
+_json = serializers.Json()
+
+
+def _as_bytes(
+    dumps: abc.Callable[[typing.Any], bytes | str], value: typing.Any
+) -> bytes:
+    data = dumps(value)
+    if isinstance(data, str):
+        return data.encode('utf-8')
+    if not isinstance(data, bytes):
+        raise TypeError(f'dumps returned {type(data).__name__}, not bytes')
+    return data
 
 
 @functools.lru_cache(maxsize=16)
