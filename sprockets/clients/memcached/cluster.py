@@ -181,6 +181,7 @@ class Endpoint:
         """
         began = time.monotonic()
         if began >= deadline:
+            self._give_back(began)
             _fail(commands, TimeoutError('timed out before it was sent'))
             return True
         pending = commands
@@ -197,8 +198,7 @@ class Endpoint:
             pending = self._meant(pending)
             failure = self._run(link, pending, deadline)
             if failure is None:
-                if self.retry_at is not None and began >= self._down_at:
-                    self.mark_up()
+                self._praise(began)
                 break
             out_of_step = isinstance(failure, protocol.OutOfStepError)
             pending = [c for c in pending if not c.answered]
@@ -216,7 +216,11 @@ class Endpoint:
                     command.go_on()
                 continue
             _fail(pending, failure)
-            if not out_of_step and (not lost or not reused):
+            if out_of_step:
+                self._praise(began)
+            elif lost and reused:
+                self._give_back(began)
+            else:
                 self._blame(failure, began)
             break
         for command in commands:
@@ -254,7 +258,7 @@ class Endpoint:
         probe = protocol.meta_noop()
         try:
             link = self._connect(deadline)
-        except OSError:
+        except (OSError, protocol.ProtocolError):
             return False
         epoch = self._epoch
         try:
@@ -277,6 +281,19 @@ class Endpoint:
         given = time.monotonic() - began
         if not isinstance(failure, TimeoutError) or given > self.timeout / 2:
             self.mark_down(failure)
+        else:
+            self._give_back(began)
+
+    def _praise(self, began: float) -> None:
+        """Mark the server up, unless it was marked down since."""
+        if self.retry_at is not None and began >= self._down_at:
+            self.mark_up()
+
+    def _give_back(self, began: float) -> None:
+        """Let another caller try a server of which this one told nothing."""
+        with self._lock:
+            if self.retry_at is not None and began >= self._down_at:
+                self.retry_at = time.monotonic()
 
     def _run(
         self,
