@@ -633,12 +633,12 @@ def test_an_observer_that_raises_harms_nobody(server, caplog):
     """What goes wrong for one caller is logged; the others are told."""
 
     class Broken:
-        def over(self, error, hits, misses):
+        def over(self, error, hits, misses, endpoint):
             raise ZeroDivisionError
 
     async def main():
         async with connected(server) as client:
-            scope = client.scope(lambda method: Broken())
+            scope = client.scope(lambda method, keys: Broken())
             assert await asyncio.gather(
                 scope.set('k', 1),
                 client.get('k'),

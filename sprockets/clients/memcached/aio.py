@@ -23,6 +23,7 @@ from sprockets.clients.memcached import (
     flights,
     leases,
     lookups,
+    observers,
     protocol,
     settings,
 )
@@ -34,8 +35,7 @@ JOIN = 0.1
 
 Future = asyncio.Future[typing.Any]
 
-Observe = abc.Callable[[str], batches.Observer]
-"""Is called with the name of a method, and returns who is told about it."""
+Observe = observers.Observe
 
 
 class Engine:
@@ -61,6 +61,7 @@ class Engine:
             else batches.SharedThreads.of(executor, self.cluster)
         )
         self.flow = shared.flow
+        self.tracing = shared.tracing
         self.flights: dict[cluster.Route, lookups.Flight] = {}
         self.locks: weakref.WeakValueDictionary[
             cluster.Route, asyncio.Lock
@@ -75,6 +76,7 @@ class Engine:
         """Whether those that were let in are over."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.lanes: dict[cluster.Endpoint, batches.Lane] = {}
+        self.client: weakref.ref[Methods] | None = None
         _engines.add(self)
 
     def enter(self) -> asyncio.AbstractEventLoop:
@@ -93,6 +95,9 @@ class Engine:
             self.locks = weakref.WeakValueDictionary()
             self._tasks = set()
             self.loop = loop
+            client = None if self.client is None else self.client()
+            if client is not None:
+                client._observe = self.tracing.observe()
         return loop
 
     def lane(self, endpoint: cluster.Endpoint) -> batches.Lane:
@@ -166,7 +171,9 @@ class Engine:
                     if isinstance(step, leases.Ask):
                         if self.released:
                             raise RuntimeError(lookups.CLOSED)
-                        observer = None if observe is None else observe(method)
+                        observer = None
+                        if observe is not None:
+                            observer = observe(method, (step.route.key,))
                         result: typing.Any = await Call(
                             self, *step, _endpoint_of, observer
                         ).start(asyncio.get_running_loop())
@@ -281,7 +288,7 @@ class Call:
         route: cluster.Route,
         only: cluster.Endpoint | None,
         finish: abc.Callable[[Call], typing.Any] | None,
-        observer: batches.Observer | None,
+        observer: observers.Observer | None,
     ) -> None:
         self._engine = engine
         self._route = route
@@ -363,6 +370,7 @@ class Call:
                 command.error,
                 hits if found is not None else 0,
                 misses if found is not None else 0,
+                self._endpoint,
             )
 
 
@@ -466,9 +474,11 @@ class Methods:
         """Return what the ``gets`` of this scope saw."""
         raise NotImplementedError
 
-    def _observer(self, method: str) -> batches.Observer | None:
+    def _observer(
+        self, method: str, keys: observers.Keys
+    ) -> observers.Observer | None:
         """Return who wants to know how a call goes, if anybody does."""
-        return None if self._observe is None else self._observe(method)
+        return None if self._observe is None else self._observe(method, keys)
 
     # Reading
 
@@ -482,7 +492,9 @@ class Methods:
             encoded, hashed = engine.requests.route(key)
         endpoint = engine.cluster.pick(encoded, hashed)
         future = loop.create_future()
-        observer = None if self._observe is None else self._observe('get')
+        observer = None
+        if self._observe is not None:
+            observer = self._observe('get', (encoded,))
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
@@ -689,9 +701,7 @@ class Methods:
         hashed = None
         if encoded is None:
             encoded, hashed = engine.requests.route(key)
-        observer = (
-            None if self._observe is None else self._observe('get_or_set')
-        )
+        observer = self._observer('get_or_set', (encoded,))
         lookup = lookups.Lookup(loop=loop)
         lookup.given = (
             engine,
@@ -720,7 +730,7 @@ class Methods:
         return lookup
 
     def _look(
-        self, lookup: lookups.Lookup, observer: batches.Observer | None
+        self, lookup: lookups.Lookup, observer: observers.Observer | None
     ) -> None:
         """Look for a value that may be stale."""
         engine = self._engine
@@ -828,7 +838,7 @@ class Methods:
             route,
             None,
             None,
-            self._observer('delete'),
+            self._observer('delete', (route.key,)),
         ).start(loop)
 
     def delete_multi(
@@ -908,9 +918,8 @@ class Methods:
     ) -> Future:
         engine = self._engine
         loop = engine.enter()
-        return Call(
-            engine, command, route, only, finish, self._observer(method)
-        ).start(loop)
+        observer = self._observer(method, (route.key,))
+        return Call(engine, command, route, only, finish, observer).start(loop)
 
     def _store(
         self,
@@ -969,7 +978,7 @@ class Methods:
     ) -> Future:
         engine = self._engine
         future = engine.enter().create_future()
-        observer = self._observer(method)
+        observer = self._observer(method, keys.keys)
 
         def over() -> None:
             if not future.done():
@@ -990,7 +999,7 @@ class Methods:
     ) -> Future:
         engine = self._engine
         future = engine.enter().create_future()
-        observer = self._observer(method)
+        observer = self._observer(method, ())
         asked = {e: make() for e in engine.cluster.endpoints if e.available()}
         reached: list[cluster.Endpoint] = []
 
@@ -1098,6 +1107,8 @@ class AsyncClient(Methods):
                 f'executor is {given!r}; expected an executor of threads'
             )
         super().__init__(Engine(prefix, executor, options))
+        # It looks for a tracer in each loop; a scope when it is made.
+        self._engine.client = weakref.ref(self)
         self._by_task: weakref.WeakKeyDictionary[
             asyncio.Task[typing.Any], commands.Tokens
         ] = weakref.WeakKeyDictionary()
@@ -1106,11 +1117,12 @@ class AsyncClient(Methods):
         """Return the methods with a scope of their own for gets and cas.
 
         :param observe: is called with the name of each method that is
-            called, and returns who is told how the call went
+            called, and the keys, and returns who is told how the call went
         :rtype: Scope
 
         """
-        return Scope(self._engine, observe)
+        tracing = self._engine.tracing.observe()
+        return Scope(self._engine, observers.both(observe, tracing))
 
     async def close(self) -> None:
         """Answer what is in flight, then release threads and connections.

@@ -12,7 +12,13 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import cluster, counters, protocol, values
+from sprockets.clients.memcached import (
+    cluster,
+    counters,
+    observers,
+    protocol,
+    values,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -39,21 +45,12 @@ class OverloadError(Exception):
     """So much waits for a server that a call was not let in."""
 
 
-class Observer(typing.Protocol):
-    """Who wants to know how a call went."""
-
-    def over(
-        self, error: BaseException | None, hits: int, misses: int
-    ) -> None:
-        """Take note, in the loop, that the call is over."""
-
-
 Waiter = tuple[
     Future,
     typing.Any,
     int | None,
     tuple[cluster.Endpoint, ...],
-    Observer | None,
+    observers.Observer | None,
 ]
 """A caller of ``get``: its future, its default, the hash that it gave, the
 servers that could not be reached, its observer."""
@@ -171,7 +168,7 @@ class Batch:
         self._lane = lane
         self._results: list[tuple[Future, typing.Any]] = []
         self._observed: list[
-            tuple[Observer, BaseException | None, int, int]
+            tuple[observers.Observer, BaseException | None, int, int]
         ] = []
         self._hits = 0
         self._misses = 0
@@ -291,7 +288,7 @@ class Batch:
         for waiters in self.waiting.values():
             for future, default, _, _, observer in waiters:
                 if observer is not None:
-                    tell(observer.over, error, 0, 0)
+                    tell(observer.over, error, 0, 0, self._lane.endpoint)
                 if not future.done():
                     future.set_result(default)
         for part in self.writing + self.reading:
@@ -318,7 +315,7 @@ class Batch:
         if self.abandoned:
             return
         for observer, error, hits, misses in self._observed:
-            tell(observer.over, error, hits, misses)
+            tell(observer.over, error, hits, misses, self._lane.endpoint)
         for future, value in self._results:
             # A caller may have been cancelled, or have timed out.
             if not future.done():
@@ -452,7 +449,8 @@ class Lane:
         self.counters.fail(time.monotonic())
         future.set_result(default)
         if observer is not None:
-            tell(observer.over, OverloadError(str(self.endpoint)), 0, 0)
+            error = OverloadError(str(self.endpoint))
+            tell(observer.over, error, 0, 0, self.endpoint)
 
     # Batches leave
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import time as clock
@@ -11,12 +12,14 @@ from collections import abc
 import memcache
 
 from sprockets.clients.memcached import (
+    anykeys,
     cluster,
     commands,
     flights,
     leases,
     protocol,
     settings,
+    tracing,
     values,
 )
 
@@ -56,9 +59,15 @@ class Shared:
             self.settings.max_inflated_len,
             self.settings.serializer,
         )
-        self.requests = commands.Requests(self.codec, self.settings.key_prefix)
+        requests = (
+            anykeys.Requests
+            if self.settings.hash_bad_keys
+            else commands.Requests
+        )
+        self.requests = requests(self.codec, self.settings.key_prefix)
         self.cluster = cluster.Cluster(self.settings)
         self.flow = leases.Flow(self.requests, self.cluster)
+        self.tracing = tracing.Tracing(self.cluster, self.settings.trace_keys)
         self.flights = flights.Flights()
         self.cache_cas: typing.Any = False
         self.pickler_is_keyword = True
@@ -200,7 +209,7 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         """
         self._shared.count('flush_all')
-        self._on_every_server(protocol.flush_all)
+        self._on_every_server('flush_all', protocol.flush_all)
 
     def get_stats(
         self, stat_args: str | None = None
@@ -240,11 +249,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         self, argument: str | None
     ) -> list[tuple[str, dict[str, str]]]:
         commands.statistics(argument)
-        asked = self._on_every_server(lambda: commands.statistics(argument))
+        asked = self._on_every_server(
+            'get_stats', lambda: commands.statistics(argument)
+        )
         return commands.statistics_of(self._shared.cluster.servers, asked)
 
     def _on_every_server(
-        self, make: abc.Callable[[], protocol.Command]
+        self, name: str, make: abc.Callable[[], protocol.Command]
     ) -> dict[cluster.Endpoint, protocol.Command]:
         endpoints = [
             endpoint
@@ -252,11 +263,51 @@ class Client(memcache.Client):  # type: ignore[misc]
             if endpoint.available()
         ]
         asked = {endpoint: make() for endpoint in endpoints}
-        reached = cluster.exchange_all(
-            {endpoint: [command] for endpoint, command in asked.items()},
-            clock.monotonic() + self._shared.cluster.timeout,
-        )
+        call = self._shared.tracing.call(name, ())
+        with call or contextlib.nullcontext():
+            reached = cluster.exchange_all(
+                {endpoint: [command] for endpoint, command in asked.items()},
+                clock.monotonic() + self._shared.cluster.timeout,
+            )
+            if call is not None:
+                call.error = commands.outcome((), asked.values())[0]
         return {e: c for e, c in asked.items() if e in reached}
+
+    # The way to the servers
+
+    def _run(
+        self,
+        name: str,
+        command: protocol.Command,
+        route: cluster.Route,
+        only: cluster.Endpoint | None = None,
+    ) -> cluster.Endpoint | None:
+        """Run a command on the server of its key, and let it be traced."""
+        shared = self._shared
+        call = shared.tracing.call(name, (route.key,))
+        if call is None:
+            return shared.cluster.run(command, route, only)
+        with call:
+            call.endpoint = shared.cluster.run(command, route, only)
+            call.error = command.error
+        return call.endpoint
+
+    def _run_rounds(
+        self,
+        name: str,
+        keys: cluster.Keys,
+        make: abc.Callable[
+            [abc.Sequence[int]], abc.Sequence[protocol.Command]
+        ],
+        done: list[protocol.Command],
+    ) -> None:
+        """Run commands on the servers of their keys, likewise."""
+        shared = self._shared
+        call = shared.tracing.call(name, keys.keys)
+        with call or contextlib.nullcontext():
+            shared.cluster.run_rounds(shared.cluster.rounds(keys, make, done))
+            if call is not None:
+                call.error = commands.outcome(keys.keys, done)[0]
 
     # Reading
 
@@ -273,7 +324,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count('get')
         route = shared.requests.route(key)
         command = protocol.Get((route.key,))
-        shared.cluster.run(command, route)
+        self._run('get', command, route)
         item = command.found.get(route.key)
         if item is None:
             return default
@@ -296,7 +347,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count(name)
         route = shared.requests.route(key)
         command = protocol.Get((route.key,), name, exptime)
-        endpoint = shared.cluster.run(command, route)
+        endpoint = self._run(name, command, route)
         self._tokens.remember(route, command, endpoint)
         item = command.found.get(route.key)
         if item is None:
@@ -321,9 +372,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         originals = list(keys)
         encoded = shared.requests.keys(originals, key_prefix)
         done: list[protocol.Command] = []
-        shared.cluster.run_rounds(
-            shared.cluster.rounds(encoded, commands.get_all(encoded), done)
-        )
+        self._run_rounds('get_multi', encoded, commands.get_all(encoded), done)
         return commands.found(originals, encoded, done, shared.codec)
 
     def gat(
@@ -344,7 +393,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count('gat')
         route = shared.requests.route(key)
         command = protocol.Get((route.key,), 'gat', commands.exptime(time))
-        shared.cluster.run(command, route)
+        self._run('gat', command, route)
         item = command.found.get(route.key)
         if item is None:
             return default
@@ -473,7 +522,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         )
         if command is None:
             return 0
-        shared.cluster.run(command, route, endpoint)
+        self._run('cas', command, route, endpoint)
         return typing.cast(int, command.result)
 
     def set_multi(
@@ -503,7 +552,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         made = shared.requests.store_all(
             mapping, time, key_prefix, min_compress_len
         )
-        return self._run_made(made)
+        return self._run_made('set_multi', made)
 
     def _store(
         self,
@@ -521,7 +570,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         )
         if command is None:
             return 0
-        shared.cluster.run(command, route)
+        self._run(verb.name, command, route)
         if shared.cluster.debug:
             self._debug_reply('STORED', command.reply)
         return typing.cast(int, command.result)
@@ -534,12 +583,10 @@ class Client(memcache.Client):  # type: ignore[misc]
                 f'while expecting {wanted!r}, got unexpected response {line!r}'
             )
 
-    def _run_made(self, made: commands.Made) -> list[typing.Any]:
+    def _run_made(self, name: str, made: commands.Made) -> list[typing.Any]:
         """Run commands, and return the keys whose command did not succeed."""
         done: list[protocol.Command] = []
-        self._shared.cluster.run_rounds(
-            self._shared.cluster.rounds(made.keys, made.commands_for, done)
-        )
+        self._run_rounds(name, made.keys, made.commands_for, done)
         if self._shared.cluster.debug:
             for command in done:
                 if isinstance(command, protocol.Many):
@@ -600,7 +647,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         route = shared.requests.route(key)
         if not terms.stale:
             command = protocol.Get((route.key,))
-            shared.cluster.run(command, route)
+            self._run('get_or_set', command, route)
             item = command.found.get(route.key)
             if item is not None:
                 value = shared.codec.decode_or(item[0], item[1], leases.MISS)
@@ -724,7 +771,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         function: abc.Callable[..., typing.Any] | None,
     ) -> typing.Any:
         if isinstance(step, leases.Ask):
-            return self._shared.cluster.run(*step)
+            return self._run(step.command.name, *step)
         if isinstance(step, leases.Pause):
             return clock.sleep(step.seconds)
         assert function is not None
@@ -766,7 +813,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count(verb.name)
         route = shared.requests.route(key)
         command = commands.count(verb, route.key, delta)
-        shared.cluster.run(command, route)
+        self._run(verb.name, command, route)
         return None if noreply else command.result
 
     # Expiry and deletion
@@ -789,7 +836,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count('touch')
         route = shared.requests.route(key)
         command = protocol.touch(route.key, commands.exptime(time))
-        shared.cluster.run(command, route)
+        self._run('touch', command, route)
         return typing.cast(int, command.result)
 
     def delete(
@@ -815,12 +862,12 @@ class Client(memcache.Client):  # type: ignore[misc]
         route = shared.requests.route(key)
         shared.flights.forget(route)
         command = protocol.delete(route.key)
-        shared.cluster.run(command, route)
+        self._run('delete', command, route)
         if command.answered and not command.result:
             # There is no value: perhaps it is being computed.
             lease, command = leases.deletion(route)
-            shared.cluster.run(lease, route)
-            shared.cluster.run(command, route)
+            self._run('delete', lease, route)
+            self._run('delete', command, route)
         return typing.cast(int, command.result)
 
     def delete_multi(
@@ -847,7 +894,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared = self._shared
         shared.count('delete_multi')
         made = shared.requests.delete_all(keys, key_prefix)
-        return int(not self._run_made(made))
+        return int(not self._run_made('delete_multi', made))
 
     def reset_cas(self) -> None:
         """Forget what this thread's :meth:`gets` saw."""

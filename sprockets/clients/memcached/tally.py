@@ -6,6 +6,8 @@ import logging
 import time
 import typing
 
+from sprockets.clients.memcached import cluster, observers
+
 LOGGER = logging.getLogger(__name__)
 
 
@@ -46,7 +48,7 @@ class Tally:
         self._under_way = 0
         self._since = 0.0
 
-    def observe(self, command: str) -> Observation:
+    def observe(self, command: str, keys: observers.Keys) -> Observation:
         """Take note that a call begins, and return who sees it through."""
         now = time.perf_counter()
         if self._under_way == 0:
@@ -106,7 +108,11 @@ class Observation:
         self._began = began
 
     def over(
-        self, error: BaseException | None, hits: int, misses: int
+        self,
+        error: BaseException | None,
+        hits: int,
+        misses: int,
+        endpoint: cluster.Endpoint | None = None,
     ) -> None:
         """Take note, in the loop, that the call is over."""
         self._tally.end(self._command, self._began, error, hits, misses)

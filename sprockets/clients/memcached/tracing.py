@@ -1,0 +1,208 @@
+"""A span for each call, where OpenTelemetry is configured.
+
+Names and attributes are those of the semantic conventions for database
+clients that are stable.  See
+https://opentelemetry.io/docs/specs/semconv/db/database-spans/
+
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import typing
+
+if typing.TYPE_CHECKING:
+    import types
+
+from sprockets.clients.memcached import cluster, observers
+
+LOGGER = logging.getLogger(__name__)
+
+NAME = 'sprockets.clients.memcached'
+
+TRACE = 'opentelemetry.trace'
+
+PATIENCE = 1.0
+"""Seconds before it is looked again whether there is a tracer provider."""
+
+MAX_TEXT = 1000
+"""Characters of ``db.query.text``, in which keys are recorded, at most."""
+
+
+class Tracing:
+    """Whether and how the calls of one client become spans.
+
+    As long as nobody has imported ``opentelemetry.trace`` and set a tracer
+    provider, there is nothing to do, and nothing is done.
+
+    :param Cluster servers: the client's servers
+    :param bool keys: whether to record keys
+
+    """
+
+    def __init__(self, servers: cluster.Cluster, keys: bool) -> None:
+        self._servers = servers
+        self._look_again = 0.0
+        self.keys = keys
+        self.tracer: typing.Any = None
+        self.trace: typing.Any = None
+        self.context: typing.Any = None
+
+    def observe(self) -> observers.Observe | None:
+        """Return what begins a span, None while there is no provider."""
+        if self.tracer is None and (
+            TRACE not in sys.modules or not self._find()
+        ):
+            return None
+        return self._begin
+
+    def call(self, method: str, keys: observers.Keys) -> Call | None:
+        """Return a context for a call that blocks, None if nobody traces."""
+        if self.tracer is None and (
+            TRACE not in sys.modules or not self._find()
+        ):
+            return None
+        return Call(Span(self, method, keys))
+
+    def _begin(self, method: str, keys: observers.Keys) -> Span:
+        return Span(self, method, keys)
+
+    def _find(self) -> bool:
+        """Whether there is a provider, and so a tracer, now."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return False
+        self._look_again = now + PATIENCE
+        trace: typing.Any = sys.modules[TRACE]
+        if not hasattr(trace, 'get_tracer_provider'):
+            # Another thread has not come to the end of it.
+            return False
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, trace.ProxyTracerProvider):
+            return False
+        package: typing.Any = sys.modules[NAME]
+        tracer = provider.get_tracer(NAME, package.__version__)
+        if isinstance(tracer, trace.NoOpTracer):
+            # That is what one gets with OTEL_SDK_DISABLED.
+            return False
+        from opentelemetry import context
+
+        self.trace, self.context, self.tracer = trace, context, tracer
+        return True
+
+    def only_server(self) -> cluster.Endpoint | None:
+        """Return the client's server, None if it has several."""
+        servers = self._servers.servers
+        return servers[0].endpoint if len(servers) == 1 else None
+
+
+class Span:
+    """A call that is under way, and becomes a span when it is over.
+
+    What may decide on whether it is sampled, the server say, is known only
+    then.  Its parent is what was current when the call was made.
+
+    """
+
+    __slots__ = ('_began', '_context', '_keys', '_method', '_tracing')
+
+    def __init__(
+        self, tracing: Tracing, method: str, keys: observers.Keys
+    ) -> None:
+        self._tracing = tracing
+        self._method = method
+        self._keys = keys
+        self._context: typing.Any = tracing.context.get_current()
+        self._began = time.time_ns()
+
+    def over(
+        self,
+        error: BaseException | None,
+        hits: int,
+        misses: int,
+        endpoint: cluster.Endpoint | None = None,
+    ) -> None:
+        """Record the span."""
+        tracing = self._tracing
+        name = self._method
+        attributes: dict[str, str | int] = {
+            'db.system.name': 'memcached',
+            'db.operation.name': name,
+        }
+        endpoint = endpoint or tracing.only_server()
+        if endpoint is not None:
+            address = endpoint.address
+            attributes['server.address'] = address.host
+            name = f'{name} {address.host}'
+            if address.port:
+                attributes['server.port'] = address.port
+                name = f'{self._method} {address}'
+        if len(self._keys) > 1:
+            attributes['db.operation.batch.size'] = len(self._keys)
+        if tracing.keys:
+            attributes['db.query.text'] = _text(self._method, self._keys)
+        if error is not None:
+            attributes['error.type'] = _type(error)
+        span = tracing.tracer.start_span(
+            name,
+            context=self._context,
+            kind=tracing.trace.SpanKind.CLIENT,
+            attributes=attributes,
+            start_time=self._began,
+        )
+        if error is not None:
+            # Its message may hold what the server sent, a value say.
+            span.set_status(tracing.trace.StatusCode.ERROR)
+        span.end()
+
+
+class Call:
+    """The context in which a call is made that blocks.
+
+    :ivar error: why it failed, though nothing was raised
+    :ivar endpoint: the server that it was sent to
+
+    """
+
+    def __init__(self, observer: observers.Observer) -> None:
+        self.error: BaseException | None = None
+        self.endpoint: cluster.Endpoint | None = None
+        self._observer = observer
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        try:
+            self._observer.over(error or self.error, 0, 0, self.endpoint)
+        # The call is over, and its caller gets what came of it.
+        except Exception:
+            LOGGER.exception('A call could not be traced')
+
+
+def _text(method: str, keys: observers.Keys) -> str:
+    """Return the call with its keys, as many as there is place for."""
+    words = [method]
+    place = MAX_TEXT - len(method)
+    for key in keys:
+        place -= len(key) + 1
+        if place < 0:
+            words.append('...')
+            break
+        words.append(key.decode('utf-8', 'backslashreplace'))
+    return ' '.join(words)
+
+
+def _type(error: BaseException) -> str:
+    """Return the name of an error's class as OpenTelemetry has it."""
+    kind = type(error)
+    if kind.__module__ == 'builtins':
+        return kind.__qualname__
+    return f'{kind.__module__}.{kind.__qualname__}'
