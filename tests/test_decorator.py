@@ -359,7 +359,7 @@ def test_a_coroutine_function_says_that_it_is_one():
 
 
 def test_a_scope_will_do_as_client(memcached_server):
-    """Whatever has get_or_set and delete."""
+    """Whatever has get_or_set and invalidate."""
 
     async def main():
         async with connected(memcached_server) as client:

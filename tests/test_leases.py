@@ -320,7 +320,7 @@ def test_whoever_stores_meanwhile_is_newer(connect, address):
 
 
 @pytest.mark.parametrize('kind', ['Client', 'AsyncClient'])
-@pytest.mark.parametrize('method', ['delete', 'mark_stale'])
+@pytest.mark.parametrize('method', ['invalidate', 'mark_stale'])
 def test_what_was_computed_before_a_deletion_does_not_stay(
     connect, address, kind, method
 ):
@@ -368,7 +368,7 @@ def test_callers_after_a_deletion_get_what_is_newer(address):
         first = client.get_or_set(KEY, slow)
         await reading.wait()
         data[0] = 'new'
-        await client.delete(KEY)
+        await client.invalidate(KEY)
         assert await client.get_or_set(KEY, lambda: data[0]) == 'new'
         go_on.set()
         assert await first == 'old'
@@ -398,7 +398,7 @@ def test_threads_after_a_deletion_get_what_is_newer(address):
     thread.start()
     assert reading.wait(30)
     data[0] = 'new'
-    client.delete(KEY)
+    client.invalidate(KEY)
     assert client.get_or_set(KEY, lambda: data[0]) == 'new'
     go_on.set()
     thread.join(30)
@@ -1129,7 +1129,7 @@ def test_without_meta_commands_deletions_count_too(connect, address, old):
     client = connect(old.address)
 
     def factory():
-        memcached.Client(servers=address).delete(KEY)
+        memcached.Client(servers=address).invalidate(KEY)
         return 'old'
 
     assert client.get_or_set(KEY, factory) == 'old'

@@ -374,34 +374,6 @@ class Call:
             )
 
 
-class Deletion(Call):
-    """A ``delete``, which stops who computes the value as well."""
-
-    __slots__ = ('_before',)
-
-    def __init__(self, *arguments: typing.Any) -> None:
-        super().__init__(*arguments)
-        self._before: tuple[protocol.Command, ...] = ()
-
-    @property
-    def commands(self) -> abc.Sequence[protocol.Command]:
-        return (*self._before, self.command)
-
-    def _end(self) -> None:
-        command = self.command
-        if self._before or not command.answered or command.result:
-            super()._end()
-            return
-        # There is no value: perhaps it is being computed.
-        lease, again = leases.deletion(self._route)
-        self._before = (lease,)
-        self.command = again
-        self.calls = 2
-        self.size = len(lease.request) + len(again.request)
-        self._tried = []
-        self._send()
-
-
 def _endpoint_of(call: Call) -> cluster.Endpoint | None:
     return call.endpoint
 
@@ -754,6 +726,22 @@ class Methods:
             engine.enter(), lookup
         )
 
+    async def invalidate(self, key: typing.Any) -> int:
+        """Awaitable :meth:`.Client.invalidate`.
+
+        .. versionadded:: 2.0
+
+        """
+        engine = self._engine
+        engine.enter()
+        route = engine.requests.route(key)
+        engine.flights.pop(route, None)
+        steps = leases.invalidate(route)
+        return typing.cast(
+            int,
+            await engine.follow(steps, None, self._observe, 'invalidate'),
+        )
+
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Awaitable :meth:`.Client.mark_stale`.
 
@@ -828,18 +816,8 @@ class Methods:
     ) -> Future:
         """Awaitable :meth:`.Client.delete`."""
         commands.check_no_delay(time)
-        engine = self._engine
-        loop = engine.enter()
-        route = engine.requests.route(key)
-        engine.flights.pop(route, None)
-        return Deletion(
-            engine,
-            protocol.delete(route.key),
-            route,
-            None,
-            None,
-            self._observer('delete', (route.key,)),
-        ).start(loop)
+        route = self._engine.requests.route(key)
+        return self._call('delete', protocol.delete(route.key), route)
 
     def delete_multi(
         self,

@@ -681,6 +681,27 @@ class Client(memcache.Client):  # type: ignore[misc]
             LOGGER.exception('A stale value could not be computed anew')
             return value
 
+    def invalidate(self, key: typing.Any) -> int:
+        """Delete a key, and let nothing stay that was computed before.
+
+        What :meth:`get_or_set` is computing just now, in whatever process, is
+        given to those who wait for it, but it is not stored.  It costs a
+        second command where there is no value.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :return: nonzero if there was such a key
+        :rtype: int
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        shared.count('invalidate')
+        route = shared.requests.route(key)
+        shared.flights.forget(route)
+        return typing.cast(int, self._follow(leases.invalidate(route)))
+
     def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Have a value computed anew, though its time has not passed.
 
@@ -844,9 +865,6 @@ class Client(memcache.Client):  # type: ignore[misc]
     ) -> int:
         """Delete a key.
 
-        If :meth:`get_or_set` computes its value just now, in whatever
-        process, what comes of that does not stay.
-
         :param str key: text, bytes, or ``(hash, key)``
         :param int time: None or 0: memcached has no delayed deletion any more
         :param bool noreply: see :meth:`set`
@@ -860,14 +878,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared = self._shared
         shared.count('delete')
         route = shared.requests.route(key)
-        shared.flights.forget(route)
         command = protocol.delete(route.key)
         self._run('delete', command, route)
-        if command.answered and not command.result:
-            # There is no value: perhaps it is being computed.
-            lease, command = leases.deletion(route)
-            self._run('delete', lease, route)
-            self._run('delete', command, route)
         return typing.cast(int, command.result)
 
     def delete_multi(

@@ -147,10 +147,12 @@ class Cached:
     ) -> typing.Any:
         """Delete the result of a call with these arguments.
 
+        What is being computed for them just now is not stored either.
+
         :return: nonzero if there was one; to be awaited where calls are
 
         """
-        return self._cache(args).delete(self.key(*args, **kwargs))
+        return self._cache(args).invalidate(self.key(*args, **kwargs))
 
     def key(self, *args: typing.Any, **kwargs: typing.Any) -> str:
         """Return the key of a call with these arguments.

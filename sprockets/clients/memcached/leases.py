@@ -191,18 +191,21 @@ def fresh_key(key: bytes) -> bytes:
     return _aside(b'fresh', key)
 
 
-def deletion(route: cluster.Route) -> tuple[protocol.Line, protocol.Line]:
-    """Return the commands that delete a key of which there is no value.
+def invalidate(route: cluster.Route) -> Steps[int]:
+    """Delete a key, and the lease of whoever computes its value.
 
-    Somebody may compute it, from what was before.  In this order: either the
-    value is deleted, or whoever stores it finds the lease gone, and deletes
-    it.
+    In this order: either the value is deleted, or whoever stores it finds the
+    lease gone, and deletes it.
 
     """
-    return (
-        protocol.delete(lease_key(route.key)),
-        protocol.delete(route.key),
-    )
+    command = protocol.delete(route.key)
+    yield Ask(command, route)
+    if command.answered and not command.result:
+        # There is no value: perhaps it is being computed.
+        yield Ask(protocol.delete(lease_key(route.key)), route)
+        command = protocol.delete(route.key)
+        yield Ask(command, route)
+    return typing.cast(int, command.result)
 
 
 class Lease(typing.NamedTuple):
