@@ -75,7 +75,8 @@ class Shared:
 
     def count(self, method: str) -> None:
         """Count a call, as python-memcached does in its ``stats``."""
-        self.stats[method] = self.stats.get(method, 0) + 1
+        stats = self.stats
+        stats[method] = stats.get(method, 0) + 1
 
 
 def _attribute(path: str) -> property:
@@ -324,7 +325,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count('get')
         route = shared.requests.route(key)
         command = protocol.Get((route.key,))
-        self._run('get', command, route)
+        if shared.tracing.off():
+            shared.cluster.run(command, route)
+        else:
+            self._run('get', command, route)
         item = command.found.get(route.key)
         if item is None:
             return default

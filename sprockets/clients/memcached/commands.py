@@ -240,8 +240,7 @@ class Requests:
             return cluster.Route(encoded, None)
         key, hashed = _split(key)
         return cluster.Route(
-            self.prefix + self._checked(self._encoded(key), len(self.prefix)),
-            hashed,
+            self._joined(self.prefix, self._encoded(key)), hashed
         )
 
     def keys(
@@ -256,7 +255,7 @@ class Requests:
         """
         prefix = self._encoded(key_prefix, encode=False)
         if prefix != b'':
-            self._checked(prefix, len(self.prefix))
+            self._check_prefix(prefix)
         prefix = self.prefix + prefix
         keys = self._plain_keys(originals, prefix)
         if keys is not None:
@@ -268,7 +267,7 @@ class Requests:
             encoded = self._encoded(key)
             if encoded is not None and not isinstance(encoded, bytes):
                 encoded = str(encoded).encode('utf-8')
-            keys.append(prefix + self._checked(encoded, len(prefix)))
+            keys.append(self._joined(prefix, encoded))
             hashes.append(hashed)
         return cluster.Keys(keys, hashes)
 
@@ -301,6 +300,13 @@ class Requests:
         if encode and self.key_encoder is not None:
             key = self.key_encoder(key)
         return key.encode('utf-8') if isinstance(key, str) else key
+
+    def _check_prefix(self, prefix: typing.Any) -> None:
+        self._checked(prefix, len(self.prefix))
+
+    def _joined(self, prefix: bytes, key: typing.Any) -> bytes:
+        """Return a key with what goes before it, as it is sent."""
+        return prefix + self._checked(key, len(prefix))
 
     def _checked(self, key: typing.Any, extra: int) -> bytes:
         if self.do_check_key or not isinstance(key, bytes):

@@ -323,6 +323,11 @@ OPTIONS = {
         _whole(1), 4, 'connections to one server: most used, or kept'
     ),
     'key_prefix': Option(_key_prefix, b'', 'put before every key'),
+    'hash_bad_keys': Option(
+        _boolean,
+        False,
+        'whether keys that memcached would refuse end in a hash instead',
+    ),
     'min_compress_len': Option(
         _whole(0), 0, 'compress values from this many bytes; 0 never'
     ),
@@ -421,6 +426,7 @@ class Settings:
     dead_retry: float
     max_connections: int
     key_prefix: bytes
+    hash_bad_keys: bool
     min_compress_len: int
     max_inflated_len: int
     serializer: typing.Any
