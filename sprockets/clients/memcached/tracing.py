@@ -50,31 +50,30 @@ class Tracing:
         self.trace: typing.Any = None
         self.context: typing.Any = None
 
+    def off(self) -> bool:
+        """Whether there is no provider, and so nothing to do."""
+        if self.tracer is not None:
+            return False
+        return (
+            TRACE not in sys.modules
+            or time.monotonic() < self._look_again
+            or not self._find()
+        )
+
     def observe(self) -> observers.Observe | None:
         """Return what begins a span, None while there is no provider."""
-        if self.tracer is None and (
-            TRACE not in sys.modules or not self._find()
-        ):
-            return None
-        return self._begin
+        return None if self.off() else self._begin
 
     def call(self, method: str, keys: observers.Keys) -> Call | None:
         """Return a context for a call that blocks, None if nobody traces."""
-        if self.tracer is None and (
-            TRACE not in sys.modules or not self._find()
-        ):
-            return None
-        return Call(Span(self, method, keys))
+        return None if self.off() else Call(self._begin(method, keys))
 
     def _begin(self, method: str, keys: observers.Keys) -> Span:
         return Span(self, method, keys)
 
     def _find(self) -> bool:
         """Whether there is a provider, and so a tracer, now."""
-        now = time.monotonic()
-        if now < self._look_again:
-            return False
-        self._look_again = now + PATIENCE
+        self._look_again = time.monotonic() + PATIENCE
         trace: typing.Any = sys.modules[TRACE]
         if not hasattr(trace, 'get_tracer_provider'):
             # Another thread has not come to the end of it.
