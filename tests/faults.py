@@ -522,6 +522,8 @@ class Server:
         with contextlib.suppress(BlockingIOError, ConnectionError):
             accepted, _ = listener.accept()
             accepted.setblocking(False)
+            # What is sent takes effect at once, and is not kept for more.
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._run(self._opening, self._open(accepted))
 
     async def _open(self, accepted):
