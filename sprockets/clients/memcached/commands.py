@@ -635,7 +635,11 @@ def statistics_of(
         if command is None:
             continue
         if isinstance(command.error, protocol.RefusedError):
-            raise ValueError(f'memcached refuses {command.error}')
+            # Without an argument, or with this answer, it is the server's
+            # fault and not the caller's.
+            argument = command.request != statistics(None).request
+            if argument and 'SERVER_ERROR' not in str(command.error):
+                raise ValueError(f'memcached refuses {command.error}')
         if command.result is not None:
             result.append((server.name, command.result))
     return result
