@@ -119,11 +119,19 @@ class Engine:
         key: bytes,
         waiters: list[batches.Waiter],
         unreachable: cluster.Endpoint,
+        deadline: float,
     ) -> None:
-        """Send reads whose server could not be reached to another one."""
+        """Send reads whose server could not be reached to another one.
+
+        :param float deadline: until when they were to be answered
+
+        """
         for future, default, hashed, tried, observer in waiters:
             endpoint = None
             if self.cluster.failover:
+                if not tried:
+                    give_up = functools.partial(future.set_result, default)
+                    self.limit(future, deadline, give_up)
                 tried += (unreachable,)
                 endpoint = self.cluster.pick(key, hashed, tried)
             if endpoint is not None and endpoint not in tried:
@@ -136,6 +144,32 @@ class Engine:
                 future.set_result(default)
             if observer is not None:
                 batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
+
+    def limit(
+        self,
+        future: Future,
+        deadline: float,
+        give_up: abc.Callable[[], None],
+    ) -> None:
+        """Let a call that goes on to another server keep its deadline.
+
+        There it travels with others, which have more time.
+
+        :param float deadline: on :func:`time.monotonic`'s clock
+        :param give_up: sets the result of a failure
+
+        """
+        # After its read it goes on by itself, and takes more than one call.
+        if isinstance(future, lookups.Lookup):
+            return
+
+        def over() -> None:
+            if not future.done():
+                give_up()
+
+        left = deadline + batches.GRACE - clock.monotonic()
+        timer = future.get_loop().call_later(left, over)
+        future.add_done_callback(lambda _: timer.cancel())
 
     def spawn(
         self, work: abc.Coroutine[typing.Any, typing.Any, typing.Any]
@@ -268,6 +302,7 @@ class Call:
     """One command of one caller, on its way to the server of its key."""
 
     __slots__ = (
+        '_deadline',
         '_endpoint',
         '_engine',
         '_finish',
@@ -311,6 +346,7 @@ class Call:
     ) -> Future:
         """Set out, and return the future for what the caller gets."""
         self._future = loop.create_future() if future is None else future
+        self._deadline = clock.monotonic() + self._engine.cluster.timeout
         self._send()
         return self._future
 
@@ -347,11 +383,26 @@ class Call:
 
     def back(self, sent: bool) -> None:
         """Come back from a server that it was sent to, or was not."""
-        if not sent and self._engine.cluster.failover:
+        if sent:
+            self._end()
+        elif self._engine.cluster.failover:
+            if len(self._tried) == 1:
+                self._engine.limit(self._future, self._deadline, self._give_up)
             self._endpoint = None
             self._send()
         else:
+            # Nobody has tried if it went down while the call waited.
+            error = cluster.UnavailableError(f'{self._endpoint} is down')
+            self.command.error = self.command.error or error
             self._end()
+
+    def _give_up(self) -> None:
+        command = self.command
+        command.error = command.error or TimeoutError('timed out')
+        finish, self._finish = self._finish, None
+        self._future.set_result(
+            command.result if finish is None else finish(self)
+        )
 
     def _end(self) -> None:
         command = self.command
@@ -385,12 +436,17 @@ class Spread:
         self,
         engine: Engine,
         rounds: cluster.Rounds,
+        future: Future,
         over: abc.Callable[[], None],
     ) -> None:
         self._engine = engine
+        self._future = future
+        self._deadline = clock.monotonic() + engine.cluster.timeout
         self._rounds = rounds
         self._over = over
         self._left = 0
+        self._first = True
+        self._ended = False
         self._reached: list[cluster.Endpoint] = []
 
     def start(self) -> None:
@@ -407,7 +463,7 @@ class Spread:
             while not groups:
                 groups = self._rounds.send(())
         except StopIteration:
-            self._over()
+            self._end()
             return
         self._reached = []
         chunks = [
@@ -426,8 +482,16 @@ class Spread:
         if sent:
             self._reached.append(endpoint)
         self._left -= 1
-        if self._left == 0:
+        if self._left == 0 and not self._ended:
+            if self._first:
+                self._first = False
+                self._engine.limit(self._future, self._deadline, self._end)
             self._step(self._reached)
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._over()
 
 
 class Methods:
@@ -964,7 +1028,8 @@ class Methods:
             if observer is not None:
                 batches.tell(observer.over, *commands.outcome(keys.keys, done))
 
-        Spread(engine, engine.cluster.rounds(keys, make, done), over).start()
+        rounds = engine.cluster.rounds(keys, make, done)
+        Spread(engine, rounds, future, over).start()
         return future
 
     def _on_every_server(
@@ -995,7 +1060,7 @@ class Methods:
                     observer.over, *commands.outcome((), asked.values())
                 )
 
-        Spread(engine, rounds(), over).start()
+        Spread(engine, rounds(), future, over).start()
         return future
 
     def _statistics(

@@ -338,8 +338,8 @@ class Lane:
     :param float timeout: seconds for a call
     :param Threads threads: where batches run
     :param Counters counters: count what is done
-    :param redirect: is called with a key and its waiters when the server
-        could not be reached
+    :param redirect: is called with a key, its waiters, the server and their
+        deadline when the server could not be reached
 
     """
 
@@ -350,7 +350,9 @@ class Lane:
         timeout: float,
         threads: Threads,
         counters: counters.Counters,
-        redirect: abc.Callable[[bytes, list[Waiter], cluster.Endpoint], None],
+        redirect: abc.Callable[
+            [bytes, list[Waiter], cluster.Endpoint, float], None
+        ],
     ) -> None:
         self.endpoint = endpoint
         self.codec = codec
@@ -522,7 +524,7 @@ class Lane:
 
     def _redirect_all(self, batch: Batch) -> None:
         for key, waiters in batch.waiting.items():
-            self._redirect(key, waiters, self.endpoint)
+            self._redirect(key, waiters, self.endpoint, batch.deadline)
 
     def _drop(self, batch: Batch, error: Exception | None = None) -> None:
         """Give up a batch that has not left, not all of them in one turn.
