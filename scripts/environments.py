@@ -15,6 +15,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / '.venvs'
 REQUIREMENTS = ROOT / 'requirements'
 
+# What tests use if it is there, and what it is built with.
+OPTIONAL = 'metrics.txt'
+OLD = 'old.txt'
+TESTS = ('testing.txt', 'development.txt')
+
 
 def provide(name, python, requirements, *constraints):
     """Make an environment with this checkout in it, unless it is there.
@@ -49,11 +54,28 @@ def provide(name, python, requirements, *constraints):
         for file in dict.fromkeys(['installation.txt', requirements]):
             pip_requirements += ['--requirement', REQUIREMENTS / file]
         commands.run([*pip, *pip_requirements, *constraints])
+        if requirements in TESTS:
+            _provide_optional(pip)
         # Building writes into the checkout, so one at a time.
         with _locked('checkout'):
             commands.run([*pip, '--no-deps', '--editable', ROOT])
         stamp.write_text(expected, 'utf-8')
     return folder / 'bin'
+
+
+def _provide_optional(pip):
+    old = {
+        variable: os.fspath(REQUIREMENTS / OLD)
+        # Newer versions of pip have the second for what they build with.
+        for variable in ('PIP_CONSTRAINT', 'PIP_BUILD_CONSTRAINT')
+    }
+    try:
+        commands.run(
+            [*pip, '--use-pep517', '--requirement', REQUIREMENTS / OPTIONAL],
+            env=old,
+        )
+    except commands.Error as error:
+        print(f'{error}\nThe tests that need it are skipped.', flush=True)
 
 
 def _stamp(python, requirements, constraints):
@@ -70,6 +92,7 @@ def _stamp(python, requirements, constraints):
         ROOT / 'setup.py',
         *_files('installation.txt'),
         *_files(requirements),
+        *(map(REQUIREMENTS.joinpath, (OPTIONAL, OLD))),
     ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

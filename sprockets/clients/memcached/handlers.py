@@ -235,7 +235,8 @@ class MemcachedMixin(web.RequestHandler):
 
         The caller of the method got the result of a miss, or a falsy one.  As
         it is, the failure is counted where the handler has metrics, under
-        ``memcached``, ``errors``, command.
+        ``memcached``, ``errors``, command; or in the field
+        ``memcached_errors``.
 
         :param str command: the name of the method, ``get`` say
         :param Exception error: why it failed
@@ -243,6 +244,7 @@ class MemcachedMixin(web.RequestHandler):
         """
         if hasattr(self, 'increase_counter'):
             self.increase_counter('memcached', 'errors', command)
+        self._set_influxdb('errors')
 
     def count_memcached(self, hits: int, misses: int) -> None:
         """Count hits and misses where the handler has metrics."""
@@ -250,12 +252,16 @@ class MemcachedMixin(web.RequestHandler):
             self.increase_counter('memcached', 'hits', amount=hits)
         if misses and hasattr(self, 'increase_counter'):
             self.increase_counter('memcached', 'misses', amount=misses)
+        self._set_influxdb('hits', 'misses')
+
+    def _set_influxdb(self, *names: str) -> None:
+        """Set counts of the request as fields, where the handler has some."""
         influxdb = getattr(self, 'influxdb', None)
         if influxdb is not None and self._memcached_tally is not None:
-            influxdb.set_field('memcached_hits', self._memcached_tally.hits)
-            influxdb.set_field(
-                'memcached_misses', self._memcached_tally.misses
-            )
+            for name in names:
+                influxdb.set_field(
+                    f'memcached_{name}', getattr(self._memcached_tally, name)
+                )
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Extended to set the ``Server-Timing`` header, if that is wanted."""
