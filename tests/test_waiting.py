@@ -1,4 +1,4 @@
-"""Calls of AsyncClient whose server turns out to be down while they wait."""
+"""What becomes of calls of AsyncClient that wait for a server that hangs."""
 
 import asyncio
 import time
@@ -113,3 +113,32 @@ def test_an_observer_is_told_of_a_call_that_was_never_sent(method):
         errors = asyncio.run(main(server, other))
     assert list(errors) == [method]
     assert [bool(error) for error in errors[method]] == [True]
+
+
+def test_a_gets_that_was_cancelled_does_not_count_any_more():
+    """Though its answer comes last, cas is about what the later gets saw."""
+
+    def value(unique):
+        return b'VALUE key 0 3 %d\r\nold\r\nEND\r\n' % unique
+
+    async def main(server):
+        client = memcached.AsyncClient(servers=server.address)
+        scope = client.scope()
+        early, beside = scope.gets('key'), client.get('other')
+        await asyncio.sleep(0)
+        await asyncio.to_thread(server.wait_for, lambda: server.stalled)
+        early.cancel()
+        assert await scope.gets('key') == b'old'
+        server.release()
+        await beside
+        stored = await scope.cas('key', b'new')
+        await client.close()
+        return stored
+
+    with faults.ScriptedServer(
+        # What travels with it, the early one, and perhaps the cas.
+        [faults.stall(b'END\r\n'), value(5), b'STORED\r\n'],
+        [value(9), b'STORED\r\n'],
+    ) as server:
+        assert asyncio.run(main(server))
+        assert b'cas key 0 0 3 9\r\n' in server.received

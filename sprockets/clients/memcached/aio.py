@@ -360,6 +360,11 @@ class Call:
         """The server that it was sent to, None if there is none."""
         return self._endpoint
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the caller still waits for it."""
+        return not self._future.done()
+
     def _send(self) -> None:
         engine = self._engine
         command = self.command
@@ -584,6 +589,9 @@ class Methods:
         tokens = self._tokens()
 
         def finish(call: Call) -> typing.Any:
+            if not call.is_wanted:
+                # There may have been a later gets, which it is to be about.
+                return None
             command = typing.cast(protocol.Get, call.command)
             tokens.remember(route, command, call.endpoint)
             item = command.found.get(route.key)
