@@ -53,9 +53,10 @@ def provide(name, python, requirements, *constraints):
         ]
         for file in dict.fromkeys(['installation.txt', requirements]):
             pip_requirements += ['--requirement', REQUIREMENTS / file]
-        commands.run([*pip, *pip_requirements, *constraints])
         if requirements in TESTS:
-            _provide_optional(pip)
+            # It cannot be built next to others of its family.
+            _provide_optional([*pip, '--no-deps'])
+        commands.run([*pip, *pip_requirements, *constraints])
         # Building writes into the checkout, so one at a time.
         with _locked('checkout'):
             commands.run([*pip, '--no-deps', '--editable', ROOT])

@@ -49,7 +49,7 @@ def test_a_server_that_is_up(memcached_server):
     assert state['version'] == said['version']
     assert 0 < state['round_trip'] < 1
     assert 0 < state['hit_rate'] <= 0.25
-    assert state['items'] == 1
+    assert state['items'] >= 1
     assert 1000 < state['memory'] < state['memory_limit']
     assert state['memory_limit'] == 64 << 20
     assert state['evictions'] == 0
