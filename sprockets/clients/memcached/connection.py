@@ -156,6 +156,8 @@ class Connection:
         except BaseException:
             self.close()
             raise
+        # While it is idle it need not keep what may be a large value.
+        self._incoming.feed(b'')
 
     def _send_all(
         self, commands: abc.Sequence[protocol.Command], deadline: float
