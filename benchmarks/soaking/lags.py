@@ -1,0 +1,74 @@
+"""How late a loop and a thread are: what late calls are measured by."""
+
+import asyncio
+import collections
+import contextlib
+import itertools
+import threading
+import time
+
+STEP = 0.01
+"""Seconds between two looks, and the shortest lag that is kept."""
+
+KEPT = 2_000
+"""So many lags are known; a call takes no longer than they."""
+
+
+class Lags:
+    """How much later than planned something came about.
+
+    :ivar float longest: seconds
+    """
+
+    def __init__(self):
+        self.longest = 0.0
+        self._lags = collections.deque(maxlen=KEPT)
+
+    def note(self, due):
+        """Take down how late it is.
+
+        :param float due: when it was planned, on :func:`time.monotonic`
+        """
+        now = time.monotonic()
+        lag = now - due
+        self.longest = max(self.longest, lag)
+        if lag > STEP:
+            self._lags.append((now, lag))
+
+    def since(self, begin):
+        """Return the longest that ended after some time, in seconds."""
+        latest = itertools.takewhile(
+            lambda each: each[0] >= begin, reversed(self._lags.copy())
+        )
+        return max((lag for _, lag in latest), default=0.0)
+
+
+@contextlib.asynccontextmanager
+async def watched(loop_lags, thread_lags):
+    """Measure the lags of the running loop, and of a thread."""
+    over = threading.Event()
+    thread = threading.Thread(
+        target=_watch_thread, args=[thread_lags, over], daemon=True
+    )
+    thread.start()
+    task = asyncio.create_task(_watch_loop(loop_lags))
+    try:
+        yield
+    finally:
+        task.cancel()
+        over.set()
+        thread.join()
+
+
+async def _watch_loop(lags):
+    while True:
+        due = time.monotonic() + STEP
+        await asyncio.sleep(STEP)
+        lags.note(due)
+
+
+def _watch_thread(lags, over):
+    due = time.monotonic() + STEP
+    while not over.wait(STEP):
+        lags.note(due)
+        due = time.monotonic() + STEP
