@@ -12,6 +12,7 @@ from benchmarks.scenarios import (
     in_flight,
     mix,
     servers,
+    stampede,
     tornado,
     uvloop,
     values,
@@ -29,6 +30,7 @@ ALL = {
         servers,
         values,
         in_flight,
+        stampede,
         tornado,
     )
 }

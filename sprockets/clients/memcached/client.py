@@ -624,13 +624,18 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param str key: text, bytes, or ``(hash, key)``
         :param factory: computes the value; called without arguments
         :param time: when the value is to be computed anew; see :meth:`set`
+        Each caller gets an object of its own.  A value that cannot be decoded
+        is computed anew.  What somebody else stores meanwhile is left alone,
+        and what was computed before an :meth:`invalidate` does not stay.
+
         :param stale: seconds or a timedelta, for which the value is served
             after that while one caller computes it anew.  On an error the old
             value is served, and the error is logged
         :param lease: seconds or a timedelta that a computation may take
-            before another process begins one
+            before another process begins one; at most a second longer
         :param wait: seconds or a timedelta to wait for another process; then
-            one's own factory is called.  Default: as long as the lease
+            one's own factory is called.  Default: twice the lease and two
+            seconds, so that one process may die and another one compute
         :param default: what to return rather than wait for anybody
         :param bool cache_none: whether None is a value that is stored; if
             not, the factory is called each time that it returns None
