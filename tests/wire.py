@@ -73,3 +73,11 @@ def statistics(address):
     """Return ``stats`` as a dict of text."""
     lines = ask(address, b'stats\r\n', b'END\r\n').decode().splitlines()
     return dict(line.split(' ', 2)[1:] for line in lines[:-1])
+
+
+def connections(address):
+    """Return how many connections others have to a server."""
+    lines = ask(address, b'stats conns\r\n', b'END\r\n').splitlines()
+    states = [line.split()[2] for line in lines if b':state ' in line]
+    # One is our own.
+    return len(states) - states.count(b'conn_listening') - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -78,6 +79,7 @@ class Engine:
         self.lanes: dict[cluster.Endpoint, batches.Lane] = {}
         self.client: weakref.ref[Methods] | None = None
         _engines.add(self)
+        self.cluster.changed = weakref.WeakMethod(self._servers_changed)
 
     def enter(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, and work in it from now on.
@@ -114,6 +116,28 @@ class Engine:
             )
         return lane
 
+    def _servers_changed(self) -> None:
+        """Take note, in any thread, that there are other servers."""
+        loop = self.loop
+        if loop is not None:
+            # One that is closed has nothing of ours any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._drop_gone)
+
+    def _drop_gone(self) -> None:
+        """Let go of servers that are gone, with their connections."""
+        known = {*self.cluster.endpoints, self.cluster.stand_in}
+        gone = [e for e in self.lanes if e not in known]
+        for endpoint in gone:
+            if not self.lanes[endpoint].busy:
+                self.lanes.pop(endpoint).end()
+                self.counters.pop(endpoint, None)
+        if any(endpoint in self.lanes for endpoint in gone):
+            # By then every call that is under way is over.
+            asyncio.get_running_loop().call_later(
+                self.cluster.timeout + 1, self._drop_gone
+            )
+
     def _redirect(
         self,
         key: bytes,
@@ -128,7 +152,7 @@ class Engine:
         """
         for future, default, hashed, tried, observer in waiters:
             endpoint = None
-            if self.cluster.failover:
+            if self.cluster.goes_on(unreachable):
                 if not tried:
                     give_up = functools.partial(future.set_result, default)
                     self.limit(future, deadline, give_up)
@@ -236,6 +260,7 @@ class Engine:
                 lane.end()
         self.released = True
         self.lanes = {}
+        self.cluster.close()
         threads = []
         for endpoint in self.cluster.endpoints:
             endpoint.disconnect()
@@ -390,7 +415,7 @@ class Call:
         """Come back from a server that it was sent to, or was not."""
         if sent:
             self._end()
-        elif self._engine.cluster.failover:
+        elif self._engine.cluster.goes_on(self._tried[-1]):
             if len(self._tried) == 1:
                 self._engine.limit(self._future, self._deadline, self._give_up)
             self._endpoint = None
@@ -1051,10 +1076,15 @@ class Methods:
         engine = self._engine
         future = engine.enter().create_future()
         observer = self._observer(method, ())
-        asked = {e: make() for e in engine.cluster.endpoints if e.available()}
+        asked: dict[cluster.Endpoint, protocol.Command] = {}
         reached: list[cluster.Endpoint] = []
 
         def rounds() -> cluster.Rounds:
+            if waiting := engine.cluster.waiting():
+                yield waiting
+            for endpoint in engine.cluster.endpoints:
+                if endpoint.available():
+                    asked[endpoint] = make()
             reached.extend((yield {e: [c] for e, c in asked.items()}))
 
         def over() -> None:
@@ -1079,11 +1109,13 @@ class Methods:
     ) -> Future:
         # What is wrong with it raises here rather than for each server.
         commands.statistics(argument)
-        servers = self._engine.cluster.servers
+        servers = self._engine.cluster
         return self._on_every_server(
             method,
             lambda: commands.statistics(argument),
-            lambda asked: arrange(commands.statistics_of(servers, asked)),
+            lambda asked: arrange(
+                commands.statistics_of(servers.servers, asked)
+            ),
         )
 
 

@@ -699,7 +699,7 @@ class SharedThreads:
     def take(self, lane: Lane, in_flight: int) -> bool:
         with self._lock:
             servers = sum([len(c.servers) for c in self._clusters])
-            share = max(self._all // servers, 1)
+            share = max(self._all // max(servers, 1), 1)
             if in_flight >= min(lane.endpoint.max_connections, share):
                 return False
             if self._free:

@@ -258,6 +258,9 @@ class Client(memcache.Client):  # type: ignore[misc]
     def _on_every_server(
         self, name: str, make: abc.Callable[[], protocol.Command]
     ) -> dict[cluster.Endpoint, protocol.Command]:
+        deadline = clock.monotonic() + self._shared.cluster.timeout
+        if waiting := self._shared.cluster.waiting():
+            cluster.exchange_all(waiting, deadline)
         endpoints = [
             endpoint
             for endpoint in self._shared.cluster.endpoints
@@ -268,7 +271,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         with call or contextlib.nullcontext():
             reached = cluster.exchange_all(
                 {endpoint: [command] for endpoint, command in asked.items()},
-                clock.monotonic() + self._shared.cluster.timeout,
+                deadline,
             )
             if call is not None:
                 call.error = commands.outcome((), asked.values())[0]

@@ -15,6 +15,7 @@ from collections import abc
 
 from sprockets.clients.memcached import (
     connection,
+    discovery,
     distribution,
     protocol,
     settings,
@@ -62,6 +63,9 @@ class Endpoint:
     health, its idle connections and its worker threads.
 
     """
+
+    stands_in = False
+    """Whether it only stands in for servers that are not known yet."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -341,12 +345,7 @@ class Endpoint:
         return None
 
     def _connect(self, deadline: float) -> connection.Connection:
-        kind = (
-            connection.Connection
-            if self._profile.tls is None
-            else tls.Connection
-        )
-        link = kind(self._profile, deadline)
+        link = tls.connect(self._profile, deadline)
         if all(other.is_lost() for other in list(self._open)):
             self.incarnation += 1
         if self._flush_on_reconnect and self.retry_at is not None:
@@ -387,6 +386,40 @@ class Endpoint:
         self._idle.clear()
         self._lock = threading.Lock()
         self.workers.forget()
+
+
+class StandIn(Endpoint):
+    """In place of the servers while they are not known yet.
+
+    Its calls wait until they are, in its threads, and then go on to them.
+
+    """
+
+    stands_in = True
+
+    def __init__(
+        self, identity: Identity, source: discovery.Discovery
+    ) -> None:
+        super().__init__(identity)
+        self._source = source
+
+    def exchange(
+        self, commands: abc.Sequence[protocol.Command], deadline: float
+    ) -> bool:
+        if self._source.wait(deadline):
+            return False
+        _fail(commands, UnavailableError('the servers are not known'))
+        return True
+
+    def pick(
+        self,
+        key: bytes,
+        hashed: int | None = None,
+        tried: abc.Container[Endpoint] = (),
+        /,
+    ) -> Endpoint | None:
+        """Return itself, None if nothing is to be had here."""
+        return None if self._source.failing or self in tried else self
 
 
 def _fail(
@@ -582,6 +615,12 @@ class Cluster:
         self.servers: list[Server] = []
         self.buckets: list[Endpoint] = []
         self.pick: distribution.Pick[Endpoint]
+        self.changed: weakref.WeakMethod[abc.Callable[[], None]] | None = None
+        """Is called, in any thread, when there are other servers."""
+        self.stand_in: StandIn | None = None
+        """Where calls go while the servers are not known."""
+        self._source: discovery.Discovery | None = None
+        self._lock = threading.Lock()
         self.set_servers(options.servers)
 
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
@@ -590,26 +629,109 @@ class Cluster:
         :raises ValueError: for a server that cannot be one
 
         """
+        servers = list(servers)
+        address = settings.discovered(servers)
+        if address is None:
+            chosen = self._choose(servers)
+            self.close()
+            self._source = None
+            self._use(chosen)
+        elif self._source is None or self._source.profile.address != address:
+            self.close()
+            self._discover(self._identity(address))
+
+    def _identity(self, address: settings.Address) -> Identity:
+        return Identity(
+            connection.Profile(
+                address,
+                self.timeout,
+                self._options.credentials,
+                self._options.tls_for(address),
+            ),
+            self.dead_retry,
+            self._options.max_connections,
+            self.flush_on_reconnect,
+        )
+
+    def _choose(
+        self, servers: abc.Iterable[settings.Weighted]
+    ) -> list[Server]:
         chosen = []
         for server in servers:
             text, weight = (server, 0) if isinstance(server, str) else server
             address, _, own_weight = settings.parse_server(text)
-            endpoint = _endpoints.get(
-                Identity(
-                    connection.Profile(
-                        address,
-                        self.timeout,
-                        self._options.credentials,
-                        self._options.tls_for(address),
-                    ),
-                    self.dead_retry,
-                    self._options.max_connections,
-                    self.flush_on_reconnect,
-                )
-            )
+            endpoint = _endpoints.get(self._identity(address))
             chosen.append(Server(endpoint, weight or own_weight, self))
-        self.servers = chosen
-        self.renew()
+        return chosen
+
+    def _use(self, chosen: list[Server]) -> None:
+        with self._lock:
+            self.servers = chosen
+            self.stand_in = None
+            self.renew()
+        changed = self.changed and self.changed()
+        if changed is not None:
+            changed()
+
+    # Servers that are not listed
+
+    def _discover(self, identity: Identity) -> None:
+        with self._lock:
+            self.servers = []
+            self.buckets = []
+            self._source = discovery.Discovery(
+                identity.profile, self.dead_retry, self._use_discovered
+            )
+            self.stand_in = StandIn(identity, self._source)
+            self.pick = self._pick_at_first
+        _discovering.add(self)
+
+    def _use_discovered(self, servers: list[str]) -> None:
+        self._use(self._choose(servers))
+
+    def _pick_at_first(
+        self,
+        key: bytes,
+        hashed: int | None = None,
+        tried: abc.Container[Endpoint] = (),
+        /,
+    ) -> Endpoint | None:
+        self.begin()
+        return self.pick(key, hashed, tried)
+
+    def begin(self) -> None:
+        """Ask for the servers from now on, if they are not listed."""
+        with self._lock:
+            source = self._source
+            if source is None or self.pick != self._pick_at_first:
+                return
+            if self.stand_in is not None:
+                self.pick = self.stand_in.pick
+            else:
+                self.renew()
+        source.start()
+
+    def waiting(self) -> Groups:
+        """Return what to run first, where the servers are not known yet."""
+        self.begin()
+        stand_in = self.stand_in
+        return {} if stand_in is None else {stand_in: [protocol.Version()]}
+
+    def goes_on(self, endpoint: Endpoint) -> bool:
+        """Whether what did not reach a server may go to another one."""
+        return self.failover or endpoint.stands_in
+
+    def close(self) -> None:
+        """Ask for servers no more."""
+        if self._source is not None:
+            self._source.stop()
+
+    def forget_after_fork(self) -> None:
+        """Ask anew in a forked child, where it uses the client."""
+        self._lock = threading.Lock()
+        if self._source is not None:
+            self._source.forget_after_fork()
+            self.pick = self._pick_at_first
 
     def renew(self) -> None:
         """Spread keys over the servers as they are now."""
@@ -662,7 +784,7 @@ class Cluster:
                 command.start_over()
             if endpoint.exchange((command,), deadline):
                 return endpoint
-            if not self.failover:
+            if not self.goes_on(endpoint):
                 return None
             tried.append(endpoint)
 
@@ -695,7 +817,7 @@ class Cluster:
             for endpoint, commands in groups.items():
                 if endpoint in reached:
                     done.extend(commands)
-                elif self.failover:
+                elif self.goes_on(endpoint):
                     tried.add(endpoint)
                     places.extend(chosen[endpoint])
 
@@ -728,6 +850,17 @@ class Cluster:
                 groups = rounds.send(exchange_all(groups, deadline))
         except StopIteration:
             return
+
+
+_discovering: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+def _forget_discoveries_after_fork() -> None:
+    for cluster in list(_discovering):
+        cluster.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_discoveries_after_fork)
 
 
 def exchange_all(groups: Groups, deadline: float) -> abc.Collection[Endpoint]:

@@ -16,6 +16,9 @@ NEWLINE = b'\r\n'
 MAX_LINE = 4096
 """No line of a reply is longer than this many bytes."""
 
+MAX_CONFIGURATION = 1 << 20
+"""Bytes in which all the nodes that a cluster may have are named."""
+
 MAX_VALUE = 1 << 30
 """The largest item that memcached can be made to store, in bytes (-I)."""
 
@@ -621,6 +624,47 @@ def store_request(
         len(value),
         value,
     )
+
+
+class Configuration(Command):
+    """``config get cluster``, which ElastiCache's servers answer.
+
+    ``result`` is what the configuration consists of.
+
+    """
+
+    __slots__ = ()
+
+    name = 'config'
+    repeatable = True
+
+    def __init__(self) -> None:
+        super().__init__(b'config get cluster\r\n')
+
+    def read(self, incoming: Incoming) -> int:
+        start = incoming.at
+        line = incoming.line()
+        if line is None:
+            return 1
+        words = line.split(b' ')
+        if words[:2] != [b'CONFIG', b'cluster']:
+            return self.refused(line)
+        if len(words) != 4 or not words[3].isdigit():
+            raise ProtocolError('a malformed configuration')
+        length = int(words[3])
+        if length > MAX_CONFIGURATION:
+            raise ProtocolError(f'a configuration of {length} bytes')
+        end = incoming.at + length
+        missing = end + 7 - len(incoming.data)
+        if missing > 0:
+            incoming.at = start
+            return missing
+        if incoming.data[end : end + 7] != b'\r\nEND\r\n':
+            raise ProtocolError('a configuration of another length')
+        self.result = incoming.data[incoming.at : end]
+        incoming.at = end + 7
+        self.answered = True
+        return 0
 
 
 def store(

@@ -14,6 +14,8 @@ from sprockets.clients.memcached import certificates, values
 
 DEFAULT_SERVER = '127.0.0.1:11211'
 DEFAULT_PORT = 11211
+DISCOVER = 'discover:'
+"""What precedes the address of a server that tells which servers there are."""
 
 SERVER_FORMS = (
     'host[:port][:weight], [ipv6][:port][:weight] or unix:/path[:weight]'
@@ -147,12 +149,36 @@ def parse_servers(text: str) -> list[Weighted]:
     for part in text.split(','):
         if not part.strip():
             continue
+        if part.strip().startswith(DISCOVER):
+            servers.append(part.strip())
+            continue
         _, server, weight = parse_server(part)
         weighted = server != part.strip()
         servers.append((server, weight) if weighted else server)
     if not servers:
         raise ValueError(f'{text!r} names no server; {SERVER_FORMS} expected')
+    discovered(servers)
     return servers
+
+
+def discovered(servers: abc.Sequence[Weighted]) -> Address | None:
+    """Return whom to ask for the servers, None if they are listed.
+
+    :raises ValueError: if it is not of the form ``discover:host[:port]``, or
+        not alone
+
+    """
+    for server in servers:
+        if isinstance(server, str) and server.startswith(DISCOVER):
+            address, text, _ = parse_server(server.removeprefix(DISCOVER))
+            if address.family == 'unix' or server != DISCOVER + text:
+                raise ValueError(
+                    f'{server!r} is not of the form {DISCOVER}host[:port]'
+                )
+            if len(servers) > 1:
+                raise ValueError(f'{server!r} is not alone')
+            return address
+    return None
 
 
 def _seconds(text: str) -> float:
@@ -300,6 +326,7 @@ def _servers(value: typing.Any) -> list[Weighted]:
         servers.append((text, weight))
     if not servers:
         raise ValueError(f'no server given; {SERVER_FORMS} expected')
+    discovered(servers)
     return servers
 
 

@@ -97,7 +97,7 @@ async def _client_status(
     application: typing.Any, prefix: str | None, history: bool
 ) -> Status:
     try:
-        engine = handlers.client_of(application, prefix)._engine
+        client = handlers.client_of(application, prefix)
     except ValueError as error:
         # The rest of the message may hold a part of a key prefix.
         variable = str(error).partition(':')[0]
@@ -107,6 +107,10 @@ async def _client_status(
             'error': f'{variable} cannot be used',
             'servers': [],
         }
+    engine = client._engine
+    if engine.cluster.waiting():
+        # They are known then, or cannot be for now.
+        await client.get_stats()
     endpoints = engine.cluster.endpoints
     seen = await asyncio.gather(*[look(endpoint) for endpoint in endpoints])
     servers = [
@@ -118,7 +122,8 @@ async def _client_status(
     up = [server['up'] for server in servers]
     status = {
         'prefix': prefix,
-        'available': any(up) if engine.cluster.failover else all(up),
+        'available': bool(up)
+        and (any(up) if engine.cluster.failover else all(up)),
         'servers': servers,
         'client': _counts(everything),
     }

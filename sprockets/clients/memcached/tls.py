@@ -17,6 +17,18 @@ TICKETS = 10
 more than that to say is not waited for."""
 
 
+def connect(
+    profile: connection.Profile, deadline: float
+) -> connection.Connection:
+    """Return a connection, encrypted if the profile says so.
+
+    :raises OSError: if there is none by the deadline
+
+    """
+    kind = connection.Connection if profile.tls is None else Connection
+    return kind(profile, deadline)
+
+
 class Connection(connection.Connection):
     """A connection with TLS.
 

@@ -1,0 +1,166 @@
+"""Which servers there are, as an AWS ElastiCache cluster tells itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import typing
+import weakref
+from collections import abc
+
+from sprockets.clients.memcached import connection, protocol, settings, tls
+
+LOGGER = logging.getLogger(__name__)
+
+INTERVAL = 60.0
+"""Seconds from one question to the next."""
+
+Use = abc.Callable[[list[str]], None]
+
+
+def parse(data: bytes) -> list[str]:
+    """Return the servers of a configuration, in the order of their names.
+
+    It is the number of its version, and behind a newline ``host|ip|port`` of
+    each node, with blanks between them.
+
+    :raises ValueError: if it is none
+
+    """
+    version, _, nodes = data.decode('ascii').partition('\n')
+    int(version)
+    servers = set()
+    for node in nodes.split():
+        host, ip, port = node.split('|')
+        name = host or ip
+        server = f'[{name}]:{port}' if ':' in name else f'{name}:{port}'
+        address, _, _ = settings.parse_server(server)
+        if address.family == 'unix' or address.text != server:
+            raise ValueError(f'{node!r} is no node')
+        servers.add(server)
+    if not servers:
+        raise ValueError('it names no server')
+    return sorted(servers)
+
+
+class Discovery:
+    """Asks for the servers now and then, in a thread of its own.
+
+    :param Profile profile: how to connect to whoever knows them
+    :param float retry: seconds until it is asked again, while none is known
+    :param use: is called with the servers when they are known, and when they
+        have changed; a method, whose object this does not keep alive
+
+    """
+
+    def __init__(
+        self, profile: connection.Profile, retry: float, use: Use
+    ) -> None:
+        self.profile = profile
+        self.known = False
+        self.failing = False
+        """Whether it was asked in vain the last time."""
+        self._retry = min(retry, INTERVAL)
+        self._use = weakref.WeakMethod(typing.cast(typing.Any, use))
+        self._servers: list[str] = []
+        self.forget_after_fork()
+
+    def forget_after_fork(self) -> None:
+        """Begin without a thread, and with what is known."""
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        weakref.finalize(self, self._stop.set).atexit = False
+
+    def start(self) -> None:
+        """Ask from now on."""
+        with self._changed:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(
+                    target=_work,
+                    args=(weakref.ref(self), self._stop),
+                    name=f'memcached discovery {self.profile.address}',
+                    daemon=True,
+                )
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stop.set()
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until the servers are known, or cannot be for now.
+
+        :return: whether they are known
+
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.known or self.failing,
+                max(deadline - time.monotonic(), 0),
+            )
+            return self.known
+
+    def ask(self) -> float:
+        """Ask once, and return the seconds until the next time."""
+        try:
+            servers = parse(_ask(self.profile))
+        except (OSError, protocol.ProtocolError, ValueError) as error:
+            self._fail(error)
+        else:
+            self._succeed(servers)
+        return INTERVAL if self.known else self._retry
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failing:
+            LOGGER.warning(
+                '%s does not tell the memcached servers: %s%s',
+                self.profile.address,
+                str(error) or type(error).__name__,
+                '; those known before are used' if self.known else '',
+            )
+        with self._changed:
+            self.failing = True
+            self._changed.notify_all()
+
+    def _succeed(self, servers: list[str]) -> None:
+        if servers != self._servers and not self._stop.is_set():
+            LOGGER.info(
+                '%s tells the memcached servers: %s',
+                self.profile.address,
+                ', '.join(servers),
+            )
+            use = self._use()
+            if use is not None:
+                use(servers)
+            self._servers = servers
+        with self._changed:
+            self.known = True
+            self.failing = False
+            self._changed.notify_all()
+
+
+def _ask(profile: connection.Profile) -> bytes:
+    deadline = time.monotonic() + profile.timeout
+    command = protocol.Configuration()
+    # A new connection each time: a name may stand for another node by then.
+    link = tls.connect(profile, deadline)
+    try:
+        link.exchange([command], deadline)
+    finally:
+        link.close()
+    if command.error is not None:
+        raise OSError(str(command.error))
+    return typing.cast(bytes, command.result)
+
+
+def _work(discovery: weakref.ref[Discovery], stop: threading.Event) -> None:
+    # Not a method: a client that nobody keeps must not live on in here.
+    seconds = 0.0
+    while not stop.wait(seconds):
+        asking = discovery()
+        if asking is None:
+            return
+        seconds = asking.ask()
+        del asking
