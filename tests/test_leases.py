@@ -1437,21 +1437,28 @@ def test_updates_of_one_process_lose_nothing(connect, address):
     assert len(calls) == 50
 
 
-@pytest.mark.parametrize('kind', ['Client', 'AsyncClient'])
-def test_updates_of_many_processes_lose_nothing(address, kind):
-    """8 processes of 64 callers, each adding 1."""
+@pytest.mark.parametrize(
+    'kind, number, callers', [('AsyncClient', 8, 64), ('Client', 3, 32)]
+)
+def test_updates_of_many_processes_lose_nothing(
+    address, kind, number, callers
+):
+    """Each caller of each process adds 1."""
     with contextlib.ExitStack() as stack:
         processes = [
-            stack.enter_context(Process(address, kind, 64, method='update'))
-            for _ in range(8)
+            stack.enter_context(
+                Process(address, kind, callers, method='update')
+            )
+            for _ in range(number)
         ]
         for process in processes:
             process.expect('ready')
         for process in processes:
             process.begin()
         results = [r for process in processes for r in process.results()]
-    assert sorted(results) == list(range(1, 513))
-    assert wire.stored(address, 'number') == (2, b'512')
+    total = number * callers
+    assert sorted(results) == list(range(1, total + 1))
+    assert wire.stored(address, 'number') == (2, str(total).encode())
 
 
 # gat and gats

@@ -1149,9 +1149,11 @@ class AsyncClient(Methods):
         front = await client.get('front')
         await client.close()
 
-    Each method returns a future.  What is called in the same turn of the
-    event loop travels together, whoever calls: one write, one read, in a
-    thread.  A read that is called after a write sees what was written.
+    Each method returns a future; those of several steps, :meth:`update`,
+    :meth:`invalidate` and :meth:`mark_stale`, are coroutines.  What is called
+    in the same turn of the event loop travels together, whoever calls: one
+    write, one read, in a thread.  A read that is called after a write sees
+    what was written.
 
     It can be made before there is a loop, and be used in one after another,
     but not in two at once.  A caller that is cancelled, or times out, leaves
