@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import faults
 import pytest
 import terminal
 
@@ -107,6 +108,22 @@ def test_a_server_that_hangs(memcached_server):
     memcached_server.resume()
     assert finished.returncode == 1
     assert 'down: timed out' in finished.stdout
+
+
+def test_servers_that_somebody_tells(memcached_server):
+    """They are asked for, and looked at; 1 if nobody tells them."""
+    host, port = memcached_server.host, memcached_server.port
+    nodes = f'1\n|{host}|{port}\n'.encode()
+    answer = b'CONFIG cluster 0 %d\r\n%b\r\nEND\r\n' % (len(nodes), nodes)
+    with faults.ScriptedServer([answer]) as source:
+        finished = run(MEMCACHED_SERVERS=f'discover:{source.address}')
+        assert finished.returncode == 0, finished
+        assert columns(finished.stdout, memcached_server.address)[1] == 'up'
+        source.down()
+        finished = run(MEMCACHED_SERVERS=f'discover:{source.address}')
+        assert finished.returncode == 1
+        assert 'none is known' in finished.stdout
+        assert finished.stderr == ''
 
 
 def test_json(memcached_server):

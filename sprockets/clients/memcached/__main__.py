@@ -74,6 +74,9 @@ def report_of(prefix: str | None, shared: client.Shared) -> Report:
 
     """
     chosen = shared.settings
+    deadline = time.monotonic() + shared.cluster.timeout
+    # Where somebody else has to tell the servers, they are known then.
+    cluster.exchange_all(shared.cluster.waiting(), deadline)
     endpoints = shared.cluster.endpoints
     servers = [
         looks.describe(endpoint, seen)
@@ -81,7 +84,7 @@ def report_of(prefix: str | None, shared: client.Shared) -> Report:
     ]
     return {
         'prefix': prefix.upper() if prefix else None,
-        'available': all(server['up'] for server in servers),
+        'available': bool(servers) and all(s['up'] for s in servers),
         'settings': {
             name: {
                 'value': _plain(getattr(chosen, name)),
@@ -98,7 +101,8 @@ def _look(endpoints: abc.Sequence[cluster.Endpoint]) -> list[looks.Look]:
     done: queue.SimpleQueue[tuple[cluster.Endpoint, looks.Look]] = (
         queue.SimpleQueue()
     )
-    deadline = time.monotonic() + max(e.timeout for e in endpoints)
+    timeout = max([endpoint.timeout for endpoint in endpoints], default=0)
+    deadline = time.monotonic() + timeout
 
     def job(endpoint: cluster.Endpoint) -> None:
         done.put((endpoint, looks.look(endpoint, deadline)))
@@ -179,6 +183,8 @@ def _servers(report: Report) -> Rows:
     rows: Rows = [tuple(name for name, _ in columns)]
     for server in report['servers']:
         rows.append(tuple(write(server) for _, write in columns))
+    if not report['servers']:
+        rows.append(('none is known', *['-'] * (len(columns) - 1)))
     return rows
 
 
