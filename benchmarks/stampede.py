@@ -7,10 +7,10 @@ begin, on the machine's clock, and answers with its figures.
 import asyncio
 import concurrent.futures
 import json
+import statistics
 import sys
 import time
 
-KEY = 'stampede'
 VALUE = 'x' * 100
 # Seconds of a value's time before it is measured, and from then on.
 SHORT = 1
@@ -36,6 +36,8 @@ class Contender:
         self.port = port
         self.seconds = seconds
         self.computations = 0
+        # Not all read what others store.
+        self.key = f'stampede-{type(self).__name__}'
 
     def start(self):
         """Make the client, in the loop where there is one."""
@@ -73,32 +75,32 @@ class Get(Sprockets):
 
     def start(self):
         super().start()
-        self.client._engine.blocking.set(KEY, VALUE)
+        self.client._engine.blocking.set(self.key, VALUE)
 
     def get(self):
-        return self.client.get(KEY)
+        return self.client.get(self.key)
 
 
 class GetThenSet(Sprockets):
     """What is written by hand around a cache."""
 
     async def get(self):
-        value = await self.client.get(KEY)
+        value = await self.client.get(self.key)
         if value is None:
             value = await self.compute()
-            await self.client.set(KEY, value, self.time)
+            await self.client.set(self.key, value, self.time)
         return value
 
 
 class GetOrSet(Sprockets):
     def get(self):
-        return self.client.get_or_set(KEY, self.compute, self.time)
+        return self.client.get_or_set(self.key, self.compute, self.time)
 
 
 class GetOrSetStale(Sprockets):
     def get(self):
         return self.client.get_or_set(
-            KEY, self.compute, self.time, stale=STALE
+            self.key, self.compute, self.time, stale=STALE
         )
 
 
@@ -116,7 +118,7 @@ class Cached(Sprockets):
         return await self.compute()
 
     def get(self):
-        return self._by_time[self.time](KEY)
+        return self._by_time[self.time](self.key)
 
 
 class Blocking(Contender):
@@ -128,16 +130,18 @@ class Blocking(Contender):
         self.client = memcached.Client(servers=self.address)
 
     def get(self):
-        return self.client.get_or_set(KEY, self.compute_blocking, self.time)
+        return self.client.get_or_set(
+            self.key, self.compute_blocking, self.time
+        )
 
 
 class BlockingGet(Blocking):
     def start(self):
         super().start()
-        self.client.set(KEY, VALUE)
+        self.client.set(self.key, VALUE)
 
     def get(self):
-        return self.client.get(KEY)
+        return self.client.get(self.key)
 
 
 class BlockingCached(Blocking):
@@ -154,7 +158,7 @@ class BlockingCached(Blocking):
         return self.compute_blocking()
 
     def get(self):
-        return self._by_time[self.time](KEY)
+        return self._by_time[self.time](self.key)
 
 
 class Aiocache(Contender):
@@ -164,7 +168,7 @@ class Aiocache(Contender):
         self._get = {
             time: self.decorator(
                 ttl=time,
-                key=KEY,
+                key=self.key,
                 cache=aiocache.Cache.MEMCACHED,
                 endpoint='127.0.0.1',
                 port=self.port,
@@ -205,7 +209,7 @@ class Cashews(Contender):
         self._cache = Cache()
         self._cache.setup('mem://')
         self._get = {
-            time: self._cache(ttl=time, key=KEY, lock=True)(self._compute)
+            time: self._cache(ttl=time, key=self.key, lock=True)(self._compute)
             for time in (SHORT, LONG)
         }
 
@@ -242,7 +246,7 @@ class Dogpile(Contender):
 
     def get(self):
         return self._region.get_or_create(
-            KEY, self.compute_blocking, expiration_time=self.time
+            self.key, self.compute_blocking, expiration_time=self.time
         )
 
 
@@ -267,32 +271,35 @@ KINDS = {
 
 def main():
     task = json.loads(sys.stdin.readline())
-    contender = KINDS[task['kind']](task['port'], task['compute'])
-    if contender.awaitable:
-        waits = asyncio.run(_run(contender, task))
+    if 'kinds' in task:
+        figures = asyncio.run(_compare(task))
     else:
-        waits = _run_in_threads(contender, task)
+        contender = KINDS[task['kind']](task['port'], task['compute'])
+        if contender.awaitable:
+            waits, errors = asyncio.run(_run(contender, task))
+        else:
+            waits, errors = _run_in_threads(contender, task)
+        figures = {
+            'computations': contender.computations,
+            'errors': errors,
+            **_summary(waits),
+        }
+    print(json.dumps(figures), flush=True)
+
+
+def _summary(waits):
     waits.sort()
-    print(
-        json.dumps(
-            {
-                'computations': contender.computations,
-                'reads': len(waits),
-                'p50': _quantile(waits, 0.5),
-                'p99': _quantile(waits, 0.99),
-                'longest': waits[-1],
-            }
-        ),
-        flush=True,
-    )
+    count = len(waits)
+    return {
+        'reads': count,
+        'p50': waits[count // 2],
+        'p99': waits[min(int(count * 0.99), count - 1)],
+        'longest': waits[-1],
+    }
 
 
-def _quantile(values, part):
-    return values[min(int(len(values) * part), len(values) - 1)]
-
-
-def _begin(contender, task):
-    """Be as others were before: the value is there, and its time passes."""
+def _wait_for_the_word(contender):
+    """Say that all is as it was before, and return when to begin."""
     contender.computations = 0
     if contender.stored_time_counts:
         contender.time = LONG
@@ -308,29 +315,34 @@ def _check(value):
 async def _run(contender, task):
     contender.start()
     if task['fill']:
-        contender.time = task['fill']
         _check(await contender.get())
-    begin = _begin(contender, task)
+    begin = _wait_for_the_word(contender)
     end = begin + task['seconds']
     waits = []
+    errors = 0
 
     async def call():
+        nonlocal errors
         await asyncio.sleep(begin - time.monotonic())
         while (before := time.monotonic()) < end:
-            _check(await contender.get())
+            try:
+                _check(await contender.get())
+            # It is a figure, and not the end of the others.
+            except Exception as error:  # noqa: BLE001
+                errors += 1
+                print(f'{type(error).__name__}: {error}', file=sys.stderr)
             waits.append(time.monotonic() - before)
 
     await asyncio.gather(*[call() for _ in range(task['callers'])])
     await contender.stop()
-    return waits
+    return waits, errors
 
 
 def _run_in_threads(contender, task):
     contender.start()
     if task['fill']:
-        contender.time = task['fill']
         _check(contender.get())
-    begin = _begin(contender, task)
+    begin = _wait_for_the_word(contender)
     end = begin + task['seconds']
 
     def call():
@@ -343,7 +355,65 @@ def _run_in_threads(contender, task):
 
     with concurrent.futures.ThreadPoolExecutor(task['callers']) as executor:
         calls = [executor.submit(call) for _ in range(task['callers'])]
-        return [wait for each in calls for wait in each.result()]
+        return [wait for each in calls for wait in each.result()], 0
+
+
+async def _compare(task):
+    """Measure hits, the contenders in turns of a few hundredths of a second.
+
+    What else the machine does meets all of them alike: figures are medians
+    over the turns.
+    """
+    contenders = {}
+    for name, kind in task['kinds'].items():
+        contender = contenders[name] = KINDS[kind](task['port'], 0)
+        contender.time = LONG
+        contender.start()
+        value = contender.get()
+        _check(await value if contender.awaitable else value)
+    figures = {name: [] for name in contenders}
+    print('ready', flush=True)
+    sys.stdin.readline()
+    names = list(contenders)
+    for _ in range(task['turns']):
+        for name in names:
+            turn = _turn if contenders[name].awaitable else _blocking_turn
+            waits = await turn(
+                contenders[name], task['callers'], task['seconds']
+            )
+            figures[name].append(_summary(waits))
+        names.append(names.pop(0))
+    for contender in contenders.values():
+        await contender.stop()
+    return {
+        name: {
+            figure: statistics.median(turn[figure] for turn in turns)
+            for figure in ('p50', 'p99')
+        }
+        for name, turns in figures.items()
+    }
+
+
+async def _turn(contender, callers, seconds):
+    waits = []
+    end = time.monotonic() + seconds
+
+    async def call():
+        while (before := time.monotonic()) < end:
+            _check(await contender.get())
+            waits.append(time.monotonic() - before)
+
+    await asyncio.gather(*[call() for _ in range(callers)])
+    return waits
+
+
+async def _blocking_turn(contender, callers, seconds):
+    waits = []
+    end = time.monotonic() + seconds
+    while (before := time.monotonic()) < end:
+        _check(contender.get())
+        waits.append(time.monotonic() - before)
+    return waits
 
 
 if __name__ == '__main__':

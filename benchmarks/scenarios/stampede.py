@@ -46,8 +46,14 @@ BLOCKING = {
     'cached': 'BlockingCached',
     'dogpile.cache': 'Dogpile',
 }
-# Where many hits are compared, each contender has so many turns.
-TURNS = 5
+HITS = {
+    '64 callers': (AWAITED, CALLERS),
+    '1 caller': (AWAITED, 1),
+    '1 thread': (BLOCKING, 1),
+}
+# Turns of a contender for each second of the pace, and seconds of a turn.
+TURNS = 50
+TURN = 0.04
 WORSE = 1.1
 
 
@@ -56,18 +62,17 @@ def measure(bench):
         bench.progress(NAME, {'what': 'expiry', 'round': number})
         for name, kind in EXPIRY.items():
             _record(bench, 'expiry', name, number, _expiry(kind))
-    for what, kinds, callers in (
-        ('64 callers', AWAITED, CALLERS),
-        ('1 caller', AWAITED, 1),
-        ('1 thread', BLOCKING, 1),
-    ):
-        names = list(kinds)
-        for number in range(bench.pace.rounds * TURNS):
-            bench.progress(NAME, {'hits': what, 'turn': number})
-            for name in names:
-                figures = _hits(kinds[name], callers, bench.pace.seconds / 2)
-                _record(bench, what, name, number, figures)
-            names.append(names.pop(0))
+        for what, (kinds, callers) in HITS.items():
+            bench.progress(NAME, {'hits of': what, 'round': number})
+            figures = _hits(kinds, callers, bench.pace.seconds * TURNS)
+            for name in kinds:
+                _record(
+                    bench,
+                    what,
+                    name,
+                    number,
+                    figures if 'error' in figures else figures[name],
+                )
 
 
 def _record(bench, what, name, number, figures):
@@ -84,7 +89,7 @@ def _expiry(kind):
             'callers': CALLERS,
             'seconds': SECONDS,
         }
-        # One process has the value, in time or not any more; a cache in its
+        # One process stores the value, whose time passes then; a cache in its
         # own memory has to be filled in each.
         each = stampede.SHORT if kind == 'Cashews' else 0
         return _together(
@@ -97,25 +102,36 @@ def _expiry(kind):
         )
 
 
-def _hits(kind, callers, seconds):
+def _hits(kinds, callers, turns):
     with servers.memcached() as port:
-        return _together(
-            [
-                {
-                    'kind': kind,
-                    'port': port,
-                    'compute': 0,
-                    'callers': callers,
-                    'seconds': seconds,
-                    'fill': stampede.LONG,
-                }
-            ],
-            pause=0,
-        )
+        task = {
+            'kinds': kinds,
+            'port': port,
+            'callers': callers,
+            'turns': int(turns),
+            'seconds': TURN,
+        }
+        figures = _answers([task], pause=0)
+        return figures if 'error' in figures else figures['answers'][0]
 
 
 def _together(tasks, pause):
     """Have a process do each task, all at the same time, and sum up."""
+    figures = _answers(tasks, pause)
+    if 'error' in figures:
+        return figures
+    answers = figures['answers']
+    return {
+        'computations': sum(each['computations'] for each in answers),
+        'errors': sum(each['errors'] for each in answers),
+        **{
+            figure: max(each[figure] for each in answers)
+            for figure in ('p50', 'p99', 'longest')
+        },
+    }
+
+
+def _answers(tasks, pause):
     with contextlib.ExitStack() as stack:
         processes = [
             stack.enter_context(_process(json.dumps(task))) for task in tasks
@@ -134,15 +150,7 @@ def _together(tasks, pause):
         lines = [process.stdout.readline() for process in processes]
         if not all(lines):
             return {'error': _reason(processes)}
-        figures = [json.loads(line) for line in lines]
-    return {
-        'computations': sum(each['computations'] for each in figures),
-        'reads_per_second': sum(each['reads'] for each in figures)
-        / tasks[0]['seconds'],
-        'p50': max(each['p50'] for each in figures),
-        'p99': max(each['p99'] for each in figures),
-        'longest': max(each['longest'] for each in figures),
-    }
+        return {'answers': [json.loads(line) for line in lines]}
 
 
 @contextlib.contextmanager
@@ -190,40 +198,41 @@ def report(results):
     expiry = [
         [
             contender,
-            tables.number(computations).rstrip('0').rstrip('.')
-            if computations is not None
-            else tables.MISSING,
-            tables.number(longest, 1e3),
-            tables.number(p50, 1e3),
+            *('-' if each is None else f'{each:.0f}' for each in counts),
+            *(tables.number(each, 1e3) for each in waits),
         ]
         for contender in EXPIRY
-        for computations, longest, p50 in [
-            medians('expiry', contender, ['computations', 'longest', 'p50'])
+        for counts, waits in [
+            (
+                medians('expiry', contender, ['computations', 'errors']),
+                medians('expiry', contender, ['longest', 'p50']),
+            )
         ]
     ]
     shown = [
         tables.table(
             'A key expires under 8 processes of 64 callers; it takes'
             f' {COMPUTE * 1000:.0f} ms to compute',
-            ['', 'computations', 'longest wait, ms', 'p50, ms'],
+            ['', 'computations', 'errors', 'longest wait, ms', 'p50, ms'],
             expiry,
         )
     ]
-    for what, kinds in (
-        ('64 callers', AWAITED),
-        ('1 caller', AWAITED),
-        ('1 thread', BLOCKING),
-    ):
+    for what, (kinds, _) in HITS.items():
         shown.append(
             tables.table(
                 f'Time of a hit, us: {what}',
-                ['', 'p50', 'p99', "p99, to get's"],
+                ['', 'p50', "to get's", 'p99', "to get's"],
                 [
                     [
                         contender,
                         tables.number(p50, 1e6),
+                        tables.number(
+                            _to_get(results, what, contender, 'p50')
+                        ),
                         tables.number(p99, 1e6),
-                        tables.number(_to_get(results, what, contender)),
+                        tables.number(
+                            _to_get(results, what, contender, 'p99')
+                        ),
                     ]
                     for contender in kinds
                     for p50, p99 in [medians(what, contender, ['p50', 'p99'])]
@@ -233,7 +242,7 @@ def report(results):
     return shown, _targets(results)
 
 
-def _to_get(results, what, contender, figure='p99'):
+def _to_get(results, what, contender, figure):
     return results.ratio(NAME, {'what': what}, contender, ['get'], figure)
 
 
@@ -266,11 +275,11 @@ def _targets(results):
         *[
             tables.Target(
                 f"{what}: p99 of a hit of {contender}, to get's",
-                _to_get(results, what, contender),
+                _to_get(results, what, contender, 'p99'),
                 '<=',
                 WORSE,
             )
-            for what in ('64 callers', '1 caller', '1 thread')
+            for what in HITS
             for contender in ('get_or_set', 'cached')
         ],
     ]

@@ -763,14 +763,21 @@ class Methods:
         """
         engine = self._engine
         loop = engine.enter()
-        leases.check_callable('factory', factory)
+        # Its callers may not be typed.
+        given: typing.Any = factory
+        if not callable(given):
+            leases.check_callable('factory', factory)
         terms = leases.terms(stale, lease, wait)
-        when = commands.exptime(time)
+        when: int = time
+        if type(time) is not int or not 0 <= time <= commands.MONTH:
+            when = commands.exptime(time)
         encoded = engine.requests.key(key)
         hashed = None
         if encoded is None:
             encoded, hashed = engine.requests.route(key)
-        observer = self._observer('get_or_set', (encoded,))
+        observer = None
+        if self._observe is not None:
+            observer = self._observe('get_or_set', (encoded,))
         lookup = lookups.Lookup(loop=loop)
         lookup.given = (
             engine,

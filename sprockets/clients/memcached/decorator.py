@@ -130,7 +130,10 @@ class Cached:
     def _get(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
     ) -> typing.Any:
-        return self._cache(args).get_or_set(
+        source = self._source
+        if source is None:
+            source = self._cache(args)
+        return source.get_or_set(
             self.key(*args, **kwargs),
             functools.partial(self._function, *args, **kwargs),
             self._time,
@@ -164,17 +167,22 @@ class Cached:
         """
         if callable(self._key):
             return _as_key(self._key(*args, **kwargs))
-        # What makes no difference to the key: any other handler is as good.
-        named = (
-            (_HANDLER, *args[1:]) if args and _is_handler(args[0]) else args
-        )
-        for value in named:
-            if type(value) not in PLAIN and value is not _HANDLER:
-                return self._make_key(*named, **kwargs)
-        for value in kwargs.values():
+        for value in (*args, *kwargs.values()) if kwargs else args:
             if type(value) not in PLAIN:
-                return self._make_key(*named, **kwargs)
-        return self._plain_key(*named, **kwargs)
+                return self._other_key(args, kwargs)
+        return self._plain_key(*args, **kwargs)
+
+    def _other_key(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> str:
+        """Return the key of a call with arguments that are not all plain."""
+        if args and _is_handler(args[0]):
+            # What makes no difference to the key: any is as good.
+            args = (_HANDLER, *args[1:])
+        for value in (*args, *kwargs.values()):
+            if type(value) not in PLAIN and value is not _HANDLER:
+                return self._make_key(*args, **kwargs)
+        return self._plain_key(*args, **kwargs)
 
     def _make_key(self, *args: typing.Any, **kwargs: typing.Any) -> str:
         bound = self._signature.bind(*args, **kwargs)
@@ -292,12 +300,18 @@ def cached(
     """
     if callable(time):
         raise TypeError('cached needs a time: @cached(60)')
+    leases.terms(stale, lease, wait)
+    # What is as usual need not be passed on each time.
     options = {
-        'stale': stale,
-        'lease': lease,
-        'wait': wait,
-        'default': default,
-        'cache_none': cache_none,
+        name: value
+        for name, value, usual in (
+            ('stale', stale, 0),
+            ('lease', lease, 10),
+            ('wait', wait, None),
+            ('default', default, leases.MISS),
+            ('cache_none', cache_none, True),
+        )
+        if value is not usual
     }
 
     def decorate(function: abc.Callable[..., typing.Any]) -> Cached:
