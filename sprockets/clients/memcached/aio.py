@@ -1133,7 +1133,7 @@ def _nothing(call: Call) -> None:
 class Scope(Methods):
     """The methods of a client for one piece of work, a request say.
 
-    What its :meth:`~.Methods.gets` saw is for its own :meth:`~.Methods.cas`
+    What its :meth:`~.AsyncClient.gets` saw is for its own :meth:`~.AsyncClient.cas`
     only.  It comes from :meth:`.AsyncClient.scope`.
 
     """
