@@ -16,13 +16,15 @@ class Package:
 
     ``there`` says whether it is installed. ``names`` are what it is called
     by each package manager that has it. ``service`` is what the package
-    starts on its own by some of them.
+    starts on its own by some of them. What is ``optional`` is done without
+    where no package manager has it, or it takes root that we have not.
     """
 
     what: str
     there: typing.Callable[[], bool]
     names: dict
     service: str | None = None
+    optional: bool = False
 
 
 def program(name):
@@ -63,6 +65,13 @@ MEMCACHED = Package(
         'memcached',
     ),
     service='memcached',
+)
+NUTCRACKER = Package(
+    what='twemproxy',
+    there=lambda: program('nutcracker'),
+    names={'apt-get': 'nutcracker', 'brew': 'twemproxy'},
+    service='nutcracker',
+    optional=True,
 )
 # For a Python that pylibmc has no wheel for, it is compiled.
 COMPILER = Package(
@@ -177,6 +186,15 @@ def provide(package):
     """
     if package.there():
         return
+    try:
+        _provide(package)
+    except commands.Error as error:
+        if not package.optional:
+            raise
+        print(f'Going on without {package.what}: {error}', flush=True)
+
+
+def _provide(package):
     manager = next((each for each in INSTALL if shutil.which(each)), None)
     name = package.names.get(manager)
     if name is None:

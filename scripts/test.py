@@ -194,6 +194,7 @@ def main():
     steps = plan(options)
     if 'tests' in options.only:
         system.provide(system.MEMCACHED)
+        system.provide(system.NUTCRACKER)
         try:
             system.provide(system.CHROMIUM)
         except commands.Error as error:

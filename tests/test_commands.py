@@ -237,9 +237,9 @@ TIMES = [
     (True, 1),
     (False, 0),
     (fractions.Fraction(3, 2), 2),
-    (-1, -1),
-    (-0.5, -1),
-    (-(10**6), -1),
+    (-1, protocol.EXPIRED),
+    (-0.5, protocol.EXPIRED),
+    (-(10**6), protocol.EXPIRED),
     (30 * DAY, 30 * DAY),
     (30 * DAY - 0.5, 30 * DAY),
     (30 * DAY + 1, 1_700_000_000 + 30 * DAY + 1),
@@ -257,7 +257,7 @@ TIMES = [
     (datetime.timedelta(days=30), 30 * DAY),
     (datetime.timedelta(days=60), 1_700_000_000 + 60 * DAY),
     (datetime.timedelta(days=36_500), 2_147_483_647),
-    (-MICROSECOND, -1),
+    (-MICROSECOND, protocol.EXPIRED),
     (datetime.timedelta.max, 2_147_483_647),
 ]
 

@@ -130,7 +130,7 @@ COMMANDS = STORAGE | SHORT | READING | AUTHENTICATION
         (protocol.Get((b'a', b'b')), b'get a b\r\n'),
         (
             AUTHENTICATION['authentication'](),
-            b'set sprockets:authentication 0 -1 11\r\nuser secret\r\n',
+            b'set sprockets:authentication 0 2592001 11\r\nuser secret\r\n',
         ),
     ],
     ids=lambda given: given.name if hasattr(given, 'name') else '',

@@ -26,6 +26,10 @@ from sprockets.clients.memcached import (
 LOGGER = logging.getLogger(__name__)
 
 
+PROBE = b'sprockets.clients.memcached.probe'
+"""It is read to see whether a server is well."""
+
+
 class UnavailableError(Exception):
     """There is no server to send a command to, or it failed just now."""
 
@@ -206,7 +210,9 @@ class Endpoint:
                 break
             out_of_step = isinstance(failure, protocol.OutOfStepError)
             pending = [c for c in pending if not c.answered]
-            if self._refused_meta(pending, failure, deadline):
+            if self._refused_meta(
+                pending, failure, deadline
+            ) or self._closed_for_rare(pending, failure, reused, deadline):
                 pending = pending[1:]
                 out_of_step = True
             again = [c for c in pending if c.repeatable]
@@ -257,20 +263,58 @@ class Endpoint:
         )
         return True
 
+    def _closed_for_rare(
+        self,
+        pending: abc.Sequence[protocol.Command],
+        failure: Exception,
+        reused: bool,
+        deadline: float,
+    ) -> bool:
+        """Whether another command was, by a server that is well otherwise."""
+        if (
+            reused
+            or not pending
+            or not pending[0].is_rare
+            or not isinstance(failure, ConnectionError)
+            or self._closes_for(protocol.Get((PROBE,)), deadline)
+        ):
+            return False
+        command = pending[0]
+        LOGGER.warning(
+            'memcached server %s closes connections on %s',
+            self,
+            command.request.split()[0].decode('ascii'),
+        )
+        command.answered = True
+        command.error = ConnectionError(str(failure))
+        return True
+
     def _closes_for_meta(self, deadline: float) -> bool:
         """Whether it accepts connections, but no meta commands on them."""
-        probe = protocol.meta_noop()
+        return self._closes_for(protocol.meta_noop(), deadline, False)
+
+    def _closes_for(
+        self,
+        probe: protocol.Command,
+        deadline: float,
+        if_unreachable: bool = True,
+    ) -> bool:
+        """Whether a new connection is closed, or refused, for a command.
+
+        :param bool if_unreachable: what to return if that cannot be told
+
+        """
         try:
             link = self._connect(deadline)
         except (OSError, protocol.ProtocolError):
-            return False
+            return if_unreachable
         epoch = self._epoch
         try:
             link.exchange([probe], deadline)
         except (ConnectionError, protocol.ProtocolError):
             return True
         except OSError:
-            return False
+            return if_unreachable
         finally:
             self._put_back(link, epoch)
         return probe.error is not None
@@ -637,8 +681,9 @@ class Cluster:
             self._source = None
             self._use(chosen)
         elif self._source is None or self._source.profile.address != address:
+            identity = self._identity(address)
             self.close()
-            self._discover(self._identity(address))
+            self._discover(identity)
 
     def _identity(self, address: settings.Address) -> Identity:
         return Identity(

@@ -108,7 +108,7 @@ def whole_seconds(name: str, value: typing.Any, least: int) -> int:
 
 def _from_delta(seconds: float) -> int:
     if seconds < 0:
-        return -1
+        return protocol.EXPIRED
     # A part of a second counts as one: 0 would be never.
     whole = math.ceil(seconds)
     if whole <= MONTH:

@@ -519,7 +519,12 @@ class Flow:
         else:
             # To expire at once is to be deleted, which knows no cas unique.
             command = protocol.compare_and_swap(
-                key, 0, -1, b'', held.unique, held.incarnation
+                key,
+                0,
+                protocol.EXPIRED,
+                b'',
+                held.unique,
+                held.incarnation,
             )
         yield Ask(command, route, held.endpoint)
         return bool(command.result)

@@ -16,6 +16,10 @@ NEWLINE = b'\r\n'
 MAX_LINE = 4096
 """No line of a reply is longer than this many bytes."""
 
+EXPIRED = 60 * 60 * 24 * 30 + 1
+"""An exptime that is over: a date, in January 1970.  It is as good as -1, for
+which twemproxy closes the connection."""
+
 MAX_CONFIGURATION = 1 << 20
 """Bytes in which all the nodes that a cluster may have are named."""
 
@@ -87,6 +91,9 @@ class Command:
     """Whether running it twice does no more than running it once."""
     is_meta = False
     """Whether it is one that old servers and some proxies do not know."""
+    is_rare = False
+    """Whether it is another one for which some proxies, which do not know it,
+    close the connection."""
 
     def __init__(self, request: bytes, result: typing.Any = None) -> None:
         self.request = request
@@ -203,6 +210,10 @@ class Line(Command):
     @property
     def repeatable(self) -> bool:  # type: ignore[override]
         return self.verb.repeatable
+
+    @property
+    def is_rare(self) -> bool:  # type: ignore[override]
+        return self.verb is FLUSH_ALL or self.verb is VERSION
 
     def start_over(self) -> None:
         super().start_over()
@@ -423,6 +434,10 @@ class Get(Command):
     def name(self) -> str:  # type: ignore[override]
         return 'gets' if self.words == 3 else 'get'
 
+    @property
+    def is_rare(self) -> bool:  # type: ignore[override]
+        return not self.only_reads
+
     def start_over(self) -> None:
         super().start_over()
         self.found = {}
@@ -587,6 +602,7 @@ class Statistics(Command):
 
     name = 'stats'
     repeatable = True
+    is_rare = True
 
     def __init__(self, argument: bytes = b'') -> None:
         request = b'stats %b' % argument if argument else b'stats'
@@ -766,7 +782,7 @@ def authenticate(username: str, password: str) -> Line:
     return Line(
         AUTHENTICATE,
         Hidden(
-            b'set sprockets:authentication 0 -1 %d\r\n%b\r\n'
-            % (len(token), token)
+            b'set sprockets:authentication 0 %d %d\r\n%b\r\n'
+            % (EXPIRED, len(token), token)
         ),
     )
