@@ -1133,8 +1133,8 @@ def _nothing(call: Call) -> None:
 class Scope(Methods):
     """The methods of a client for one piece of work, a request say.
 
-    What its :meth:`~.AsyncClient.gets` saw is for its own :meth:`~.AsyncClient.cas`
-    only.  It comes from :meth:`.AsyncClient.scope`.
+    What its :meth:`~.AsyncClient.gets` saw is for its own
+    :meth:`~.AsyncClient.cas` only.  It comes from :meth:`.AsyncClient.scope`.
 
     """
 
