@@ -122,6 +122,7 @@ CHROMIUM = Package(
     names=dict.fromkeys(
         ('apk', 'apt-get', 'dnf', 'pacman', 'yum', 'zypper'), 'chromium'
     ),
+    optional=True,
 )
 
 

@@ -195,10 +195,7 @@ def main():
     if 'tests' in options.only:
         system.provide(system.MEMCACHED)
         system.provide(system.NUTCRACKER)
-        try:
-            system.provide(system.CHROMIUM)
-        except commands.Error as error:
-            print(f'{error}\nThe tests that need it are skipped.', flush=True)
+        system.provide(system.CHROMIUM)
     for package in system.PYLIBMC:
         system.provide(package)
     needed = list(dict.fromkeys(step.environment for step in steps))
