@@ -297,7 +297,11 @@ class Connection:
         """Reset the connection."""
         if not self.closed:
             endpoint = self._transport.get_extra_info('socket')
-            endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+            # The other side may have ended it already.
+            with contextlib.suppress(OSError):
+                endpoint.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, LINGER
+                )
         await self._end()
 
     async def close(self):
