@@ -23,6 +23,9 @@ which twemproxy closes the connection."""
 MAX_CONFIGURATION = 1 << 20
 """Bytes in which all the nodes that a cluster may have are named."""
 
+MAX_PAIRS = 100_000
+"""More names than any server has statistics, or items to dump."""
+
 MAX_VALUE = 1 << 30
 """The largest item that memcached can be made to store, in bytes (-I)."""
 
@@ -131,7 +134,8 @@ class Command:
         :raises OutOfStepError: if the connection cannot be trusted after it
 
         """
-        reason = line[:200].decode('ascii', 'backslashreplace')
+        # It goes into logs, where it must not look like lines of its own.
+        reason = line[:200].decode('latin-1').encode('unicode_escape').decode()
         if not _is_error(line):
             raise ProtocolError(f'{reason!r} is no answer to {self.name}')
         self.answered = True
@@ -625,6 +629,8 @@ class Statistics(Command):
             if len(words) < 2 or words[0] not in ('STAT', 'ITEM', 'PREFIX'):
                 return self.refused(line)
             self.pairs[words[1]] = words[2] if len(words) > 2 else ''
+            if len(self.pairs) > MAX_PAIRS:
+                raise ProtocolError(f'more than {MAX_PAIRS} statistics')
         return 1
 
 
