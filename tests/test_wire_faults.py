@@ -220,11 +220,13 @@ def fill(address):
 
 def held(address):
     """Return what memcached has of the keys that the calls use."""
-    found = {}
-    for key in HELD:
-        item = wire.stored(address, key)
-        found[key] = item and item[1]
-    return found
+    request = b'get %b\r\n' % b' '.join(key.encode() for key in HELD)
+    words = wire.ask(address, request, b'END\r\n').split(b'\r\n')
+    found = {
+        header.split()[1].decode(): data
+        for header, data in zip(words[:-2:2], words[1:-2:2], strict=True)
+    }
+    return {key: found.get(key) for key in HELD}
 
 
 def prepare(face, case, proxy):
@@ -263,15 +265,17 @@ def recovers(face, proxy):
     """See that a client works again, with nothing left of a fault."""
 
     def works():
+        # What was sent before may get there only now, a flush say.
+        fill(proxy.target)
         face.forget_dead_hosts()
         value = face.get('other')
         assert value in ('other 1', None)
-        return value
+        found = face.get_multi(['key', 'none'])
+        assert found in ({'key': 'key 1'}, {})
+        return value and found
 
-    fill(proxy.target)
     # A reply too many may come late, and cost the next call its own.
     until(works)
-    assert face.get_multi(['key', 'none']) == {'key': 'key 1'}
 
 
 # Cut
@@ -804,24 +808,31 @@ class Thread(threading.Thread):
 # Any calls, any faults, in any order
 
 KEYS = strategies.sampled_from(['a', 'b', 'c'])
+# Not one reply too many that another call may be waiting for: if it comes
+# late enough nobody can tell.
+SEEN_THROUGH = [
+    *STORM,
+    *[
+        ANSWERS[name]
+        for name in (
+            'an empty line',
+            'garbage',
+            'a long line',
+            'an answer to another command',
+            'the value of no key',
+            'a shorter value',
+            'a much shorter value',
+            'a longer value',
+        )
+    ],
+]
 FAULTS = strategies.one_of(
+    strategies.none(),
     strategies.integers(0, 40).map(faults.cut),
     strategies.integers(0, 40).map(
         functools.partial(faults.cut, end=faults.Do.RESET)
     ),
-    strategies.sampled_from(
-        [
-            None,
-            *STORM,
-            *[
-                fault
-                for name, fault in ANSWERS.items()
-                # They may be what is asked for.
-                if not name.startswith(('a value', 'two', 'an error behind'))
-                and name != 'the value of another key'
-            ],
-        ]
-    ),
+    strategies.sampled_from(SEEN_THROUGH),
 )
 
 
@@ -982,6 +993,11 @@ class Machine(stateful.RuleBasedStateMachine):
             assert value == (truth and truth[1].decode())
             assert value in self.values[key]
             self.values[key] = {value}
+            truth = wire.stored(self.server.address, f'n{key}')
+            count = truth and int(truth[1])
+            assert self.client.get(f'n{key}') == count
+            assert count in self.counts[key]
+            self.counts[key] = {count}
 
 
 @pytest.mark.parametrize('kind', THREADED)
@@ -990,7 +1006,9 @@ def test_any_calls_and_any_faults(kind):
     stateful.run_state_machine_as_test(
         type('Machine', (Machine,), {'kind': kind}),
         settings=hypothesis.settings(
-            max_examples=20,
+            max_examples=15,
+            # What depends on time as well does not get simpler.
+            phases=[hypothesis.Phase.generate],
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(hypothesis.HealthCheck),
