@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 
-from benchmarks.soaking import promises, site, stamps
+from benchmarks.soaking import lags, promises, site, stamps
 from sprockets.clients.memcached import batches, leases
 
 PAUSE = 0.02
@@ -23,8 +23,8 @@ ONE = TIMEOUT + batches.GRACE
 """Seconds that one exchange may take; AsyncClient lets a thread be late."""
 
 BOUNDS = {
-    # Where there was no value, the lease is deleted, and once more the key.
-    'delete': 3 * ONE,
+    # Where there is no value: its lease as well, and once more the key.
+    'invalidate': 3 * ONE,
     # One at a time of those in this process; a server that does not answer
     # lets a few of them wait, the others are told at once.
     'update': 6 * ONE,
@@ -44,7 +44,14 @@ def bound(method):
 
 SHARED = [f'shared:{number}' for number in range(300)]
 COMPUTED = [f'computed:{number}' for number in range(60)]
-COUNTERS = [f'counter:{number}' for number in range(24)]
+
+BUSY = [f'counter:{number}' for number in range(24)]
+QUIET = [f'quiet:{number}' for number in range(400)]
+"""Counters that are hardly ever changed by two callers at a time."""
+
+THOUGHT = 1.5
+"""Seconds that a caller takes at most to change such a counter: its server
+may die meanwhile, and live again."""
 
 NEVER = 3600
 """Seconds after which a value expires that is to outlive the soak."""
@@ -151,12 +158,14 @@ class Caller:
             self._set_multi: 4,
             self._add: 3,
             self._delete: 3,
+            self._invalidate: 2,
             self._touch: 2,
             self._compute: 8,
             self._look_at_counter: 3,
             self._swap: 8,
+            self._swap_after_a_thought: 4,
             self._update: 6,
-            self._count: 6,
+            self._count: 16,
             self._set_own: 6,
             self._set_own_multi: 3,
             self._get_own: 8,
@@ -207,14 +216,18 @@ class Caller:
         return self._outcome.answered and self._outcome.keys == keys
 
     async def _call(self, method, *arguments, **options):
+        # In the loop it is no matter of a single call.
+        busy = 0 if self._awaitable else lags.busy()
         began = time.monotonic()
         self.current = method, began
         try:
             result = getattr(self._client, method)(*arguments, **options)
             return await result if self._awaitable else result
         finally:
+            took = time.monotonic() - began
+            busy = 0 if self._awaitable else lags.busy() - busy
             self.current = None
-            self._ledger.over(method, self._name, began, bound(method))
+            self._ledger.over(method, self._name, took, bound(method), busy)
 
     def _make(self, key):
         sequence = self._ledger.issue()
@@ -252,7 +265,10 @@ class Caller:
         await self._call('add', key, self._make(key)[1], NEVER)
 
     async def _delete(self):
-        await self._call('delete', self._rng.choice(SHARED + COMPUTED))
+        await self._call('delete', self._rng.choice(SHARED))
+
+    async def _invalidate(self):
+        await self._call('invalidate', self._rng.choice(COMPUTED))
 
     async def _touch(self):
         await self._call('touch', self._rng.choice(SHARED), NEVER)
@@ -311,13 +327,19 @@ class Caller:
     # Counters
 
     async def _look_at_counter(self):
-        key = self._rng.choice(COUNTERS)
+        key = self._rng.choice(BUSY)
         seen = self._before(key)
         value = await self._call('get', key)
         self._check_counter(key, value, seen, self._was_answered(1))
 
     async def _swap(self):
-        key = self._rng.choice(COUNTERS)
+        await self._swap_one(self._rng.choice(BUSY), 0)
+
+    async def _swap_after_a_thought(self):
+        seconds = self._rng.uniform(0, THOUGHT)
+        await self._swap_one(self._rng.choice(QUIET), seconds)
+
+    async def _swap_one(self, key, seconds):
         if self._awaitable and self._rng.random() < 0.1:
             # What it sees, perhaps late, is not what cas is about.
             await self._cancel(self._client.gets(key))
@@ -326,13 +348,16 @@ class Caller:
         count = self._check_counter(key, value, seen, self._was_answered(1))
         if count is None:
             return
-        count = count._replace(number=count.number + 1)
+        count = count.after(self._ledger.issue())
+        if seconds:
+            await asyncio.sleep(seconds)
         if await self._call('cas', key, stamps.make_count(key, count)):
             self._ledger.acknowledge(key, count)
 
     async def _update(self):
-        key = self._rng.choice(COUNTERS)
+        key = self._rng.choice(BUSY)
         seen = self._before(key)
+        number = self._ledger.issue()
         stored = None
 
         def add_one(value):
@@ -340,13 +365,16 @@ class Caller:
             count = self._check_counter(key, value, seen, True)
             if count is None:
                 count = self._new_life()
-            stored = count._replace(number=count.number + 1)
+            elif count.call == number:
+                self._ledger.report(promises.TWICE, f'{key}: {count}')
+            stored = count.after(number)
             return stamps.make_count(key, stored)
 
         try:
             await self._call('update', key, add_one)
-        except leases.UpdateError:
-            self._ledger.count('updates that said that they may have failed')
+        except leases.UpdateError as error:
+            reason, _, _ = str(error).partition(':')
+            self._ledger.count(f'updates that failed: {reason}')
         else:
             self._ledger.acknowledge(key, stored)
 
@@ -385,7 +413,7 @@ class Caller:
 
     def _new_life(self):
         """Return a counter at 0 for a server that has it not yet."""
-        return stamps.Count(f'copy.{next(self._lives)}', 0)
+        return stamps.Count(f'copy.{next(self._lives)}', 0, 0)
 
     # Keys of this caller alone
 

@@ -4,11 +4,14 @@ import asyncio
 import collections
 import contextlib
 import itertools
+import pathlib
 import threading
 import time
 
 STEP = 0.01
 """Seconds between two looks, and the shortest lag that is kept."""
+
+SCHEDULED = pathlib.Path('/proc/thread-self/schedstat')
 
 KEPT = 2_000
 """So many lags are known; a call takes no longer than they."""
@@ -41,6 +44,22 @@ class Lags:
             lambda each: each[0] >= begin, reversed(self._lags.copy())
         )
         return max((lag for _, lag in latest), default=0.0)
+
+
+def busy():
+    """Return for how long this thread has run, or has waited for a core.
+
+    What it waited for other than a core is not in it. A virtual core that is
+    taken away stops a single thread, of which the others know nothing.
+
+    :returns: seconds; 0 on systems that do not tell
+    :rtype: float
+    """
+    try:
+        running, waiting, _ = SCHEDULED.read_text().split()
+    except OSError:
+        return 0.0
+    return (int(running) + int(waiting)) / 1e9
 
 
 @contextlib.asynccontextmanager

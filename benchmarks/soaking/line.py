@@ -15,6 +15,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'tests'))
 
 import faults
 
+WHOLE = 40
+"""Fewer replies than that stay whole between two that are torn."""
+
 SECONDS = 15
 """What a process may take to end; it does nothing that takes longer."""
 
@@ -40,18 +43,20 @@ class Proxy(faults.FaultProxy):
         self.reply_delay = seconds
 
     def tear(self, count, seed):
-        """End the connections in the middle of each of the next replies."""
+        """End connections in the middle of some of the next replies.
+
+        :param int count: how many
+        :param seed: decides which, where, and how
+        """
         rng = random.Random(seed)
 
         def torn(reply):
             end = rng.choice([faults.Do.CLOSE, faults.Do.RESET])
             return [reply[: rng.randrange(len(reply))], end]
 
-        self.next_reply(*[torn] * count)
-
-    def to_tear(self):
-        """Return how many replies are still to be torn."""
-        return self.pending
+        for _ in range(count):
+            whole = [None] * rng.randrange(WHOLE)
+            self.next_reply(*whole, torn)
 
     def mend(self):
         """Tear no more replies."""

@@ -19,7 +19,7 @@ KINDS = {
     # All connections are closed, or reset.
     'close': 2,
     'reset': 2,
-    # The next replies end in the middle, with their connections.
+    # Some of the next replies end in the middle, with their connections.
     'tear': 3,
     # Replies come late.
     'slow': 2,
@@ -142,7 +142,7 @@ class Mishaps(threading.Thread):
 
     def _tear(self):
         with self._site.cut() as line:
-            line.do('tear', self._rng.randint(1, 5), self._rng.random())
+            line.do('tear', self._rng.randint(5, 50), self._rng.random())
             self._hold(SHORT)
             line.do('mend')
 

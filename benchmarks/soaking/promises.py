@@ -13,6 +13,7 @@ EXAMPLES = 3
 
 WRONG = 'wrong values'
 LOST = 'lost acknowledged cas'
+TWICE = 'updates made twice'
 UNSEEN = 'own writes not seen'
 LATE = 'calls past their deadline'
 RAISED = 'errors raised or logged'
@@ -27,6 +28,7 @@ READS = 'reads of own keys'
 PROMISES = {
     WRONG: VALUES,
     LOST: CAS,
+    TWICE: CAS,
     UNSEEN: READS,
     LATE: 'calls',
     RAISED: 'calls',
@@ -95,31 +97,34 @@ class Ledger:
 
     # Time
 
-    def over(self, method, caller, began, bound):
+    def over(self, method, caller, took, bound, busy):
         """Take down a call that is over.
 
-        :param float began: when, on the clock of :func:`time.monotonic`
+        :param float took: seconds
         :param float bound: seconds that it may take
+        :param float busy: seconds of its time that it did not wait, as far
+            as that is known
         """
-        took = time.monotonic() - began
         with self._lock:
             self.calls[method] += 1
             self.longest[method] = max(self.longest[method], took)
         if took > bound + TOLERANCE:
-            self._late(f'{method} of {caller}', began, took, bound)
+            self._late(f'{method} of {caller}', took, bound, busy)
 
     def never_over(self, method, began):
         """Take down a call that nobody waits for any longer."""
         took = time.monotonic() - began
         self.report(LATE, f'{method} not over after {took:.1f} s')
 
-    def _late(self, method, began, took, bound):
+    def _late(self, what, took, bound, busy):
+        began = time.monotonic() - took
         lag = max(self.loop_lags.since(began), self.thread_lags.since(began))
-        if took > bound + TOLERANCE + LAGGING * lag:
+        if took > bound + TOLERANCE + LAGGING * lag + busy:
             self.report(
                 LATE,
-                f'{method} took {took:.3f} s, {bound:.1f} s are the bound;'
-                f' meanwhile the longest lag was {lag:.3f} s',
+                f'{what} took {took:.3f} s, {bound:.1f} s are the bound;'
+                f' {busy:.3f} s of it was work, and the longest lag was'
+                f' {lag:.3f} s',
             )
         else:
             self.count('late calls on a machine that lagged as much')

@@ -1,5 +1,6 @@
 """A memcached, the line to it, and what is known of its lives."""
 
+import collections
 import contextlib
 import socket
 
@@ -27,6 +28,8 @@ class Site:
         self.life = 0
         self.cuts = 0
         self.counter_keys = counter_keys
+        self._uniques = {}
+        self._asked_from = collections.deque(maxlen=20)
         self._stack = contextlib.ExitStack()
 
     def __str__(self):
@@ -56,13 +59,21 @@ class Site:
         """End the process as a crash does, with all connections."""
         self.life += 1
         self.cuts += 1
+        # It may be the last moment of many a cas.
+        self._uniques = {
+            key: unique for key, (_, unique) in self._read().items()
+        }
         self.server.kill()
         # The port is memcached's: it refuses, and no connection that is not
         # yet accepted outlives the process.
         self.line.do('down')
 
     def start(self):
-        """Let it live again, empty but for the counters."""
+        """Let it live again, empty but for the counters.
+
+        Each has the cas unique that it had when the server died: who cannot
+        tell this life from the one before is found out.
+        """
         self.server.start()
         self.life += 1
         self._begin_counters()
@@ -83,13 +94,18 @@ class Site:
 
         :rtype: dict
         """
-        request = f'get {" ".join(self.counter_keys)}\r\n'.encode()
-        values = {}
+        return {key: value for key, (value, _) in self._read().items()}
+
+    def _read(self):
+        """Return the value and the cas unique of each counter."""
+        request = f'gets {" ".join(self.counter_keys)}\r\n'.encode()
+        found = {}
         with self._asked(request) as replies:
             while (words := replies.readline().split()) != [b'END']:
-                values[words[1].decode()] = replies.read(int(words[3]))
+                value = replies.read(int(words[3]))
+                found[words[1].decode()] = value, int(words[4])
                 replies.readline()
-        return values
+        return found
 
     def statistics(self, kind=''):
         """Return what memcached says of itself, as texts by their names.
@@ -104,23 +120,34 @@ class Site:
 
     def connections(self):
         """Return how many connections memcached itself has of clients."""
-        accepted = [
-            name
-            for name in self.statistics('conns')
-            if name.endswith(':listen_addr')
-        ]
-        # One of them is what it was asked on.
-        return len(accepted) - 1
+        found = self.statistics('conns')
+        # Those that it was asked on may be there a moment longer.
+        own = {f'tcp:127.0.0.1:{port}' for port in self._asked_from}
+        return sum(
+            name.endswith(':listen_addr')
+            and found[name.replace(':listen_addr', ':addr')] not in own
+            for name in found
+        )
 
     def _begin_counters(self):
-        for key in self.counter_keys:
-            value = stamps.make_count(key, stamps.Count(self.life_name, 0))
-            request = b'set %b 0 0 %d\r\n%b\r\n'
-            with self._asked(
-                request % (key.encode(), len(value), value)
-            ) as replies:
-                if replies.readline() != b'STORED\r\n':
-                    raise RuntimeError(f'{self} does not store {key}')
+        request = b''
+        count = 0
+        uniques = self._uniques
+        for key in sorted(self.counter_keys, key=lambda k: uniques.get(k, 0)):
+            # Each store takes the next number.
+            skipped = max(uniques.get(key, 0) - count - 1, 0)
+            count += skipped + 1
+            value = stamps.make_count(key, stamps.Count(self.life_name, 0, 0))
+            request += b'set skipped 0 -1 1 noreply\r\n0\r\n' * skipped
+            request += b'set %b 0 0 %d noreply\r\n%b\r\n' % (
+                key.encode(),
+                len(value),
+                value,
+            )
+        with self._asked(request + b'version\r\n') as replies:
+            replies.readline()
+        if len(self._read()) != len(self.counter_keys):
+            raise RuntimeError(f'{self} does not store its counters')
 
     @contextlib.contextmanager
     def _asked(self, request):
@@ -130,6 +157,7 @@ class Site:
             ) as connection,
             connection.makefile('rb') as replies,
         ):
+            self._asked_from.append(connection.getsockname()[1])
             connection.sendall(request)
             yield replies
 

@@ -72,10 +72,17 @@ def read(key, value):
 
 
 class Count(typing.NamedTuple):
-    """What a counter is at: in which life of it, and how far."""
+    """What a counter is at."""
 
     life: str
+    """Which life of the counter it is, begun at 0 each time."""
     number: int
+    call: int
+    """The call that made it so, 0 if none did."""
+
+    def after(self, call):
+        """Return what it is at after one more call."""
+        return Count(self.life, self.number + 1, call)
 
 
 def make_count(key, count):
@@ -89,10 +96,10 @@ def read_count(key, value):
     :raises WrongValueError: if the value was not made for this key
     """
     try:
-        stamped, life, number = _unsigned(value.decode())
+        stamped, life, number, call = _unsigned(value.decode())
         if stamped != key:
             raise ValueError(f'a value of {stamped}')
-        return Count(life, int(number))
+        return Count(life, int(number), int(call))
     except (AttributeError, ValueError) as error:
         raise _wrong(key, value, error) from None
 
@@ -118,8 +125,8 @@ def _wrong(key, value, reason):
     return WrongValueError(f'{key}: {str(value)[:80]!r}, {reason}')
 
 
-def _text(key, first, second):
-    return f'{key}|{first}|{second}'
+def _text(*parts):
+    return '|'.join(map(str, parts))
 
 
 def _sum(text):
