@@ -624,13 +624,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         computes.  If a process dies at it, its lease runs out.  Where the
         server is down, each process computes for itself.
 
-        :param str key: text, bytes, or ``(hash, key)``
-        :param factory: computes the value; called without arguments
-        :param time: when the value is to be computed anew; see :meth:`set`
         Each caller gets an object of its own.  A value that cannot be decoded
         is computed anew.  What somebody else stores meanwhile is left alone,
         and what was computed before an :meth:`invalidate` does not stay.
 
+        :param str key: text, bytes, or ``(hash, key)``
+        :param factory: computes the value; called without arguments
+        :param time: when the value is to be computed anew; see :meth:`set`
         :param stale: seconds or a timedelta, for which the value is served
             after that while one caller computes it anew.  On an error the old
             value is served, and the error is logged
