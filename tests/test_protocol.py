@@ -95,12 +95,19 @@ AUTHENTICATION = {
     'authentication': lambda: protocol.authenticate('user', 'secret')
 }
 
+META = {
+    'md': lambda: protocol.meta_delete(b'key', 7, 1),
+    'mn': protocol.meta_noop,
+    'mg': lambda: protocol.MetaGet(b'key', vivify=30),
+}
+
 HARMLESS = {'set', 'replace', 'delete', 'touch', 'stats', *READING} | {
     'flush_all',
     'version',
+    'mn',
 }
 
-COMMANDS = STORAGE | SHORT | READING | AUTHENTICATION
+COMMANDS = STORAGE | SHORT | READING | META | AUTHENTICATION
 
 
 # Requests
@@ -128,6 +135,21 @@ COMMANDS = STORAGE | SHORT | READING | AUTHENTICATION
         (READING['gat'](), b'gat 60 key\r\n'),
         (READING['gats'](), b'gats 60 key\r\n'),
         (protocol.Get((b'a', b'b')), b'get a b\r\n'),
+        (META['md'](), b'md key C7\r\n'),
+        (
+            protocol.meta_delete(b'key', None, None, True, 60),
+            b'md key I T60\r\n',
+        ),
+        (META['mn'](), b'mn\r\n'),
+        (protocol.MetaGet(b'key'), b'mg key k v f c\r\n'),
+        (protocol.MetaGet(b'key', 30, 5), b'mg key k v f c N30 R5\r\n'),
+        (
+            protocol.Many(
+                protocol.DELETE,
+                [protocol.delete_request(k) for k in (b'a', b'b')],
+            ),
+            b'delete a\r\ndelete b\r\n',
+        ),
         (
             AUTHENTICATION['authentication'](),
             b'set sprockets:authentication 0 2592001 11\r\nuser secret\r\n',
@@ -151,6 +173,9 @@ def test_cas_is_meant_for_one_life_of_the_server():
     assert a_cas().meant_for(1)
     assert not a_cas().meant_for(2)
     assert a_set().meant_for(2)
+    assert META['md']().meant_for(1)
+    assert not META['md']().meant_for(2)
+    assert protocol.meta_delete(b'key', None, None).meant_for(2)
 
 
 def test_gets_knows_the_life_of_the_server_that_answered():
@@ -181,6 +206,8 @@ REPLIES = {
     'flush_all': {b'OK': 1},
     'version': {b'VERSION 1.6.18': '1.6.18', b'VERSION ': ''},
     'authentication': {b'STORED': True},
+    'md': {b'HD': 1, b'NF': 0, b'EX': 0},
+    'mn': {b'MN': 1},
 }
 
 
@@ -210,7 +237,7 @@ def test_until_the_line_is_whole_there_is_no_answer(name):
 @pytest.mark.parametrize('name', COMMANDS)
 def test_starting_over_forgets_the_answer(name):
     """What is sent again is as new, whatever was read before."""
-    lines = REPLIES.get(name, {b'END': None})
+    lines = REPLIES.get(name, {b'EN' if name == 'mg' else b'END': None})
     command = answer(COMMANDS[name](), next(iter(lines)) + b'\r\n')
     command.error = OSError()
     command.start_over()
@@ -232,7 +259,7 @@ def in_step(name, error):
     """Whether what follows an error is sure to be the next reply."""
     if name in READING:
         return False
-    return name in SHORT or error.startswith(b'SERVER_ERROR')
+    return name in SHORT or name in META or error.startswith(b'SERVER_ERROR')
 
 
 @pytest.mark.parametrize(
@@ -281,7 +308,12 @@ NONE = [
     b'error',
     b'ERRORS',
     b'END ',
-    b'HD',
+    b'EN kother',
+    b'VA',
+    b'VA ',
+    b'VA one',
+    b'VA -1',
+    b'VA 99999999999',
     b'stored',
     b'STORED ',
     b' STORED',
@@ -462,6 +494,137 @@ def test_how_much_of_a_value_is_missing():
     assert command.read(incoming) == 100_000 - 3 + 2
 
 
+# Meta commands
+
+
+def test_a_meta_value():
+    """It comes with its flags, its cas unique, and whose turn it is."""
+    command = answer(META['mg'](), b'VA 3 kkey f5 c17 W\r\nabc\r\n')
+    assert command.item == (5, b'abc', 17)
+    assert command.found == {b'key': (5, b'abc', 17)}
+    assert command.won
+    command = answer(META['mg'](), b'VA 3 kkey f5 c17 Z\r\nabc\r\n')
+    assert not command.won
+
+
+@pytest.mark.parametrize('line', [b'EN', b'EN kkey'])
+def test_a_meta_miss(line):
+    """It may come with the key or without."""
+    command = answer(META['mg'](), line + b'\r\n')
+    assert command.item is None
+    assert command.found == {}
+    assert not command.won
+
+
+@pytest.mark.parametrize(
+    'reply',
+    [
+        b'VA 1 kother f0 c1 W\r\nx\r\n',
+        b'VA 1 kkeys f0 c1 W\r\nx\r\n',
+        b'VA 1 f0 c1 W\r\nx\r\n',
+        b'VA 1 kkey f0 c1 W\r\nxy\r\n',
+        b'VA 2 kkey f0 c1 W\r\nx\r\n  ',
+    ],
+)
+def test_a_meta_value_that_is_none(reply):
+    """A value of another key, or of another length, is no answer."""
+    command = META['mg']()
+    with pytest.raises(protocol.ProtocolError):
+        answer(command, reply)
+    assert not command.answered
+    assert command.item is None
+    assert not command.won
+
+
+def test_a_meta_get_that_starts_over():
+    """Whoever is asked next says whose turn it is."""
+    command = answer(META['mg'](), b'VA 0 kkey f0 c1 W\r\n\r\n')
+    command.start_over()
+    assert command.item is None
+    assert not command.won
+
+
+# Many at once
+
+
+def many(verb, count):
+    requests = [
+        protocol.delete_request(b'%d' % number)
+        if verb is protocol.DELETE
+        else protocol.store_request(verb, b'%d' % number, 0, 0, b'v')
+        for number in range(count)
+    ]
+    return protocol.Many(verb, requests)
+
+
+def test_many_commands_of_a_kind():
+    """Each has a reply, and it is told which did not succeed."""
+    command = answer(many(protocol.SET, 3), b'STORED\r\n' * 3)
+    assert (command.done, command.failed) == (3, [])
+    command = answer(
+        many(protocol.SET, 3),
+        b'STORED\r\nSERVER_ERROR too large\r\nNOT_STORED\r\n',
+    )
+    assert (command.done, command.failed) == (3, [1, 2])
+    assert isinstance(command.error, protocol.RefusedError)
+
+
+@pytest.mark.parametrize('last', [b'', b'STOR', b'STORED\r'])
+def test_many_commands_that_break_off(last):
+    """Only those without a reply are sent again."""
+    command = many(protocol.SET, 4)
+    replies = [b'STORED\r\nNOT_STORED\r\n', last]
+    assert read_all([command], replies) is None
+    assert not command.answered
+    command.go_on()
+    assert command.request == b''.join(
+        protocol.store_request(protocol.SET, key, 0, 0, b'v')
+        for key in (b'2', b'3')
+    )
+    answer(command, b'STORED\r\nNOT_STORED\r\n')
+    assert (command.done, command.failed) == (4, [1, 3])
+    command.start_over()
+    assert command.request == many(protocol.SET, 4).request
+    assert (command.done, command.failed) == (0, [])
+    assert not command.answered
+
+
+@pytest.mark.parametrize('line', [b'DELETED', b'5', b'', b'END'])
+def test_many_commands_and_what_is_no_answer(line):
+    """Those before it are answered, it and the rest are not."""
+    command = many(protocol.SET, 3)
+    with pytest.raises(protocol.ProtocolError):
+        read_all([command], [b'STORED\r\n' + line + b'\r\n' * 9])
+    succeeded = set(range(command.done)) - set(command.failed)
+    assert succeeded == {0}
+    assert not command.answered
+
+
+# Where the servers are
+
+
+def test_a_configuration():
+    """It is as long as it says, and may have any lines."""
+    command = protocol.Configuration()
+    assert command.request == b'config get cluster\r\n'
+    text = b'12\nhost|10.0.0.1|11211\n'
+    reply = b'CONFIG cluster 0 %d\r\n%b\r\nEND\r\n' % (len(text), text)
+    assert answer(command, reply).result == text
+    for at in range(len(reply)):
+        assert read_all([protocol.Configuration()], [reply[:at]]) is None
+    for wrong in (
+        reply.replace(b'END', b'ENDE'),
+        reply.replace(b' 0 ', b' '),
+        reply.replace(b'0 2', b'0 -2'),
+        reply.replace(b'0 2', b'0 99999999'),
+        b'END\r\n',
+    ):
+        command = protocol.Configuration()
+        with pytest.raises(protocol.ProtocolError):
+            answer(command, wrong)
+        assert command.result is None
+
+
 # Statistics
 
 
@@ -535,7 +698,8 @@ def refusals(draw):
         )
     )
     command = COMMANDS[name]()
-    return command, error + b'\r\n', (command.result, protocol.RefusedError)
+    nothing, _ = told(command)
+    return command, error + b'\r\n', (nothing, protocol.RefusedError)
 
 
 @strategies.composite
@@ -572,14 +736,59 @@ def statistics(draw):
     return protocol.Statistics(), reply + b'END\r\n', (pairs, None)
 
 
+@strategies.composite
+def meta_reads(draw):
+    """Draw a meta get, and what it is answered."""
+    key = draw(strategies.sampled_from(KEYS))
+    command = protocol.MetaGet(key, vivify=30)
+    if draw(strategies.booleans()):
+        return command, b'EN\r\n', ({}, None)
+    flags, data, unique = draw(NUMBERS), draw(DATA), draw(NUMBERS)
+    reply = b'VA %d k%b f%d c%d W\r\n%b\r\n' % (
+        len(data),
+        key,
+        flags,
+        unique,
+        data,
+    )
+    return command, reply, ({key: (flags, data, unique)}, None)
+
+
+@strategies.composite
+def several(draw):
+    """Draw commands that are one, and how they fare."""
+    verb = draw(strategies.sampled_from([protocol.SET, protocol.DELETE]))
+    line = strategies.sampled_from([*verb.replies, b'SERVER_ERROR busy'])
+    replies = draw(strategies.lists(line, min_size=1, max_size=9))
+    failed = [
+        place
+        for place, reply in enumerate(replies)
+        if not verb.replies.get(reply)
+    ]
+    refused = b'SERVER_ERROR busy' in replies
+    return (
+        many(verb, len(replies)),
+        b''.join(reply + b'\r\n' for reply in replies),
+        (
+            (len(replies), failed),
+            protocol.RefusedError if refused else None,
+        ),
+    )
+
+
 EXCHANGES = strategies.lists(
-    strategies.one_of(lines(), refusals(), reads(), statistics()), min_size=1
+    strategies.one_of(
+        lines(), refusals(), reads(), statistics(), meta_reads(), several()
+    ),
+    min_size=1,
 )
 
 
 def told(command):
     """What a command has learned."""
     error = None if command.error is None else type(command.error)
+    if isinstance(command, protocol.Many):
+        return (command.done, command.failed), error
     return getattr(command, 'found', command.result), error
 
 
@@ -593,7 +802,7 @@ def test_replies_in_any_pieces(exchanges, places):
     commands = [command for command, _, _ in exchanges]
     data = b''.join(reply for _, reply, _ in exchanges)
     assert read_all(commands, cut(data, places)) == b''
-    assert [told(c) for c in commands] == [told for _, _, told in exchanges]
+    assert [told(c) for c in commands] == [right for *_, right in exchanges]
     assert all(command.answered for command in commands)
 
 
@@ -606,10 +815,12 @@ def test_replies_byte_by_byte(exchanges):
     data = b''.join(reply for _, reply, _ in exchanges)
     pieces = [data[at : at + 1] for at in range(len(data))]
     assert read_all(commands, pieces) == b''
-    assert [told(c) for c in commands] == [told for _, _, told in exchanges]
+    assert [told(c) for c in commands] == [right for *_, right in exchanges]
 
 
-@hypothesis.given(exchange=reads(), places=strategies.lists(NUMBERS))
+@hypothesis.given(
+    exchange=reads() | meta_reads(), places=strategies.lists(NUMBERS)
+)
 @OFTEN
 def test_never_more_is_waited_for_than_comes(exchange, places):
     """A connection that waits for what is said to be missing gets it."""
@@ -642,6 +853,8 @@ def test_replies_that_break_off(exchanges, at, places):
         assert command.answered == whole
         if whole:
             assert told(command) == right
+        elif isinstance(command, protocol.Many):
+            assert command.done < command.count
         else:
             assert not told(command)[0]
 
@@ -663,6 +876,9 @@ FRAGMENTS = strategies.sampled_from(
         b'OK\r\n',
         b'STAT a b\r\n',
         b'VERSION 1\r\n',
+        b'EN\r\n',
+        b'HD\r\n',
+        b'VA 1 ka f0 c1 W\r\n',
         b'ERROR\r\n',
         b'CLIENT_ERROR x\r\n',
         b'SERVER_ERROR x\r\n',
@@ -707,6 +923,12 @@ def noise(draw):
 def was_sent(data, key, item):
     """Whether bytes have a value for a key."""
     flags, value, unique = item
+    if b'VA %d ' % len(value) in data and re.search(
+        rb'VA 0*%d (\S+ )*k%b[^\n]*\r\n%b\r\n'
+        % (len(value), re.escape(key), re.escape(value)),
+        data,
+    ):
+        return True
     pattern = rb'VALUE %b 0*%d 0*%d' % (re.escape(key), flags, len(value))
     pattern += b'' if unique is None else rb' 0*%d' % unique
     return re.search(pattern + b'\r\n' + re.escape(value) + b'\r\n', data)
@@ -732,5 +954,7 @@ def test_anything_at_all(given, places):
             assert not found
             assert not command.result
         for key, sent in found.items():
-            assert key in command.keys
+            assert key in getattr(
+                command, 'keys', [command.request.split()[1]]
+            )
             assert was_sent(data, key, sent)
