@@ -399,7 +399,7 @@ class Caller:
         if count is None:
             return None
         number, _, lived = count.life.partition('.')
-        if number == 'copy':
+        if number == stamps.COPY:
             if self._strict:
                 self._ledger.report(
                     promises.WRONG, f'{key}: {where} has a copy, {count}'
@@ -413,7 +413,7 @@ class Caller:
 
     def _new_life(self):
         """Return a counter at 0 for a server that has it not yet."""
-        return stamps.Count(f'copy.{next(self._lives)}', 0, 0)
+        return stamps.Count(f'{stamps.COPY}.{next(self._lives)}', 0, 0)
 
     # Keys of this caller alone
 

@@ -37,6 +37,9 @@ PROMISES = {
 }
 """Each with the name of what it was checked on so often."""
 
+COPIES = 1_000
+"""So many copies of counters, on servers that had to stand in, are known."""
+
 TOLERANCE = 0.3
 """Seconds that a call may be late in any case."""
 
@@ -72,6 +75,7 @@ class Ledger:
         # and all that were.
         self._highest = collections.defaultdict(dict)
         self._numbers = collections.defaultdict(set)
+        self._copies = collections.deque()
 
     def report(self, promise, text):
         """Take down that a promise was broken."""
@@ -187,6 +191,8 @@ class Ledger:
         """Take down an increment that the client says was stored."""
         with self._lock:
             self.counts[CAS] += 1
+            if (key, count.life) not in self._numbers:
+                self._copy_begins(key, count.life)
             numbers = self._numbers[key, count.life]
             twice = count.number in numbers
             numbers.add(count.number)
@@ -196,6 +202,19 @@ class Ledger:
             self.report(
                 LOST, f'{key}: {count} was acknowledged to two callers'
             )
+
+    def _copy_begins(self, key, life):
+        """Drop what is known of the oldest copy where there are too many.
+
+        The lives of the others end with their server's, and are forgotten.
+        """
+        if not life.startswith(stamps.COPY):
+            return
+        self._copies.append((key, life))
+        if len(self._copies) > COPIES:
+            key, life = self._copies.popleft()
+            self._highest[key].pop(life, None)
+            self._numbers.pop((key, life), None)
 
     def check_site(self, site):
         """Look at the counters in memcached itself, while it lives."""

@@ -12,6 +12,9 @@ LARGE = 20_000
 HUGE = 150_000
 PATTERN = string.ascii_letters + string.digits
 
+COPY = 'copy'
+"""How the life of a counter begins that is not on its own server."""
+
 COUNT_BITS = 24
 """The lower bits of a number; above them is the checksum of its key."""
 
