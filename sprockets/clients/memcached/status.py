@@ -19,8 +19,8 @@ from collections import abc
 from tornado import routing, web
 
 from sprockets.clients.memcached import (
-    aio,
     batches,
+    calls,
     cluster,
     counters,
     handlers,
@@ -133,7 +133,7 @@ async def _client_status(
 
 
 def _counters(
-    engine: aio.Engine, endpoint: cluster.Endpoint
+    engine: calls.Engine, endpoint: cluster.Endpoint
 ) -> list[counters.Counters]:
     count = engine.counters.get(endpoint)
     return [] if count is None else [count]
