@@ -71,7 +71,8 @@ class Methods:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
                 batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
-            future.set_result(default)
+            # Not at once: who only ever awaits this must let the loop turn.
+            loop.call_soon(batches.give, future, default)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
             lane.read(encoded, (future, default, hashed, (), observer))
@@ -305,7 +306,7 @@ class Methods:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
                 batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
-            lookup.set_result(leases.MISS)
+            loop.call_soon(batches.give, lookup, leases.MISS)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
             lane.read(encoded, (lookup, leases.MISS, hashed, (), observer))

@@ -123,6 +123,12 @@ def split(
         yield chunk
 
 
+def give(future: Future, result: typing.Any) -> None:
+    """Give a caller its result, unless it was cancelled or has timed out."""
+    if not future.done():
+        future.set_result(result)
+
+
 def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
     """Tell one of a batch's callers, so that the others are told too."""
     try:
@@ -409,7 +415,7 @@ class Lane:
                 for command in part.commands:
                     command.error = error
                 self.counters.fail(time.monotonic(), part.calls)
-                part.back(True)
+                self.loop.call_soon(part.back, True)
                 return
         batch.calls += part.calls
         batch.size += part.size
@@ -447,7 +453,7 @@ class Lane:
     def _turn_away(self, waiter: Waiter) -> None:
         future, default, _, _, observer = waiter
         self.counters.fail(time.monotonic())
-        future.set_result(default)
+        self.loop.call_soon(give, future, default)
         if observer is not None:
             error = OverloadError(str(self.endpoint))
             tell(observer.over, error, 0, 0, self.endpoint)

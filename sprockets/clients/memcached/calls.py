@@ -167,8 +167,7 @@ class Engine:
                 )
                 continue
             self.unserved.fail(clock.monotonic())
-            if not future.done():
-                future.set_result(default)
+            batches.give(future, default)
             if observer is not None:
                 batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
 
@@ -404,7 +403,8 @@ class Call:
         ):
             command.error = command.error or cluster.UnavailableError()
             engine.unserved.fail(clock.monotonic())
-            self._end()
+            # Not at once: who only ever awaits this must let the loop turn.
+            self._future.get_loop().call_soon(self._end)
             return
         if self._tried:
             command.start_over()
@@ -496,7 +496,8 @@ class Spread:
             while not groups:
                 groups = self._rounds.send(())
         except StopIteration:
-            self._end()
+            # Not at once, as in Call.
+            self._future.get_loop().call_soon(self._end)
             return
         self._reached = []
         chunks = [
