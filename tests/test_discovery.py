@@ -155,7 +155,7 @@ def test_the_loop_is_not_held_up():
 
     async def use(source):
         client = memcached.AsyncClient(
-            servers=source.discover, socket_timeout=0.5
+            servers=source.discover, socket_timeout=2
         )
         calls = asyncio.gather(
             client.get('key', 'default'),
@@ -173,12 +173,12 @@ def test_the_loop_is_not_held_up():
         # Now it is known, and nobody waits any more.
         began = time.monotonic()
         assert await client.get('key', 'default') == 'default'
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 1
         await client.close()
         return worst
 
     with Source(faults.Do.STALL) as source:
-        assert asyncio.run(use(source)) < 0.25
+        assert asyncio.run(use(source)) < 1.5
         source.release()
 
 
@@ -278,10 +278,10 @@ FAILURES = {
 @pytest.mark.parametrize('failure', FAILURES)
 def test_a_failure_keeps_the_servers(connect, source, often, caplog, failure):
     """Those known before are used further on; logged once."""
-    client = connect(source.discover, socket_timeout=0.3)
+    client = connect(source.discover, socket_timeout=1)
     assert client.set_multi(dict.fromkeys(KEYS, 'value')) == []
     good, source.steps = source.steps, FAILURES[failure]
-    source.wait_for_questions(2)
+    source.wait_for_questions(1)
     assert len(client.get_multi(KEYS)) == len(KEYS)
     (warning,) = lines(caplog, 'WARNING')
     assert source.address in warning
@@ -297,7 +297,7 @@ def test_a_failure_keeps_the_servers(connect, source, often, caplog, failure):
 def test_a_failure_at_first_is_a_miss(connect, pair, often, caplog, failure):
     """Nothing raises, and it works as soon as the servers are told."""
     with Source(*FAILURES[failure]) as source:
-        client = connect(source.discover, socket_timeout=0.3)
+        client = connect(source.discover, socket_timeout=1)
         assert client.get('key', 'default') == 'default'
         assert client.set_multi({'a': 1}) == ['a']
         assert len(lines(caplog, 'WARNING')) == 1

@@ -381,7 +381,7 @@ def test_failover_keeps_caching_and_brings_old_values_back(
     """Writes go to the others meanwhile, and are forgotten with them."""
     one, other = pair
     addresses = [one.address, other.address]
-    client = connect(*addresses, distribution=kind, socket_timeout=0.3)
+    client = connect(*addresses, distribution=kind, socket_timeout=1)
     (key,) = keys_of(one, 1, *addresses, distribution=kind)
     client.set(key, 'old')
     one.pause()
@@ -401,7 +401,7 @@ def test_flush_on_reconnect_empties_a_server_that_comes_back(connect, pair):
         *addresses,
         flush_on_reconnect=True,
         dead_retry=0,
-        socket_timeout=0.5,
+        socket_timeout=1,
     )
     (key,) = keys_of(one, 1, *addresses)
 

@@ -129,7 +129,7 @@ def test_what_every_proxy_knows(connect, pair, proxy, caplog):
 @needs_twemproxy
 def test_many_keys_and_large_values(connect, pair, proxy):
     """A get of 1,000 keys is spread over the servers by the proxy."""
-    client = connect(proxy)
+    client = connect(proxy, socket_timeout=20)
     mapping = {f'key{n}': os.urandom(n % 300) for n in range(5000)}
     assert client.set_multi(mapping) == []
     assert client.get_multi(mapping) == mapping
@@ -165,7 +165,7 @@ def test_callers_at_the_same_time(proxy):
     """What travels together comes back to each."""
 
     async def use():
-        client = memcached.AsyncClient(servers=proxy)
+        client = memcached.AsyncClient(servers=proxy, socket_timeout=20)
         await client.set_multi({f'key{n}': n for n in range(1000)})
         for _ in range(5):
             values = await asyncio.gather(
@@ -229,7 +229,7 @@ def test_values_are_computed_once_without_meta_commands(connect, proxy):
 def test_a_server_behind_the_proxy_that_is_down(connect, pair, proxy, caplog):
     """Its keys are misses, and the proxy serves the others' as before."""
     one, other = pair
-    client = connect(proxy, socket_timeout=5)
+    client = connect(proxy, socket_timeout=20)
     mapping = {f'key{n}': n for n in range(100)}
     assert client.set_multi(mapping) == []
     (there,) = {int(wire.statistics(one.address)['curr_items'])}

@@ -214,12 +214,12 @@ def test_a_planted_pickle_does_not_go_off(
 def test_a_bomb_is_a_miss(connect, address, flags, data):
     """It takes little time and memory, whatever it would grow to."""
     wire.put(address, 'key', flags, data)
-    client = connect(address, serializer='json')
+    client = connect(address, serializer='json', socket_timeout=20)
     tracemalloc.start()
     try:
         began = time.monotonic()
         assert client.get('key', 'default') == 'default'
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert tracemalloc.get_traced_memory()[1] < 50 * 1024 * 1024
     finally:
         tracemalloc.stop()

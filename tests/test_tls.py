@@ -184,7 +184,7 @@ def test_together(connect, folder, server):
 @pytest.mark.parametrize('size', [16_380, 16_390, 300_000, 1_000_000])
 def test_large_values(connect, folder, server, size):
     """Values of many records come and go whole."""
-    client = connect(server.address, **folder.options())
+    client = connect(server.address, **folder.options(socket_timeout=20))
     value = os.urandom(size)
     assert client.set('key', value)
     assert client.get('key') == value
@@ -200,7 +200,7 @@ def test_many_keys(connect, folder, server, count, size):
     is told that there is more.
 
     """
-    client = connect(server.address, **folder.options())
+    client = connect(server.address, **folder.options(socket_timeout=20))
     mapping = {f'key{number}': b'v' * size for number in range(count)}
     assert client.set_multi(mapping) == []
     found = client.get_multi(mapping)
@@ -219,7 +219,7 @@ def test_the_older_version_of_tls(connect, folder, server, monkeypatch):
         return context
 
     monkeypatch.setattr(ssl, 'create_default_context', create_older)
-    client = connect(server.address, **folder.options())
+    client = connect(server.address, **folder.options(socket_timeout=20))
     mapping = {f'key{number}': b'v' * 1000 for number in range(5000)}
     assert client.set_multi(mapping) == []
     assert client.get_multi(mapping) == mapping
