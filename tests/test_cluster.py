@@ -1,5 +1,6 @@
 """Each server's health, what is sent to it twice, and which life it is in."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import logging
@@ -213,6 +214,31 @@ def test_a_trial_without_time(connect):
             exchange(client, command := a_get(), timeout=timeout)
             assert isinstance(command.error, TimeoutError)
         assert endpoint.available()
+
+
+def test_a_trial_that_joins_others(alive):
+    """A batch that has begun before takes it along to the server."""
+
+    async def main():
+        client = memcached.AsyncClient(
+            servers=alive.address, dead_retry=0, socket_timeout=LONG
+        )
+        try:
+            await client.set('key', 'value')
+            (endpoint,) = client._engine.cluster.endpoints
+            for trial in (
+                lambda: client.get('key'),
+                lambda: client.gets('key'),
+            ):
+                before = client.get('other')
+                endpoint.mark_down(OSError('no reason'))
+                assert await trial() == 'value'
+                assert await before is None
+                assert endpoint.retry_at is None
+        finally:
+            await client.close()
+
+    asyncio.run(main())
 
 
 def test_an_answer_from_before_it_went_down(connect, threads):

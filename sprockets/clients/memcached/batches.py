@@ -390,6 +390,9 @@ class Lane:
             if batch is None:
                 self._turn_away(waiter)
                 return
+        if self.endpoint.retry_at is not None:
+            # It is the one call that is to try the server.
+            batch.trial = True
         batch.calls += 1
         waiting = batch.waiting
         if key in waiting:
@@ -417,6 +420,8 @@ class Lane:
                 self.counters.fail(time.monotonic(), part.calls)
                 self.loop.call_soon(part.back, True)
                 return
+        if self.endpoint.retry_at is not None:
+            batch.trial = True
         batch.calls += part.calls
         batch.size += part.size
         (batch.reading if reads else batch.writing).append(part)
