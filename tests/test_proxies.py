@@ -13,6 +13,7 @@ import os
 import pathlib
 import random
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -76,10 +77,16 @@ def start(folder, path):
         end = time.monotonic() + SECONDS
         while process.poll() is None:
             assert time.monotonic() < end
-            if path.exists():
+            if listens(path):
                 return process
             time.sleep(0.01)
     raise AssertionError((folder / 'log').read_text())
+
+
+def listens(path):
+    """Whether it takes connections: its socket is there before it does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
