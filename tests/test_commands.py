@@ -16,12 +16,19 @@ from sprockets.clients.memcached import (
     protocol,
     settings,
 )
+from sprockets.clients.memcached.testing import MemcachedServer
 
 DAY = 24 * 60 * 60
 NOW = 1_700_000_000.25
 MICROSECOND = datetime.timedelta(microseconds=1)
 
 Client = memcache.Client
+
+
+@pytest.fixture
+def pair():
+    with MemcachedServer() as one, MemcachedServer() as other:
+        yield one, other
 
 
 @pytest.fixture
@@ -194,6 +201,25 @@ def test_a_key_encoder_is_applied_once(memcached_server):
         assert wire.stored(memcached_server.address, key) is not None
     assert client.get_multi(['a', (7, 'b')]) == {'a': 1, (7, 'b'): 2}
     assert client.get_multi(['c', 4], 'p-') == {'c': 3, 4: 4}
+    client.disconnect_all()
+
+
+@pytest.mark.parametrize('hash_bad_keys', [False, True])
+def test_a_key_encoder_may_choose_the_server(pair, hash_bad_keys):
+    """By a tuple of a hash and a key, as a caller may."""
+    client = memcached.Client(
+        servers=[server.address for server in pair],
+        key_encoder=lambda key: (int(key[-1]), f'{key}!'),
+        hash_bad_keys=hash_bad_keys,
+    )
+    assert client.set('a0', '0')
+    assert client.set((0, 'a1'), '1')
+    assert client.get('a1') == '1'
+    assert client.set_multi({'b0': 2, 'b1': 3}) == []
+    assert client.get_multi(['b0', 'b1']) == {'b0': 2, 'b1': 3}
+    for number, server in enumerate(pair):
+        for key in 'ab':
+            assert wire.stored(server.address, f'{key}{number}!') is not None
     client.disconnect_all()
 
 

@@ -70,9 +70,7 @@ class Requests(commands.Requests):
             return None
         return keys
 
-    def _encoded(self, key: typing.Any, encode: bool = True) -> typing.Any:
-        if encode and self.key_encoder is not None:
-            key = self.key_encoder(key)
+    def _encoded(self, key: typing.Any) -> typing.Any:
         if isinstance(key, str):
             # Half a surrogate pair is text too, and no other text's bytes.
             return key.encode('utf-8', 'surrogatepass')

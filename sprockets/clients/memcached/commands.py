@@ -238,7 +238,7 @@ class Requests:
         encoded = self.key(key)
         if encoded is not None:
             return cluster.Route(encoded, None)
-        key, hashed = _split(key)
+        key, hashed = self._split(key)
         return cluster.Route(
             self._joined(self.prefix, self._encoded(key)), hashed
         )
@@ -253,7 +253,7 @@ class Requests:
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
 
         """
-        prefix = self._encoded(key_prefix, encode=False)
+        prefix = self._encoded(key_prefix)
         if prefix != b'':
             self._check_prefix(prefix)
         prefix = self.prefix + prefix
@@ -263,7 +263,7 @@ class Requests:
         keys = []
         hashes = []
         for original in originals:
-            key, hashed = _split(original)
+            key, hashed = self._split(original)
             encoded = self._encoded(key)
             if encoded is not None and not isinstance(encoded, bytes):
                 encoded = str(encoded).encode('utf-8')
@@ -296,9 +296,20 @@ class Requests:
         encoded = f'{start}{between.join(originals)}'.encode('latin-1')
         return encoded.split(b' ')
 
-    def _encoded(self, key: typing.Any, encode: bool = True) -> typing.Any:
-        if encode and self.key_encoder is not None:
+    def _split(self, key: typing.Any) -> tuple[typing.Any, int | None]:
+        """Return what ``key_encoder`` makes of a key, and the hash for it.
+
+        Either may be a tuple with a hash; the encoder's is the last word.
+
+        """
+        key, hashed = _split(key)
+        if self.key_encoder is not None:
             key = self.key_encoder(key)
+            if isinstance(key, tuple):
+                return _split(key)
+        return key, hashed
+
+    def _encoded(self, key: typing.Any) -> typing.Any:
         return key.encode('utf-8') if isinstance(key, str) else key
 
     def _check_prefix(self, prefix: typing.Any) -> None:
