@@ -872,6 +872,80 @@ def test_a_stale_value_is_computed_anew_by_one(address):
     assert 117 <= wire.seconds_left(address, KEY) <= 120
 
 
+def test_callers_in_the_same_turn_share_a_look(address):
+    """One command, and each has a value of its own."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+
+        def get(**options):
+            return client.get_or_set(KEY, dict, 60, stale=60, **options)
+
+        await client.set(KEY, {'a': 1}, 60)
+        before = int(wire.statistics(address)['get_hits'])
+        values = await asyncio.gather(
+            *[get(default=n) for n in range(50)],
+            client.get_or_set(KEY, dict, 60, stale=61),
+        )
+        hits = int(wire.statistics(address)['get_hits']) - before
+        for value in values:
+            assert value == {'a': 1}
+            value['a'] = 2
+        assert hits == 2
+        (count,) = client._engine.counters.values()
+        assert (count.calls, count.hits, count.misses) == (52, 51, 0)
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_a_look_is_shared_until_its_batch_leaves(address):
+    """So that whoever awaited a write sees what was written, or newer."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        scope = client.scope()
+
+        async def use(number):
+            for turn in range(100):
+                value = f'{number} {turn}'
+                await scope.set(f'{KEY}{number}', value)
+                read = await scope.get_or_set(
+                    f'{KEY}{number}', dict, 60, stale=60
+                )
+                assert read == value
+
+        async def read(number):
+            for _ in range(300):
+                await client.get_or_set(f'{KEY}{number}', dict, 60, stale=60)
+
+        await asyncio.gather(*[use(n) for n in range(8)], *map(read, range(8)))
+        writing = scope.set(KEY, 'new')
+        assert await scope.get_or_set(KEY, dict, 60, stale=60) == 'new'
+        await writing
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_caller_leaves_a_shared_look_to_the_others(address):
+    """Of those that are left, one computation serves all."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        factory = Factory()
+        calls = [
+            client.get_or_set(KEY, factory, 60, stale=60) for _ in range(5)
+        ]
+        calls[0].cancel()
+        assert await asyncio.gather(*calls[1:]) == [1] * 4
+        assert calls[0].cancelled()
+        assert factory.calls == 1
+        await client.close()
+
+    asyncio.run(main())
+
+
 def test_a_thread_computes_a_stale_value_while_others_get_it(address):
     """The one that computes gets the new one."""
     client = memcached.Client(servers=address)

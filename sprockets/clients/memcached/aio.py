@@ -72,7 +72,7 @@ class Methods:
             if observer is not None:
                 batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
             # Not at once: who only ever awaits this must let the loop turn.
-            loop.call_soon(batches.give, future, default)
+            loop.call_soon(batches.fall_back, future, default)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
             lane.read(encoded, (future, default, hashed, (), observer))
@@ -285,8 +285,8 @@ class Methods:
         observer = None
         if self._observe is not None:
             observer = self._observe('get_or_set', (encoded,))
-        lookup = lookups.Lookup(loop=loop)
-        lookup.given = (
+        future = loop.create_future()
+        arguments = (
             engine,
             contextvars.copy_context(),
             factory,
@@ -299,43 +299,20 @@ class Methods:
             min_compress_len,
         )
         if terms.stale:
-            self._look(lookup, observer)
-            return lookup
+            calls.look(engine, lookups.Lookup(*arguments, future), observer)
+            return future
+        # A hit has no use for what it takes to compute a value.
+        otherwise = batches.Otherwise(lookups.compute, *arguments)
         endpoint = engine.cluster.pick(encoded, hashed)
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
                 batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
-            loop.call_soon(batches.give, lookup, leases.MISS)
+            loop.call_soon(batches.fall_back, future, otherwise)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-            lane.read(encoded, (lookup, leases.MISS, hashed, (), observer))
-        return lookup
-
-    def _look(
-        self, lookup: lookups.Lookup, observer: observers.Observer | None
-    ) -> None:
-        """Look for a value that may be stale."""
-        engine = self._engine
-        # What is wrong with the times is said before anything is sent.
-        plan = lookup.plan()
-        if engine.flow.lacks_meta():
-            lookup.look()
-            return
-
-        def finish(call: calls.Call) -> typing.Any:
-            endpoint = engine.flow.asked(command, call.endpoint)
-            if endpoint is leases.NO_META:
-                return endpoint
-            value, stale = engine.flow.seen(command, endpoint)
-            if stale is not None:
-                lookup.recompute(stale)
-            return value
-
-        command = protocol.MetaGet(plan.route.key, recache=plan.terms.stale)
-        calls.Call(engine, command, plan.route, None, finish, observer).start(
-            engine.enter(), lookup
-        )
+            lane.read(encoded, (future, otherwise, hashed, (), observer))
+        return future
 
     async def invalidate(self, key: typing.Any) -> int:
         """Awaitable :meth:`.Client.invalidate`.

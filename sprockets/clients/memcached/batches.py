@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import time
 import typing
@@ -52,6 +53,14 @@ Waiter = tuple[
 ]
 """A caller of ``get``: its future, its default, the hash that it gave, the
 servers that could not be reached, its observer."""
+
+
+class Otherwise(functools.partial[None]):
+    """In place of a default: what to do about the future of a read that has
+    no value, and is called with it."""
+
+    __slots__ = ()
+
 
 _MISS = object()
 
@@ -123,10 +132,18 @@ def split(
         yield chunk
 
 
-def give(future: Future, result: typing.Any) -> None:
-    """Give a caller its result, unless it was cancelled or has timed out."""
-    if not future.done():
-        future.set_result(result)
+def fall_back(future: Future, default: typing.Any) -> None:
+    """Give a caller its default, or do what it wants done instead.
+
+    A caller that was cancelled, or has timed out, gets nothing.
+
+    """
+    if future.done():
+        return
+    if type(default) is Otherwise:
+        default(future)
+    else:
+        future.set_result(default)
 
 
 def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
@@ -149,6 +166,7 @@ class Batch:
         '_errors',
         '_hits',
         '_lane',
+        '_missed',
         '_misses',
         '_observed',
         '_results',
@@ -162,6 +180,7 @@ class Batch:
         'reading',
         'returned',
         'sent',
+        'shared',
         'size',
         'trial',
         'waiting',
@@ -171,6 +190,7 @@ class Batch:
     def __init__(self, lane: Lane, after: Batch | None) -> None:
         self._lane = lane
         self._results: list[tuple[Future, typing.Any]] = []
+        self._missed: list[tuple[Future, typing.Any]] = []
         self._observed: list[
             tuple[observers.Observer, BaseException | None, int, int]
         ] = []
@@ -192,6 +212,8 @@ class Batch:
         self.writing: list[Part] = []
         self.waiting: dict[bytes, list[Waiter]] = {}
         self.reading: list[Part] = []
+        self.shared: dict[abc.Hashable, typing.Any] = {}
+        """What callers of the same may join until the batch leaves."""
 
     def run(self) -> None:
         """Exchange with the server, in a thread, and go back to the loop."""
@@ -226,9 +248,14 @@ class Batch:
             self._errors += sum(map(len, self.waiting.values())) - 1
         for part in self.reading:
             for command in part.commands:
-                if isinstance(command, protocol.Get) and command.answered:
+                if not command.answered:
+                    continue
+                if isinstance(command, protocol.Get):
                     self._hits += len(command.found)
                     self._misses += len(command.keys) - len(command.found)
+                elif isinstance(command, protocol.MetaGet):
+                    self._hits += part.calls if command.found else 0
+                    self._misses += 0 if command.found else part.calls
         if get is None or not self.sent:
             return
         if get.answered and get.error is None:
@@ -239,6 +266,7 @@ class Batch:
     def _decode(self, found: dict[bytes, protocol.Item]) -> None:
         decode = self._lane.codec.decode_or
         put = self._results.append
+        put_missed = self._missed.append
         size = 0
         for key, waiters in self.waiting.items():
             item = found.get(key)
@@ -257,7 +285,10 @@ class Batch:
                     value = decode(flags, data, _MISS)
                 again = item is not None
                 hit = value is not _MISS
-                put((future, value if hit else default))
+                if hit:
+                    put((future, value))
+                else:
+                    put_missed((future, default))
                 if observer is not None:
                     self._observed.append((observer, None, hit, not hit))
         self._lane.note_size(size / len(self.waiting))
@@ -265,7 +296,7 @@ class Batch:
     def _give_defaults(self, error: BaseException | None) -> None:
         for waiters in self.waiting.values():
             for future, default, _, _, observer in waiters:
-                self._results.append((future, default))
+                self._missed.append((future, default))
                 if observer is not None:
                     self._observed.append((observer, error, 0, 0))
 
@@ -274,6 +305,7 @@ class Batch:
             for command in part.commands:
                 command.error = command.error or error
         self._results.clear()
+        self._missed.clear()
         self._observed.clear()
         self.sent = True
         self._give_defaults(error)
@@ -293,8 +325,7 @@ class Batch:
             for future, default, _, _, observer in waiters:
                 if observer is not None:
                     tell(observer.over, error, 0, 0, self._lane.endpoint)
-                if not future.done():
-                    future.set_result(default)
+                fall_back(future, default)
         for part in self.writing + self.reading:
             for command in part.commands:
                 command.error = command.error or error
@@ -324,6 +355,8 @@ class Batch:
             # A caller may have been cancelled, or have timed out.
             if not future.done():
                 future.set_result(value)
+        for future, default in self._missed:
+            fall_back(future, default)
         for part in self.writing:
             tell(part.back, self.sent)
         for part in self.reading:
@@ -426,6 +459,25 @@ class Lane:
         batch.size += part.size
         (batch.reading if reads else batch.writing).append(part)
 
+    def find(self, what: abc.Hashable) -> typing.Any:
+        """Return what another call may join, None if there is nothing.
+
+        The call is counted as one of the batch's.
+
+        """
+        batch = self._forming
+        if batch is None or batch.calls >= self._max_calls:
+            return None
+        shared = batch.shared.get(what)
+        if shared is not None:
+            batch.calls += 1
+        return shared
+
+    def share(self, what: abc.Hashable, shared: typing.Any) -> None:
+        """Let others join what was added last, until its batch leaves."""
+        if self._forming is not None:
+            self._forming.shared[what] = shared
+
     def _next(self, size: int) -> Batch | None:
         """Begin another batch, unless too much waits already."""
         after = None
@@ -458,7 +510,7 @@ class Lane:
     def _turn_away(self, waiter: Waiter) -> None:
         future, default, _, _, observer = waiter
         self.counters.fail(time.monotonic())
-        self.loop.call_soon(give, future, default)
+        self.loop.call_soon(fall_back, future, default)
         if observer is not None:
             error = OverloadError(str(self.endpoint))
             tell(observer.over, error, 0, 0, self.endpoint)

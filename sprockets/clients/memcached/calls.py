@@ -24,6 +24,7 @@ from sprockets.clients.memcached import (
     lookups,
     observers,
     protocol,
+    values,
 )
 
 LOGGER = logging.getLogger(__name__)
@@ -156,7 +157,9 @@ class Engine:
         for future, default, hashed, tried, observer in waiters:
             endpoint = None
             if self.cluster.goes_on(unreachable):
-                if not tried:
+                # After its read a lookup goes on by itself, and takes more
+                # than one call.
+                if not tried and type(default) is not batches.Otherwise:
                     give_up = functools.partial(future.set_result, default)
                     self.limit(future, deadline, give_up)
                 tried += (unreachable,)
@@ -167,7 +170,7 @@ class Engine:
                 )
                 continue
             self.unserved.fail(clock.monotonic())
-            batches.give(future, default)
+            batches.fall_back(future, default)
             if observer is not None:
                 batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
 
@@ -185,9 +188,6 @@ class Engine:
         :param give_up: sets the result of a failure
 
         """
-        # After its read it goes on by itself, and takes more than one call.
-        if isinstance(future, lookups.Lookup):
-            return
 
         def over() -> None:
             if not future.done():
@@ -368,11 +368,9 @@ class Call:
     def commands(self) -> abc.Sequence[protocol.Command]:
         return (self.command,)
 
-    def start(
-        self, loop: asyncio.AbstractEventLoop, future: Future | None = None
-    ) -> Future:
+    def start(self, loop: asyncio.AbstractEventLoop) -> Future:
         """Set out, and return the future for what the caller gets."""
-        self._future = loop.create_future() if future is None else future
+        self._future = loop.create_future()
         self._deadline = clock.monotonic() + self._engine.cluster.timeout
         self._send()
         return self._future
@@ -410,9 +408,7 @@ class Call:
             command.start_over()
         self._endpoint = endpoint
         self._tried.append(endpoint)
-        engine.lane(endpoint).add(
-            self, isinstance(command, protocol.Get) and command.only_reads
-        )
+        engine.lane(endpoint).add(self, command.only_reads)
 
     def back(self, sent: bool) -> None:
         """Come back from a server that it was sent to, or was not."""
@@ -456,6 +452,96 @@ class Call:
                 misses if found is not None else 0,
                 self._endpoint,
             )
+
+
+class Look:
+    """A look for a value that may be stale, for all who want it just then.
+
+    Who computes it anew is told by the server, and is one of them.
+
+    """
+
+    def __init__(self, engine: Engine, plan: leases.Plan) -> None:
+        self._engine = engine
+        self._command = protocol.MetaGet(
+            plan.route.key, recache=plan.terms.stale
+        )
+        self._call = Call(
+            engine, self._command, plan.route, None, self._finish, None
+        )
+        self._wanted: list[
+            tuple[lookups.Lookup, observers.Observer | None]
+        ] = []
+
+    def start(self, what: abc.Hashable) -> None:
+        """Set out, and let others join until the batch leaves."""
+        self._call.start(self._engine.enter())
+        endpoint = self._call.endpoint
+        if endpoint is not None:
+            self._engine.lane(endpoint).share(what, self)
+
+    def join(
+        self, lookup: lookups.Lookup, observer: observers.Observer | None
+    ) -> None:
+        """Let a caller wait for it."""
+        self._wanted.append((lookup, observer))
+        self._call.calls = len(self._wanted)
+
+    def _finish(self, call: Call) -> None:
+        command = self._command
+        flow = self._engine.flow
+        endpoint = flow.asked(command, call.endpoint)
+        value: typing.Any = leases.MISS
+        stale = None
+        if endpoint is not leases.NO_META:
+            value, stale = flow.seen(command, endpoint)
+        shareable = command.item is None or (
+            command.item[0] in values.SHAREABLE
+        )
+        for number, (lookup, observer) in enumerate(self._wanted):
+            if lookup.future.done():
+                # The caller was cancelled, or has timed out.
+                pass
+            elif endpoint is leases.NO_META:
+                lookup.look()
+            elif value is leases.MISS:
+                lookup.compute()
+            else:
+                if number > 0 and not shareable:
+                    value, _ = flow.seen(command, endpoint)
+                lookup.future.set_result(value)
+            if observer is not None:
+                batches.tell(
+                    observer.over,
+                    command.error,
+                    int(command.answered and bool(command.found)),
+                    int(command.answered and not command.found),
+                    call.endpoint,
+                )
+        if stale is not None:
+            self._wanted[0][0].recompute(stale)
+
+
+def look(
+    engine: Engine,
+    lookup: lookups.Lookup,
+    observer: observers.Observer | None,
+) -> None:
+    """Look for a value that may be stale, together with who does the same."""
+    if engine.flow.lacks_meta():
+        lookup.look()
+        return
+    plan = lookup.plan
+    what = (plan.route, plan.terms.stale)
+    endpoint = engine.cluster.pick(*plan.route)
+    lane = None if endpoint is None else engine.lanes.get(endpoint)
+    shared: Look | None = None if lane is None else lane.find(what)
+    if shared is not None:
+        shared.join(lookup, observer)
+        return
+    shared = Look(engine, plan)
+    shared.join(lookup, observer)
+    shared.start(what)
 
 
 def endpoint_of(call: Call) -> cluster.Endpoint | None:

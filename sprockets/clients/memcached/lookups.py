@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import (
-    cluster,
-    flights,
-    leases,
-)
+from sprockets.clients.memcached import cluster, flights, leases
 
 LOGGER = logging.getLogger(__name__)
 
@@ -20,29 +17,50 @@ CLOSED = 'the memcached client is closed'
 Flight = asyncio.Task[leases.Outcome | None]
 
 
-class Lookup(asyncio.Future[typing.Any]):
-    """The future of a read that does not end with a miss.
+class Lookup:
+    """A ``get_or_set`` that found no value, or looks for one that is stale.
 
-    A hit costs hardly more than any other read's: there is no coroutine, and
-    what is for a miss only is done after one.
+    :param Engine engine: the client's
+    :param Context context: the caller's, in which the answer does not come
+    :param factory: what computes the value
+    :param Future future: what the caller awaits
+
+    The others are what :func:`.leases.plan` takes.
 
     """
 
-    __slots__ = ('given',)
+    __slots__ = ('_context', '_engine', '_factory', 'future', 'plan')
 
-    given: tuple[typing.Any, ...]
-    """The client's engine, the caller's context, in which the answer
-    does not come, the factory, the key and its hash, and what else
-    :func:`.leases.plan` takes."""
+    def __init__(
+        self,
+        engine: typing.Any,
+        context: contextvars.Context,
+        factory: abc.Callable[[], typing.Any],
+        key: bytes,
+        hashed: int | None,
+        exptime: int,
+        terms: leases.Terms,
+        default: typing.Any,
+        cache_none: bool,
+        min_compress_len: int,
+        future: asyncio.Future[typing.Any],
+    ) -> None:
+        self._engine = engine
+        self._context = context
+        self._factory = factory
+        self.future = future
+        self.plan = leases.plan(
+            cluster.Route(key, hashed),
+            exptime,
+            terms,
+            default,
+            cache_none,
+            min_compress_len,
+        )
 
-    def set_result(self, value: typing.Any) -> None:
-        """Take what was read."""
-        if value is leases.MISS:
-            self._spawn(self._settle(self._get()))
-        elif value is leases.NO_META:
-            self.look()
-        else:
-            _set_result(self, value)
+    def compute(self) -> None:
+        """Get a value that was not there."""
+        self._spawn(self._settle(self._get()))
 
     def look(self) -> None:
         """Look for a value that may be stale, step by step."""
@@ -55,13 +73,7 @@ class Lookup(asyncio.Future[typing.Any]):
     def _spawn(
         self, work: abc.Coroutine[typing.Any, typing.Any, None]
     ) -> None:
-        engine, context = self.given[:2]
-        context.run(engine.spawn, work)
-
-    def plan(self) -> leases.Plan:
-        """Return what is to be done."""
-        _, _, _, key, hashed, *rest = self.given
-        return leases.plan(cluster.Route(key, hashed), *rest)
+        self._context.run(self._engine.spawn, work)
 
     async def _settle(
         self, work: abc.Coroutine[typing.Any, typing.Any, typing.Any]
@@ -70,33 +82,32 @@ class Lookup(asyncio.Future[typing.Any]):
         try:
             value = await work
         except asyncio.CancelledError:
-            if not self.done():
-                if self.given[0].closed:
-                    self.set_exception(RuntimeError(CLOSED))
+            if not self.future.done():
+                if self._engine.closed:
+                    self.future.set_exception(RuntimeError(CLOSED))
                 else:
-                    self.cancel()
+                    self.future.cancel()
             raise
         except Exception as error:
-            if self.done():
+            if self.future.done():
                 LOGGER.exception('The factory failed, and nobody waits')
             else:
-                self.set_exception(error)
+                self.future.set_exception(error)
         else:
-            if not self.done():
-                _set_result(self, value)
+            if not self.future.done():
+                self.future.set_result(value)
 
     async def _get_stale(self) -> typing.Any:
-        engine = self.given[0]
-        value, stale = await engine.follow(engine.flow.look(self.plan()))
+        engine = self._engine
+        value, stale = await engine.follow(engine.flow.look(self.plan))
         if stale is not None:
             engine.spawn(self._recompute(stale))
         return value if value is not leases.MISS else await self._get()
 
     async def _recompute(self, stale: leases.Stale) -> None:
-        engine, _, factory = self.given[:3]
-        steps = engine.flow.recompute(self.plan(), stale)
+        steps = self._engine.flow.recompute(self.plan, stale)
         try:
-            await engine.follow(steps, factory)
+            await self._engine.follow(steps, self._factory)
         except Exception:
             LOGGER.exception('A stale value could not be computed anew')
 
@@ -106,15 +117,16 @@ class Lookup(asyncio.Future[typing.Any]):
         :raises Exception: what the factory raises
 
         """
-        engine, _, factory = self.given[:3]
-        plan = self.plan()
+        engine, plan = self._engine, self.plan
         with flights.within((engine, plan.route)):
             while True:
                 flight = engine.flights.get(plan.route)
                 own = flight is None
                 if flight is None:
                     flight = engine.spawn(
-                        engine.follow(engine.flow.compute_once(plan), factory)
+                        engine.follow(
+                            engine.flow.compute_once(plan), self._factory
+                        )
                     )
                     engine.flights[plan.route] = flight
                 elif plan.default is not leases.MISS:
@@ -137,4 +149,6 @@ class Lookup(asyncio.Future[typing.Any]):
                     return plan.default
 
 
-_set_result = asyncio.Future.set_result
+def compute(*arguments: typing.Any) -> None:
+    """Get a value that was not there; the arguments are a lookup's."""
+    Lookup(*arguments).compute()

@@ -97,6 +97,8 @@ class Command:
     is_rare = False
     """Whether it is another one for which some proxies, which do not know it,
     close the connection."""
+    only_reads = False
+    """Whether it comes after the writes of its batch, so that it sees them."""
 
     def __init__(self, request: bytes, result: typing.Any = None) -> None:
         self.request = request
@@ -521,7 +523,7 @@ class MetaGet(Command):
 
     """
 
-    __slots__ = ('incarnation', 'item', 'key', 'won')
+    __slots__ = ('incarnation', 'item', 'key', 'only_reads', 'won')
 
     name = 'mg'
     is_meta = True
@@ -539,6 +541,7 @@ class MetaGet(Command):
         self.item: Item | None = None
         self.won = False
         self.incarnation = 0
+        self.only_reads = vivify is None
 
     @property
     def found(self) -> dict[bytes, Item]:
