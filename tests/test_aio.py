@@ -679,6 +679,36 @@ def test_an_observer_that_raises_harms_nobody(server, caplog):
     assert 'could not take its result' in caplog.text
 
 
+def test_an_observer_is_told_of_a_part_that_failed(server):
+    """Though other servers answered; without a failure there is no error."""
+
+    async def main():
+        errors = []
+
+        class Observer:
+            def over(self, error, hits, misses, endpoint=None):
+                errors.append((type(error).__name__, hits, misses))
+
+        client = memcached.AsyncClient(
+            servers=[server.address, '127.0.0.1:1'], failover=False
+        )
+        scope = client.scope(lambda method, keys: Observer())
+        there, away = (0, 'there'), (1, 'away')
+        assert await scope.set_multi({there: 1}) == []
+        assert await scope.get_multi([there, there]) == {there: 1}
+        for _ in range(2):
+            assert await scope.set_multi({there: 1, away: 2}) == [away]
+            assert await scope.get_multi([there, away]) == {there: 1}
+            assert not await scope.delete_multi([away, (0, 'none')])
+        await client.close()
+        assert errors[:2] == [('NoneType', 0, 0), ('NoneType', 1, 0)]
+        assert {kind for kind, _, _ in errors[2:]} <= {
+            *('ConnectionRefusedError', 'UnavailableError'),
+        }
+
+    asyncio.run(main())
+
+
 # Executors and loops
 
 

@@ -96,7 +96,7 @@ class Chunk:
         back: abc.Callable[[bool], None],
     ) -> None:
         self._commands = commands
-        self.calls = sum(map(_weight, commands))
+        self.calls = sum([command.count for command in commands])
         self.size = sum([len(command.request) for command in commands])
         self._back = back
 
@@ -108,12 +108,6 @@ class Chunk:
         self._back(sent)
 
 
-def _weight(command: protocol.Command) -> int:
-    if isinstance(command, protocol.Get):
-        return len(command.keys)
-    return command.count if isinstance(command, protocol.Many) else 1
-
-
 def split(
     commands: abc.Iterable[protocol.Command],
 ) -> abc.Iterator[list[protocol.Command]]:
@@ -121,12 +115,12 @@ def split(
     chunk: list[protocol.Command] = []
     calls = size = 0
     for command in commands:
-        calls += _weight(command)
+        calls += command.count
         size += len(command.request)
         if chunk and (calls > MAX_CALLS or size > MAX_BYTES):
             yield chunk
             chunk = []
-            calls, size = _weight(command), len(command.request)
+            calls, size = command.count, len(command.request)
         chunk.append(command)
     if chunk:
         yield chunk

@@ -689,15 +689,16 @@ def outcome(
 ) -> tuple[BaseException | None, int, int]:
     """Return an error if there was one, the hits, and the misses of reads."""
     error: BaseException | None = None
-    hits = asked = answered = 0
+    hits = asked = reached = 0
     for command in done:
         error = error or command.error
-        answered += 1
+        reached += command.count
         if isinstance(command, protocol.Get):
             hits += len(command.found)
             asked += (
                 len(command.keys) if command.answered else len(command.found)
             )
-    if keys and not answered:
-        error = cluster.UnavailableError('no server is up')
+    # Keys that were given twice are read once.
+    if reached < len(keys) and reached < len({*keys}):
+        error = error or cluster.UnavailableError('no server is up')
     return error, hits, asked - hits

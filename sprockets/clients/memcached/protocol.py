@@ -99,6 +99,8 @@ class Command:
     close the connection."""
     only_reads = False
     """Whether it comes after the writes of its batch, so that it sees them."""
+    count = 1
+    """How many keys it is about."""
 
     def __init__(self, request: bytes, result: typing.Any = None) -> None:
         self.request = request
@@ -439,6 +441,10 @@ class Get(Command):
     @property
     def name(self) -> str:  # type: ignore[override]
         return 'gets' if self.words == 3 else 'get'
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return len(self.keys)
 
     @property
     def is_rare(self) -> bool:  # type: ignore[override]
