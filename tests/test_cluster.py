@@ -13,7 +13,7 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import cluster, protocol, testing
+from sprockets.clients.memcached import cluster, health, protocol, testing
 
 LONG = 30
 """Seconds for what is not expected to come to its deadline."""
@@ -512,7 +512,7 @@ def test_cas_of_another_life_is_not_sent(connect, alive):
     client = connect(alive)
     stale = protocol.compare_and_swap(b'key', 0, 0, b'x', 1, -1)
     assert exchange(client, stale, a_set(), command := a_get())
-    assert isinstance(stale.error, cluster.StaleError)
+    assert isinstance(stale.error, health.StaleError)
     assert not stale.answered
     assert command.found[b'key'][1] == b'value'
 

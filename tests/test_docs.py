@@ -92,7 +92,7 @@ def run_tests(folder):
 
 def test_the_log_looks_as_it_is_shown(memcached_server, caplog):
     """So that one knows what to look for."""
-    caplog.set_level('INFO', 'sprockets.clients.memcached.cluster')
+    caplog.set_level('INFO', 'sprockets.clients.memcached.health')
     client = memcached.Client(dead_retry=0.01)
     memcached_server.kill()
     client.get('key')

@@ -9,7 +9,7 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import cluster, looks, protocol
+from sprockets.clients.memcached import health, looks, protocol
 from sprockets.clients.memcached.testing import MemcachedServer
 
 
@@ -160,12 +160,12 @@ def test_a_server_that_hangs(memcached_server):
 def test_reasons_hold_nothing_that_the_server_sent():
     """It may be a key or a value."""
     error = protocol.ProtocolError("b'VALUE secret' is no answer to get")
-    assert 'secret' not in cluster.words(error)
-    assert 'secret' not in cluster.words(protocol.OutOfStepError('secret'))
-    assert 'secret' not in cluster.words(protocol.RefusedError('secret'))
-    assert cluster.words(OSError(111, 'refused')) == 'refused'
-    assert cluster.words(TimeoutError('timed out')) == 'timed out'
-    assert cluster.words(ConnectionResetError()) == 'ConnectionResetError'
+    assert 'secret' not in health.words(error)
+    assert 'secret' not in health.words(protocol.OutOfStepError('secret'))
+    assert 'secret' not in health.words(protocol.RefusedError('secret'))
+    assert health.words(OSError(111, 'refused')) == 'refused'
+    assert health.words(TimeoutError('timed out')) == 'timed out'
+    assert health.words(ConnectionResetError()) == 'ConnectionResetError'
 
 
 def test_what_is_said_in_place_of_an_answer_is_not_told():

@@ -15,7 +15,7 @@ from opentelemetry.util import _once
 from tornado import testing, web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import cluster, observers, tracing
+from sprockets.clients.memcached import health, observers, tracing
 from sprockets.clients.memcached.testing import (
     MemcachedServer,
     MemcachedTestCase,
@@ -235,9 +235,9 @@ def test_errors(client_kind, exporter):
     assert kinds[3] in (
         'ConnectionRefusedError',
         'ConnectionResetError',
-        f'{prefix}.cluster.UnavailableError',
+        f'{prefix}.health.UnavailableError',
     )
-    assert kinds[4:] == [f'{prefix}.cluster.UnavailableError'] * 2
+    assert kinds[4:] == [f'{prefix}.health.UnavailableError'] * 2
     for span in spans(exporter):
         failed = 'error.type' in span.attributes
         assert (span.status.status_code is trace.StatusCode.ERROR) is failed
@@ -391,7 +391,7 @@ def test_an_interrupted_call(memcached_server, exporter, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster.Endpoint, 'exchange', interrupted)
+    monkeypatch.setattr(health.Endpoint, 'exchange', interrupted)
     with pytest.raises(KeyboardInterrupt):
         client.get('k')
     (span,) = spans(exporter)

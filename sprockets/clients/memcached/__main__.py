@@ -22,7 +22,13 @@ import time
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import client, cluster, looks, settings
+from sprockets.clients.memcached import (
+    client,
+    cluster,
+    health,
+    looks,
+    settings,
+)
 
 OK, DOWN, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: all servers answer; some do not; a variable or an argument
@@ -96,15 +102,15 @@ def report_of(prefix: str | None, shared: client.Shared) -> Report:
     }
 
 
-def _look(endpoints: abc.Sequence[cluster.Endpoint]) -> list[looks.Look]:
+def _look(endpoints: abc.Sequence[health.Endpoint]) -> list[looks.Look]:
     """Look at all servers at the same time."""
-    done: queue.SimpleQueue[tuple[cluster.Endpoint, looks.Look]] = (
+    done: queue.SimpleQueue[tuple[health.Endpoint, looks.Look]] = (
         queue.SimpleQueue()
     )
     timeout = max([endpoint.timeout for endpoint in endpoints], default=0)
     deadline = time.monotonic() + timeout
 
-    def job(endpoint: cluster.Endpoint) -> None:
+    def job(endpoint: health.Endpoint) -> None:
         done.put((endpoint, looks.look(endpoint, deadline)))
 
     for endpoint in endpoints:

@@ -16,6 +16,7 @@ from sprockets.clients.memcached import (
     cluster,
     commands,
     flights,
+    health,
     leases,
     lookups,
     observers,
@@ -70,7 +71,7 @@ class Methods:
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
-                batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
+                batches.tell(observer.over, health.UnavailableError(), 0, 0)
             # Not at once: who only ever awaits this must let the loop turn.
             loop.call_soon(batches.fall_back, future, default)
         else:
@@ -307,7 +308,7 @@ class Methods:
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
-                batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
+                batches.tell(observer.over, health.UnavailableError(), 0, 0)
             loop.call_soon(batches.fall_back, future, otherwise)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
@@ -479,7 +480,7 @@ class Methods:
         method: str,
         command: protocol.Command,
         route: cluster.Route,
-        only: cluster.Endpoint | None = None,
+        only: health.Endpoint | None = None,
         finish: abc.Callable[[calls.Call], typing.Any] | None = None,
     ) -> Future:
         engine = self._engine
@@ -563,14 +564,14 @@ class Methods:
         method: str,
         make: abc.Callable[[], protocol.Command],
         result: abc.Callable[
-            [dict[cluster.Endpoint, protocol.Command]], typing.Any
+            [dict[health.Endpoint, protocol.Command]], typing.Any
         ],
     ) -> Future:
         engine = self._engine
         future = engine.enter().create_future()
         observer = self._observer(method, ())
-        asked: dict[cluster.Endpoint, protocol.Command] = {}
-        reached: list[cluster.Endpoint] = []
+        asked: dict[health.Endpoint, protocol.Command] = {}
+        reached: list[health.Endpoint] = []
 
         def rounds() -> cluster.Rounds:
             if waiting := engine.cluster.waiting():

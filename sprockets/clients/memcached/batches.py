@@ -11,9 +11,9 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached import (
-    cluster,
     counters,
     executors,
+    health,
     observers,
     protocol,
     values,
@@ -48,7 +48,7 @@ Waiter = tuple[
     Future,
     typing.Any,
     int | None,
-    tuple[cluster.Endpoint, ...],
+    tuple[health.Endpoint, ...],
     observers.Observer | None,
 ]
 """A caller of ``get``: its future, its default, the hash that it gave, the
@@ -376,13 +376,13 @@ class Lane:
 
     def __init__(
         self,
-        endpoint: cluster.Endpoint,
+        endpoint: health.Endpoint,
         codec: values.Codec,
         timeout: float,
         threads: executors.Threads,
         counters: counters.Counters,
         redirect: abc.Callable[
-            [bytes, list[Waiter], cluster.Endpoint, float], None
+            [bytes, list[Waiter], health.Endpoint, float], None
         ],
     ) -> None:
         self.endpoint = endpoint

@@ -20,6 +20,7 @@ from sprockets.clients.memcached import (
     cluster,
     counters,
     executors,
+    health,
     leases,
     lookups,
     observers,
@@ -72,7 +73,7 @@ class Engine:
             cluster.Route, asyncio.Lock
         ] = weakref.WeakValueDictionary()
         self._tasks: set[asyncio.Task[typing.Any]] = set()
-        self.counters: dict[cluster.Endpoint, counters.Counters] = {}
+        self.counters: dict[health.Endpoint, counters.Counters] = {}
         self.unserved = counters.Counters()
         """Counts the calls for which no server was up."""
         self.closed = False
@@ -80,7 +81,7 @@ class Engine:
         self.released = False
         """Whether those that were let in are over."""
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.lanes: dict[cluster.Endpoint, batches.Lane] = {}
+        self.lanes: dict[health.Endpoint, batches.Lane] = {}
         self.client: weakref.ref[Observed] | None = None
         _engines.add(self)
         self.cluster.changed = weakref.WeakMethod(self._servers_changed)
@@ -106,7 +107,7 @@ class Engine:
                 client._observe = self.tracing.observe()
         return loop
 
-    def lane(self, endpoint: cluster.Endpoint) -> batches.Lane:
+    def lane(self, endpoint: health.Endpoint) -> batches.Lane:
         """Return the way to a server."""
         lane = self.lanes.get(endpoint)
         if lane is None:
@@ -146,7 +147,7 @@ class Engine:
         self,
         key: bytes,
         waiters: list[batches.Waiter],
-        unreachable: cluster.Endpoint,
+        unreachable: health.Endpoint,
         deadline: float,
     ) -> None:
         """Send reads whose server could not be reached to another one.
@@ -172,7 +173,7 @@ class Engine:
             self.unserved.fail(clock.monotonic())
             batches.fall_back(future, default)
             if observer is not None:
-                batches.tell(observer.over, cluster.UnavailableError(), 0, 0)
+                batches.tell(observer.over, health.UnavailableError(), 0, 0)
 
     def limit(
         self,
@@ -348,7 +349,7 @@ class Call:
         engine: Engine,
         command: protocol.Command,
         route: cluster.Route,
-        only: cluster.Endpoint | None,
+        only: health.Endpoint | None,
         finish: abc.Callable[[Call], typing.Any] | None,
         observer: observers.Observer | None,
     ) -> None:
@@ -357,8 +358,8 @@ class Call:
         self._only = only
         self._finish = finish
         self._observer = observer
-        self._tried: list[cluster.Endpoint] = []
-        self._endpoint: cluster.Endpoint | None = None
+        self._tried: list[health.Endpoint] = []
+        self._endpoint: health.Endpoint | None = None
         self.command = command
         self.calls = 1
         self.size = len(command.request)
@@ -381,7 +382,7 @@ class Call:
         return self._route
 
     @property
-    def endpoint(self) -> cluster.Endpoint | None:
+    def endpoint(self) -> health.Endpoint | None:
         """The server that it was sent to, None if there is none."""
         return self._endpoint
 
@@ -399,7 +400,7 @@ class Call:
             or endpoint in self._tried
             or (self._only is not None and endpoint is not self._only)
         ):
-            command.error = command.error or cluster.UnavailableError()
+            command.error = command.error or health.UnavailableError()
             engine.unserved.fail(clock.monotonic())
             # Not at once: who only ever awaits this must let the loop turn.
             self._future.get_loop().call_soon(self._end)
@@ -421,7 +422,7 @@ class Call:
             self._send()
         else:
             # Nobody has tried if it went down while the call waited.
-            error = cluster.UnavailableError(f'{self._endpoint} is down')
+            error = health.UnavailableError(f'{self._endpoint} is down')
             self.command.error = self.command.error or error
             self._end()
 
@@ -544,7 +545,7 @@ def look(
     shared.start(what)
 
 
-def endpoint_of(call: Call) -> cluster.Endpoint | None:
+def endpoint_of(call: Call) -> health.Endpoint | None:
     return call.endpoint
 
 
@@ -566,13 +567,13 @@ class Spread:
         self._left = 0
         self._first = True
         self._ended = False
-        self._reached: list[cluster.Endpoint] = []
+        self._reached: list[health.Endpoint] = []
 
     def start(self) -> None:
         """Set out for the first servers."""
         self._step(None)
 
-    def _step(self, reached: abc.Collection[cluster.Endpoint] | None) -> None:
+    def _step(self, reached: abc.Collection[health.Endpoint] | None) -> None:
         try:
             if reached is None:
                 groups = next(self._rounds)
@@ -598,7 +599,7 @@ class Spread:
                 isinstance(chunk[0], protocol.Get),
             )
 
-    def _back(self, endpoint: cluster.Endpoint, sent: bool) -> None:
+    def _back(self, endpoint: health.Endpoint, sent: bool) -> None:
         if sent:
             self._reached.append(endpoint)
         self._left -= 1

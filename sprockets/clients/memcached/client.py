@@ -16,6 +16,7 @@ from sprockets.clients.memcached import (
     cluster,
     commands,
     flights,
+    health,
     leases,
     protocol,
     settings,
@@ -257,7 +258,7 @@ class Client(memcache.Client):  # type: ignore[misc]
 
     def _on_every_server(
         self, name: str, make: abc.Callable[[], protocol.Command]
-    ) -> dict[cluster.Endpoint, protocol.Command]:
+    ) -> dict[health.Endpoint, protocol.Command]:
         deadline = clock.monotonic() + self._shared.cluster.timeout
         if waiting := self._shared.cluster.waiting():
             cluster.exchange_all(waiting, deadline)
@@ -284,8 +285,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         name: str,
         command: protocol.Command,
         route: cluster.Route,
-        only: cluster.Endpoint | None = None,
-    ) -> cluster.Endpoint | None:
+        only: health.Endpoint | None = None,
+    ) -> health.Endpoint | None:
         """Run a command on the server of its key, and let it be traced."""
         shared = self._shared
         call = shared.tracing.call(name, (route.key,))

@@ -14,7 +14,7 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import cluster, protocol, values
+from sprockets.clients.memcached import cluster, health, protocol, values
 
 LOGGER = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def check_no_delay(time: typing.Any) -> None:
 class Token(typing.NamedTuple):
     """What a ``gets`` saw: a value, nothing, or no answer at all."""
 
-    endpoint: cluster.Endpoint | None
+    endpoint: health.Endpoint | None
     """The server that answered; None if none did."""
     incarnation: int
     unique: int | None
@@ -159,7 +159,7 @@ class Tokens:
         self,
         route: cluster.Route,
         command: protocol.Get,
-        endpoint: cluster.Endpoint | None,
+        endpoint: health.Endpoint | None,
     ) -> None:
         """Keep what a ``gets`` brought in place of what one before did."""
         item = command.found.get(route.key)
@@ -360,7 +360,7 @@ class Requests:
         time: typing.Any,
         min_compress_len: int,
         tokens: Tokens,
-    ) -> tuple[protocol.Line | None, cluster.Endpoint | None]:
+    ) -> tuple[protocol.Line | None, health.Endpoint | None]:
         """Return the command of a ``cas``, and the one server it is for.
 
         :return: no command if it cannot succeed any more
@@ -633,7 +633,7 @@ _MISS = object()
 
 def statistics_of(
     servers: abc.Iterable[cluster.Server],
-    asked: abc.Mapping[cluster.Endpoint, protocol.Command],
+    asked: abc.Mapping[health.Endpoint, protocol.Command],
 ) -> list[tuple[str, dict[str, str]]]:
     """Return pairs of a server's name and its statistics.
 
@@ -700,5 +700,5 @@ def outcome(
             )
     # Keys that were given twice are read once.
     if reached < len(keys) and reached < len({*keys}):
-        error = error or cluster.UnavailableError('no server is up')
+        error = error or health.UnavailableError('no server is up')
     return error, hits, asked - hits

@@ -11,7 +11,7 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import cluster
+from sprockets.clients.memcached import cluster, health
 
 LOGGER = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ LOGGER = logging.getLogger(__name__)
 class Lane(typing.Protocol):
     """The way to a server, as far as it matters here."""
 
-    endpoint: cluster.Endpoint
+    endpoint: health.Endpoint
     loop: asyncio.AbstractEventLoop
 
     def leave(self) -> None:
@@ -40,7 +40,7 @@ class Threads(typing.Protocol):
         """Take note that a batch has come back."""
 
     def submit(
-        self, endpoint: cluster.Endpoint, job: abc.Callable[[], None]
+        self, endpoint: health.Endpoint, job: abc.Callable[[], None]
     ) -> None:
         """Have a thread run a batch."""
 
@@ -55,7 +55,7 @@ class OwnThreads:
         """Nothing: a lane that gets a batch back looks for the next."""
 
     def submit(
-        self, endpoint: cluster.Endpoint, job: abc.Callable[[], None]
+        self, endpoint: health.Endpoint, job: abc.Callable[[], None]
     ) -> None:
         endpoint.workers.submit(job)
 
@@ -128,7 +128,7 @@ class SharedThreads:
             LOGGER.debug('The loop was closed while its calls waited')
 
     def submit(
-        self, endpoint: cluster.Endpoint, job: abc.Callable[[], None]
+        self, endpoint: health.Endpoint, job: abc.Callable[[], None]
     ) -> None:
         executor = self._executor()
         if executor is None:

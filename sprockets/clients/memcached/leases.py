@@ -26,6 +26,7 @@ from collections import abc
 from sprockets.clients.memcached import (
     cluster,
     commands,
+    health,
     protocol,
     values,
 )
@@ -69,7 +70,7 @@ class Ask(typing.NamedTuple):
 
     command: protocol.Command
     route: cluster.Route
-    only: cluster.Endpoint | None = None
+    only: health.Endpoint | None = None
 
 
 class Pause(typing.NamedTuple):
@@ -211,7 +212,7 @@ def invalidate(route: cluster.Route) -> Steps[int]:
 class Lease(typing.NamedTuple):
     """The right to compute, until it runs out."""
 
-    endpoint: cluster.Endpoint
+    endpoint: health.Endpoint
     incarnation: int
     unique: int | None
     """The cas unique of a lease from a meta command."""
@@ -224,7 +225,7 @@ class Lease(typing.NamedTuple):
 class Stale(typing.NamedTuple):
     """A value that is there, and that another may be stored in place of."""
 
-    endpoint: cluster.Endpoint
+    endpoint: health.Endpoint
     incarnation: int
     unique: int
     lease: Lease | None = None
@@ -336,7 +337,7 @@ class Flow:
         return self.seen(command, endpoint)
 
     def seen(
-        self, command: protocol.MetaGet, endpoint: cluster.Endpoint | None
+        self, command: protocol.MetaGet, endpoint: health.Endpoint | None
     ) -> tuple[typing.Any, Stale | None]:
         """Return what a server answered to a look for a stale value."""
         item = command.item
@@ -544,7 +545,7 @@ class Flow:
         return self.asked(command, endpoint)
 
     def asked(
-        self, command: protocol.Command, endpoint: cluster.Endpoint | None
+        self, command: protocol.Command, endpoint: health.Endpoint | None
     ) -> typing.Any:
         """Take note of whether a server knows meta commands.
 
@@ -636,7 +637,7 @@ class Flow:
             if isinstance(command.error, protocol.RefusedError):
                 raise UpdateError(f'the server refuses {command.error}')
             if command.error is not None and not isinstance(
-                command.error, cluster.StaleError
+                command.error, health.StaleError
             ):
                 raise UpdateError(
                     f'it is not known whether it was stored: {command.error}'

@@ -8,7 +8,7 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import cluster, protocol
+from sprockets.clients.memcached import health, protocol
 
 KEY = b'sprockets.clients.memcached.look'
 """It is read from servers that do not answer ``version``."""
@@ -47,14 +47,14 @@ class _Statistics(protocol.Statistics):
     repeatable = False
 
 
-_learned: weakref.WeakKeyDictionary[cluster.Endpoint, dict[str, float]] = (
+_learned: weakref.WeakKeyDictionary[health.Endpoint, dict[str, float]] = (
     weakref.WeakKeyDictionary()
 )
 """When to ask a server that refused a command again (:func:`time.monotonic`);
 0 for one that it knows."""
 
 
-def look(endpoint: cluster.Endpoint, deadline: float) -> Look:
+def look(endpoint: health.Endpoint, deadline: float) -> Look:
     """Ask a server for its version and statistics, and wait for them.
 
     It is the same way to the server that calls go, so that what turns out is
@@ -84,7 +84,7 @@ def look(endpoint: cluster.Endpoint, deadline: float) -> Look:
     if answer.error is not None:
         learned.clear()
         if not answer.answered:
-            return Look(cluster.words(answer.error))
+            return Look(health.words(answer.error))
     answers: dict[str, typing.Any] = {}
     for command in (_Version(), _Statistics()):
         name = command.name
@@ -102,7 +102,7 @@ def look(endpoint: cluster.Endpoint, deadline: float) -> Look:
     )
 
 
-def describe(endpoint: cluster.Endpoint, seen: Look) -> dict[str, typing.Any]:
+def describe(endpoint: health.Endpoint, seen: Look) -> dict[str, typing.Any]:
     """Return a server's state as it is shown: what is not known is None.
 
     :rtype: dict
@@ -148,7 +148,7 @@ def _numbers(
 
 
 def _up_since(
-    endpoint: cluster.Endpoint, number: abc.Callable[[str], int | None]
+    endpoint: health.Endpoint, number: abc.Callable[[str], int | None]
 ) -> float | None:
     """Return when it was started, or was seen to come back if that is later.
 

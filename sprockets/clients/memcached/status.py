@@ -21,9 +21,9 @@ from tornado import routing, web
 from sprockets.clients.memcached import (
     batches,
     calls,
-    cluster,
     counters,
     handlers,
+    health,
     looks,
 )
 
@@ -133,7 +133,7 @@ async def _client_status(
 
 
 def _counters(
-    engine: calls.Engine, endpoint: cluster.Endpoint
+    engine: calls.Engine, endpoint: health.Endpoint
 ) -> list[counters.Counters]:
     count = engine.counters.get(endpoint)
     return [] if count is None else [count]
@@ -189,11 +189,11 @@ def _ratio(count: float, of: int, digits: int) -> float | None:
 # One look at a server at a time, whoever asks
 
 _under_way: weakref.WeakKeyDictionary[
-    cluster.Endpoint, asyncio.Future[looks.Look]
+    health.Endpoint, asyncio.Future[looks.Look]
 ] = weakref.WeakKeyDictionary()
 
 
-async def look(endpoint: cluster.Endpoint) -> looks.Look:
+async def look(endpoint: health.Endpoint) -> looks.Look:
     """Return what is seen of a server, with all who want to know it now.
 
     A server that is down is looked at when it is time to try it again; the
@@ -221,7 +221,7 @@ class _Job:
 
     def __init__(
         self,
-        endpoint: cluster.Endpoint,
+        endpoint: health.Endpoint,
         loop: asyncio.AbstractEventLoop,
         future: asyncio.Future[looks.Look],
     ) -> None:

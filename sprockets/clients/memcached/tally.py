@@ -6,7 +6,7 @@ import logging
 import time
 import typing
 
-from sprockets.clients.memcached import cluster, observers
+from sprockets.clients.memcached import health, observers
 
 LOGGER = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Observation:
         error: BaseException | None,
         hits: int,
         misses: int,
-        endpoint: cluster.Endpoint | None = None,
+        endpoint: health.Endpoint | None = None,
     ) -> None:
         """Take note, in the loop, that the call is over."""
         self._tally.end(self._command, self._began, error, hits, misses)

@@ -24,7 +24,7 @@ import typing
 import unittest
 from collections import abc
 
-from sprockets.clients.memcached import cluster, settings
+from sprockets.clients.memcached import health, settings
 
 if typing.TYPE_CHECKING:
     import types
@@ -310,7 +310,7 @@ class MemcachedServer:
                 self.restart()
         else:
             self.start()
-        cluster.mark_up(settings.parse_server(self.address)[0])
+        health.mark_up(settings.parse_server(self.address)[0])
 
     def _disown(self) -> None:
         """Let go of the processes, which are not a child's to wait for."""

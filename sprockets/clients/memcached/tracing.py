@@ -16,7 +16,7 @@ import typing
 if typing.TYPE_CHECKING:
     import types
 
-from sprockets.clients.memcached import cluster, observers
+from sprockets.clients.memcached import cluster, health, observers
 
 LOGGER = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Tracing:
         self.trace, self.context, self.tracer = trace, context, tracer
         return True
 
-    def only_server(self) -> cluster.Endpoint | None:
+    def only_server(self) -> health.Endpoint | None:
         """Return the client's server, None if it has several."""
         servers = self._servers.servers
         return servers[0].endpoint if len(servers) == 1 else None
@@ -121,7 +121,7 @@ class Span:
         error: BaseException | None,
         hits: int,
         misses: int,
-        endpoint: cluster.Endpoint | None = None,
+        endpoint: health.Endpoint | None = None,
     ) -> None:
         """Record the span."""
         tracing = self._tracing
@@ -167,7 +167,7 @@ class Call:
 
     def __init__(self, observer: observers.Observer) -> None:
         self.error: BaseException | None = None
-        self.endpoint: cluster.Endpoint | None = None
+        self.endpoint: health.Endpoint | None = None
         self._observer = observer
 
     def __enter__(self) -> Call:
