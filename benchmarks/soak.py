@@ -29,7 +29,7 @@ SERVERS = 4
 
 WARM_UP = 0.1
 """The part of the time that passes before the first mishap, and again after
-the last one."""
+each half of them."""
 WARM_UP_LIMITS = (2, 20)
 """Seconds, from and to, which it takes."""
 
@@ -60,6 +60,7 @@ class Footprints(typing.NamedTuple):
     """What the process took up, in the order of the columns."""
 
     start: footprint.Footprint
+    middle: footprint.Footprint
     end: footprint.Footprint
     limit: footprint.Footprint
     closed: footprint.Footprint
@@ -79,13 +80,18 @@ async def soak(sites, ledger, seconds, seed):
         people.begin()
         await asyncio.sleep(quiet)
         start = await people.pause()
-        limits = people.limits(start)
-        people.go_on()
-        async with mishaps.happening(sites, ledger, seed) as is_well:
-            await _progress(people, ledger, seconds, is_well)
-        # All of them are well again.
-        await asyncio.sleep(quiet)
-        end = await people.pause()
+        resting = []
+        for half in (1, 2):
+            people.go_on()
+            async with mishaps.happening(
+                sites, ledger, f'{seed} {half}'
+            ) as is_well:
+                await _progress(people, ledger, seconds, half, is_well)
+            # All of them are well again.
+            await asyncio.sleep(quiet)
+            resting.append(await people.pause())
+        middle, end = resting
+        limits = people.limits(start, middle)
         for each in sites:
             ledger.check_site(each)
             evicted = int(each.statistics()['evictions'])
@@ -93,15 +99,16 @@ async def soak(sites, ledger, seconds, seed):
         await people.find_all()
         people.go_on()
         closed = await people.end()
-    footprint.compare(ledger, end, limits, closed)
-    return Footprints(start, end, limits, closed)
+    footprint.compare(ledger, start, end, limits, closed)
+    return Footprints(start, middle, end, limits, closed)
 
 
-async def _progress(people, ledger, seconds, is_well):
-    """Wait for some seconds, and say from time to time how far it is."""
-    begin = time.monotonic()
-    said = begin
-    while (now := time.monotonic()) < begin + seconds and is_well():
+async def _progress(people, ledger, seconds, half, is_well):
+    """Wait for half of some seconds, and say now and then how far it is."""
+    begin = time.monotonic() - (half - 1) * seconds / 2
+    end = begin + half * seconds / 2
+    said = time.monotonic()
+    while (now := time.monotonic()) < end and is_well():
         if now >= said + PROGRESS:
             said += PROGRESS
             happened = sum(ledger.counts[kind] for kind in mishaps.KINDS)
@@ -111,7 +118,7 @@ async def _progress(people, ledger, seconds, is_well):
                 f' {sum(ledger.broken.values())} promises broken',
                 flush=True,
             )
-        await asyncio.sleep(min(1, begin + seconds - now))
+        await asyncio.sleep(min(1, end - now))
 
 
 def report(ledger, footprints):

@@ -176,7 +176,7 @@ def test_growth_is_reported():
     ledger = promises.Ledger()
     limits = footprint.Footprint(100, 10, 10, [4, 4], [4, 4])
     closed = footprint.Footprint(50, 2, 2, [0, 0], [0, 0])
-    footprint.compare(ledger, limits, limits, closed)
+    footprint.compare(ledger, limits, limits, limits, closed)
     assert not ledger.broken
     for grown in (
         limits._replace(memory=101),
@@ -184,9 +184,13 @@ def test_growth_is_reported():
         limits._replace(files=11),
         limits._replace(connections=[4, 5]),
     ):
-        footprint.compare(ledger, grown, limits, closed)
-    footprint.compare(ledger, limits, limits, closed._replace(accepted=[0, 1]))
-    assert ledger.broken == {promises.GROWTH: 5}
+        footprint.compare(ledger, limits, grown, limits, closed)
+    for left in (
+        closed._replace(accepted=[0, 1]),
+        closed._replace(memory=101 + footprint.MAY_GROW),
+    ):
+        footprint.compare(ledger, limits, limits, limits, left)
+    assert ledger.broken == {promises.GROWTH: 6}
 
 
 # Callers

@@ -159,12 +159,15 @@ class Crowd:
         await _until(lambda: max(self._connections()) == 0)
         return footprint.take(self._sites)
 
-    def limits(self, before):
+    def limits(self, before, middle):
         """Return what there may be where nothing grows.
 
         Threads and connections come when they are wanted, up to a number.
+        Memory takes some minutes to settle: each thread keeps some, and the
+        counts of the last minutes have to fill up.  From then on it stays.
 
         :param Footprint before: what there is after some time
+        :param Footprint middle: what there is after half of all
         :rtype: Footprint
         """
         workers = len(self._sites) * CONNECTIONS
@@ -175,7 +178,7 @@ class Crowd:
             for thread in threading.enumerate()
         )
         return footprint.Footprint(
-            before.memory + footprint.MAY_GROW,
+            middle.memory + footprint.MAY_GROW,
             before.threads + coming - there,
             before.files + missing,
             [CONNECTIONS] * len(self._sites),

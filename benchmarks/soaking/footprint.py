@@ -11,8 +11,9 @@ import typing
 
 from benchmarks.soaking import promises
 
-MAY_GROW = 16 << 20
-"""Bytes of memory that may come: an idle connection keeps the last reply."""
+MAY_GROW = 8 << 20
+"""Bytes of memory that may come and go: that of threads, as their allocations
+happen to fall."""
 
 
 class Footprint(typing.NamedTuple):
@@ -48,13 +49,19 @@ def take(sites):
     )
 
 
-def compare(ledger, found, limits, closed):
+def compare(ledger, before, found, limits, closed):
     """Report what has grown, and what is left.
 
+    :param Footprint before: what there was at the start
     :param Footprint found: what there was in the end
     :param Footprint limits: what there may have been
     :param Footprint closed: what there is after everything was closed
     """
+    most = before.memory + MAY_GROW
+    if closed.memory > most:
+        ledger.report(
+            promises.GROWTH, f'memory when closed: {closed.memory} of {most}'
+        )
     for name, most in limits._asdict().items():
         value = getattr(found, name)
         one = isinstance(value, int)

@@ -40,7 +40,7 @@ DELAYS = (0.01, 0.4)
 async def happening(sites, ledger, seed):
     """Let servers have mishaps; at the end all of them are well.
 
-    :param int seed: decides what happens, and when
+    :param str seed: decides what happens, and when
     :returns: a function that tells whether all goes as planned
     :raises Exception: what went wrong with the mishaps themselves
     """

@@ -287,23 +287,28 @@ class Methods:
         if self._observe is not None:
             observer = self._observe('get_or_set', (encoded,))
         future = loop.create_future()
-        arguments = (
-            engine,
-            contextvars.copy_context(),
-            factory,
-            encoded,
-            hashed,
-            when,
-            terms,
-            default,
-            cache_none,
-            min_compress_len,
+        # A hit has no use for what it takes to compute a value.
+        otherwise = batches.Otherwise(
+            (
+                lookups.compute,
+                engine,
+                contextvars.copy_context(),
+                factory,
+                encoded,
+                hashed,
+                when,
+                terms,
+                default,
+                cache_none,
+                min_compress_len,
+            )
         )
         if terms.stale:
-            calls.look(engine, lookups.Lookup(*arguments, future), observer)
+            # What is wrong with the times is said before anything is sent.
+            leases.kept(when, terms)
+            what = (encoded, hashed, terms.stale)
+            calls.look(engine, what, (future, otherwise, observer))
             return future
-        # A hit has no use for what it takes to compute a value.
-        otherwise = batches.Otherwise(lookups.compute, *arguments)
         endpoint = engine.cluster.pick(encoded, hashed)
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())

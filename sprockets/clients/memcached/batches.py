@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import functools
 import logging
 import time
 import typing
@@ -55,9 +54,12 @@ Waiter = tuple[
 servers that could not be reached, its observer."""
 
 
-class Otherwise(functools.partial[None]):
-    """In place of a default: what to do about the future of a read that has
-    no value, and is called with it."""
+class Otherwise(tuple[typing.Any, ...]):
+    """In place of a default: what to do about a read that has no value.
+
+    A function and its arguments, but for the last one, which is the future.
+
+    """
 
     __slots__ = ()
 
@@ -135,7 +137,8 @@ def fall_back(future: Future, default: typing.Any) -> None:
     if future.done():
         return
     if type(default) is Otherwise:
-        default(future)
+        function, *arguments = default
+        function(*arguments, future)
     else:
         future.set_result(default)
 

@@ -455,6 +455,10 @@ class Call:
             )
 
 
+Wanting = tuple[Future, batches.Otherwise, observers.Observer | None]
+"""A caller of ``get_or_set``: its future, how it goes on, its observer."""
+
+
 class Look:
     """A look for a value that may be stale, for all who want it just then.
 
@@ -462,17 +466,23 @@ class Look:
 
     """
 
-    def __init__(self, engine: Engine, plan: leases.Plan) -> None:
+    __slots__ = ('_call', '_command', '_engine', '_wanting')
+
+    def __init__(
+        self, engine: Engine, key: bytes, hashed: int | None, stale: int
+    ) -> None:
         self._engine = engine
-        self._command = protocol.MetaGet(
-            plan.route.key, recache=plan.terms.stale
-        )
+        self._command = protocol.MetaGet(key, recache=stale)
+        route = cluster.Route(key, hashed)
         self._call = Call(
-            engine, self._command, plan.route, None, self._finish, None
+            engine, self._command, route, None, self._finish, None
         )
-        self._wanted: list[
-            tuple[lookups.Lookup, observers.Observer | None]
-        ] = []
+        self._wanting: list[Wanting] = []
+
+    def join(self, wanting: Wanting) -> None:
+        """Let a caller wait for it."""
+        self._wanting.append(wanting)
+        self._call.calls = len(self._wanting)
 
     def start(self, what: abc.Hashable) -> None:
         """Set out, and let others join until the batch leaves."""
@@ -481,67 +491,65 @@ class Look:
         if endpoint is not None:
             self._engine.lane(endpoint).share(what, self)
 
-    def join(
-        self, lookup: lookups.Lookup, observer: observers.Observer | None
-    ) -> None:
-        """Let a caller wait for it."""
-        self._wanted.append((lookup, observer))
-        self._call.calls = len(self._wanted)
-
     def _finish(self, call: Call) -> None:
         command = self._command
         flow = self._engine.flow
         endpoint = flow.asked(command, call.endpoint)
+        item = command.item
         value: typing.Any = leases.MISS
         stale = None
         if endpoint is not leases.NO_META:
             value, stale = flow.seen(command, endpoint)
-        shareable = command.item is None or (
-            command.item[0] in values.SHAREABLE
-        )
-        for number, (lookup, observer) in enumerate(self._wanted):
-            if lookup.future.done():
-                # The caller was cancelled, or has timed out.
-                pass
-            elif endpoint is leases.NO_META:
-                lookup.look()
-            elif value is leases.MISS:
-                lookup.compute()
-            else:
-                if number > 0 and not shareable:
-                    value, _ = flow.seen(command, endpoint)
-                lookup.future.set_result(value)
+        used = False
+        for future, otherwise, observer in self._wanting:
             if observer is not None:
                 batches.tell(
                     observer.over,
                     command.error,
-                    int(command.answered and bool(command.found)),
-                    int(command.answered and not command.found),
+                    int(item is not None),
+                    int(command.answered and item is None),
                     call.endpoint,
                 )
+            if future.done():
+                # The caller was cancelled, or has timed out.
+                continue
+            if endpoint is leases.NO_META:
+                lookups.look(*otherwise[1:], future)
+            elif value is leases.MISS or item is None:
+                lookups.compute(*otherwise[1:], future)
+            else:
+                # What can be changed is not shared by its readers.
+                if used and item[0] not in values.SHAREABLE:
+                    value, _ = flow.seen(command, endpoint)
+                used = True
+                future.set_result(value)
         if stale is not None:
-            self._wanted[0][0].recompute(stale)
+            future, otherwise, _ = self._wanting[0]
+            lookups.recompute(stale, *otherwise[1:], future)
 
 
 def look(
-    engine: Engine,
-    lookup: lookups.Lookup,
-    observer: observers.Observer | None,
+    engine: Engine, what: tuple[bytes, int | None, int], wanting: Wanting
 ) -> None:
-    """Look for a value that may be stale, together with who does the same."""
+    """Look for a value that may be stale, with whoever does so just then.
+
+    :param what: the key, the hash given with it, and for how many seconds a
+        value is served after its time
+
+    """
     if engine.flow.lacks_meta():
-        lookup.look()
+        future, otherwise, _ = wanting
+        lookups.look(*otherwise[1:], future)
         return
-    plan = lookup.plan
-    what = (plan.route, plan.terms.stale)
-    endpoint = engine.cluster.pick(*plan.route)
+    key, hashed, _ = what
+    endpoint = engine.cluster.pick(key, hashed)
     lane = None if endpoint is None else engine.lanes.get(endpoint)
     shared: Look | None = None if lane is None else lane.find(what)
     if shared is not None:
-        shared.join(lookup, observer)
+        shared.join(wanting)
         return
-    shared = Look(engine, plan)
-    shared.join(lookup, observer)
+    shared = Look(engine, *what)
+    shared.join(wanting)
     shared.start(what)
 
 

@@ -86,6 +86,9 @@ def _client(kind: type, prefix: str | None) -> typing.Any:
 class Cached:
     """A function whose results are cached: what :func:`cached` makes."""
 
+    _kind: type = client.Client
+    """Of clients, for a function that was given none."""
+
     def __init__(
         self,
         function: abc.Callable[..., typing.Any],
@@ -97,16 +100,11 @@ class Cached:
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self._awaitable = inspect.iscoroutinefunction(function)
-        if self._awaitable and hasattr(inspect, 'markcoroutinefunction'):
-            inspect.markcoroutinefunction(self)
-        if self._awaitable and isinstance(source, client.Client):
-            raise TypeError('a coroutine function wants an AsyncClient')
         self._signature = inspect.signature(function)
         self._name = f'{function.__module__}.{function.__qualname__}'
         # Naming the arguments takes longer than the rest of a hit.
-        self._plain_key = functools.lru_cache(maxsize=1024, typed=True)(
-            self._make_key
+        self._plain_call = functools.lru_cache(maxsize=1024, typed=True)(
+            self._make_call
         )
         self._time = time
         self._key = key
@@ -116,16 +114,7 @@ class Cached:
 
     def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         """Return what the function returned before, or call it."""
-        if self._awaitable:
-            return self._call(args, kwargs)
         return self._get(args, kwargs)
-
-    async def _call(
-        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
-    ) -> typing.Any:
-        # What was a coroutine function stays one: it can be made a task of,
-        # and be called where no loop runs yet.
-        return await self._get(args, kwargs)
 
     def _get(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
@@ -133,11 +122,22 @@ class Cached:
         source = self._source
         if source is None:
             source = self._cache(args)
-        return source.get_or_set(
+        key, factory = self._named(args, kwargs)
+        return source.get_or_set(key, factory, self._time, **self._options)
+
+    def _named(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> tuple[str, abc.Callable[[], typing.Any]]:
+        """Return the key of a call, and what does it."""
+        if not callable(self._key):
+            for value in (*args, *kwargs.values()) if kwargs else args:
+                if type(value) not in PLAIN:
+                    break
+            else:
+                return self._plain_call(*args, **kwargs)
+        return (
             self.key(*args, **kwargs),
             functools.partial(self._function, *args, **kwargs),
-            self._time,
-            **self._options,
         )
 
     def __get__(
@@ -170,7 +170,7 @@ class Cached:
         for value in (*args, *kwargs.values()) if kwargs else args:
             if type(value) not in PLAIN:
                 return self._other_key(args, kwargs)
-        return self._plain_key(*args, **kwargs)
+        return self._plain_call(*args, **kwargs)[0]
 
     def _other_key(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
@@ -182,7 +182,16 @@ class Cached:
         for value in (*args, *kwargs.values()):
             if type(value) not in PLAIN and value is not _HANDLER:
                 return self._make_key(*args, **kwargs)
-        return self._plain_key(*args, **kwargs)
+        return self._plain_call(*args, **kwargs)[0]
+
+    def _make_call(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> tuple[str, abc.Callable[[], typing.Any]]:
+        """Return the key of a call, and what does it."""
+        return (
+            self._make_key(*args, **kwargs),
+            functools.partial(self._function, *args, **kwargs),
+        )
 
     def _make_key(self, *args: typing.Any, **kwargs: typing.Any) -> str:
         bound = self._signature.bind(*args, **kwargs)
@@ -218,8 +227,36 @@ class Cached:
             return self._source
         if args and _is_handler(args[0]):
             return args[0].memcached
-        kind = aio.AsyncClient if self._awaitable else client.Client
-        return _client(kind, self._prefix)
+        return _client(self._kind, self._prefix)
+
+
+class CachedCoroutine(Cached):
+    """A coroutine function whose results are cached, likewise."""
+
+    _kind = aio.AsyncClient
+
+    def __init__(
+        self,
+        function: abc.Callable[..., typing.Any],
+        time: typing.Any,
+        key: abc.Callable[..., str] | str | None,
+        source: typing.Any,
+        prefix: str | None,
+        options: dict[str, typing.Any],
+    ) -> None:
+        if isinstance(source, client.Client):
+            raise TypeError('a coroutine function wants an AsyncClient')
+        super().__init__(function, time, key, source, prefix, options)
+        if hasattr(inspect, 'markcoroutinefunction'):
+            inspect.markcoroutinefunction(self)
+
+    async def __call__(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
+        """Return what the function returned before, or call it."""
+        # What was a coroutine function stays one: it can be made a task of,
+        # and be called where no loop runs yet.
+        return await self._get(args, kwargs)
 
 
 class _Bound:
@@ -315,6 +352,8 @@ def cached(
     }
 
     def decorate(function: abc.Callable[..., typing.Any]) -> Cached:
-        return Cached(function, time, key, client, prefix, options)
+        coroutine = inspect.iscoroutinefunction(function)
+        kind = CachedCoroutine if coroutine else Cached
+        return kind(function, time, key, client, prefix, options)
 
     return decorate

@@ -150,6 +150,17 @@ class Plan(typing.NamedTuple):
         return self.terms.wait + self.terms.lease
 
 
+def kept(exptime: int, terms: Terms) -> int:
+    """Return when a value is dropped, as an exptime.
+
+    :raises ValueError: if it would have to be kept too long
+
+    """
+    if terms.stale and exptime > 0:
+        return commands.exptime(exptime + terms.stale)
+    return exptime
+
+
 def plan(
     route: cluster.Route,
     exptime: int,
@@ -163,11 +174,14 @@ def plan(
     :raises ValueError: if the value would have to be kept too long
 
     """
-    kept = exptime
-    if terms.stale and exptime > 0:
-        kept = commands.exptime(exptime + terms.stale)
     return Plan(
-        route, exptime, kept, terms, default, cache_none, min_compress_len
+        route,
+        exptime,
+        kept(exptime, terms),
+        terms,
+        default,
+        cache_none,
+        min_compress_len,
     )
 
 

@@ -152,3 +152,13 @@ class Lookup:
 def compute(*arguments: typing.Any) -> None:
     """Get a value that was not there; the arguments are a lookup's."""
     Lookup(*arguments).compute()
+
+
+def look(*arguments: typing.Any) -> None:
+    """Look for a value that may be stale, likewise."""
+    Lookup(*arguments).look()
+
+
+def recompute(stale: leases.Stale, *arguments: typing.Any) -> None:
+    """Compute a value anew, while the old one is served, likewise."""
+    Lookup(*arguments).recompute(stale)
