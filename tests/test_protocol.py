@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -490,8 +491,42 @@ def test_how_much_of_a_value_is_missing():
     """A connection is told the least that it may wait for at once."""
     command = a_get()
     incoming = protocol.Incoming()
-    incoming.feed(b'VALUE key 0 100000\r\nxyz')
-    assert command.read(incoming) == 100_000 - 3 + 2
+    incoming.feed(b'VALUE key 0 10000\r\nxyz')
+    assert command.read(incoming) == 10_000 - 3 + 2
+
+
+def test_a_large_value_is_put_together_once():
+    """What is missing of it is read apart from what comes behind it."""
+    data = bytes(range(256)) * 1000
+    reply = b'VALUE key 7 %d\r\n%b' % (len(data), data)
+    command = a_get()
+    incoming = protocol.Incoming()
+    incoming.feed(reply[:100_000])
+    assert command.read(incoming) == len(reply) - 100_000
+    assert incoming.unread == 0
+    incoming.feed(reply[100_000:200_000])
+    assert command.read(incoming) == len(reply) - 200_000
+    incoming.feed(reply[200_000:])
+    assert command.read(incoming) == 2
+    incoming.feed(b'\r')
+    assert command.read(incoming) == 1
+    assert command.found == {}
+    incoming.feed(b'\nEND\r\n')
+    assert command.read(incoming) == 0
+    assert command.found == {b'key': (7, data, None)}
+
+
+@pytest.mark.parametrize('end', [b'\n\r', b'x\r\n', b'END\r\n'])
+def test_a_large_value_of_another_length(end):
+    """It is no answer; nor is it, sent anew, mixed up with the first one."""
+    data = b'x' * 100_000
+    head = b'VALUE key 0 %d\r\n' % len(data)
+    command = a_get()
+    with pytest.raises(protocol.ProtocolError, match='another length'):
+        read_all([command], [head, data, end])
+    command.go_on()
+    assert read_all([command], [head + data + b'\r\nEND\r\n']) == b''
+    assert command.found == {b'key': (0, data, None)}
 
 
 # Meta commands
@@ -776,6 +811,9 @@ def several(draw):
     )
 
 
+LARGE = strategies.sampled_from([0, 3, protocol.PIECE])
+"""From how many missing bytes on a value is kept in pieces."""
+
 EXCHANGES = strategies.lists(
     strategies.one_of(
         lines(), refusals(), reads(), statistics(), meta_reads(), several()
@@ -795,13 +833,15 @@ def told(command):
 @hypothesis.given(
     exchanges=EXCHANGES,
     places=strategies.lists(strategies.integers(1, 5000)),
+    large=LARGE,
 )
 @OFTEN
-def test_replies_in_any_pieces(exchanges, places):
+def test_replies_in_any_pieces(exchanges, places, large):
     """However replies are cut, each command gets its own and no more."""
     commands = [command for command, _, _ in exchanges]
     data = b''.join(reply for _, reply, _ in exchanges)
-    assert read_all(commands, cut(data, places)) == b''
+    with mock.patch.object(protocol, 'PIECE', large):
+        assert read_all(commands, cut(data, places)) == b''
     assert [told(c) for c in commands] == [right for *_, right in exchanges]
     assert all(command.answered for command in commands)
 
@@ -819,34 +859,39 @@ def test_replies_byte_by_byte(exchanges):
 
 
 @hypothesis.given(
-    exchange=reads() | meta_reads(), places=strategies.lists(NUMBERS)
+    exchange=reads() | meta_reads(),
+    places=strategies.lists(NUMBERS),
+    large=LARGE,
 )
 @OFTEN
-def test_never_more_is_waited_for_than_comes(exchange, places):
+def test_never_more_is_waited_for_than_comes(exchange, places, large):
     """A connection that waits for what is said to be missing gets it."""
     command, data, _ = exchange
     incoming = protocol.Incoming()
     at = 0
-    for piece in cut(data, [place % len(data) for place in places]):
-        missing = command.read(incoming)
-        assert 0 < missing <= len(data) - at
-        incoming.feed(piece)
-        at += len(piece)
-    assert command.read(incoming) == 0
+    with mock.patch.object(protocol, 'PIECE', large):
+        for piece in cut(data, [place % len(data) for place in places]):
+            missing = command.read(incoming)
+            assert 0 < missing <= len(data) - at
+            incoming.feed(piece)
+            at += len(piece)
+        assert command.read(incoming) == 0
 
 
 @hypothesis.given(
     exchanges=EXCHANGES,
     at=NUMBERS,
     places=strategies.lists(strategies.integers(1, 5000)),
+    large=LARGE,
 )
 @OFTEN
-def test_replies_that_break_off(exchanges, at, places):
+def test_replies_that_break_off(exchanges, at, places, large):
     """Those that came whole are answers; the one that was cut is none."""
     commands = [command for command, _, _ in exchanges]
     data = b''.join(reply for _, reply, _ in exchanges)
     data = data[: at % len(data)]
-    assert read_all(commands, cut(data, places)) is None
+    with mock.patch.object(protocol, 'PIECE', large):
+        assert read_all(commands, cut(data, places)) is None
     for command, reply, right in exchanges:
         whole = len(reply) <= len(data)
         data = data[len(reply) :] if whole else b''
@@ -935,14 +980,17 @@ def was_sent(data, key, item):
 
 
 @hypothesis.given(
-    spoilt() | noise(), strategies.lists(strategies.integers(1, 5000))
+    spoilt() | noise(), strategies.lists(strategies.integers(1, 5000)), LARGE
 )
 @hypothesis.settings(OFTEN, max_examples=1000)
-def test_anything_at_all(given, places):
+def test_anything_at_all(given, places, large):
     """Nothing but a protocol error comes of it, and no value for a key that
     was not sent for this key."""
     commands, data = given
-    with contextlib.suppress(protocol.ProtocolError):
+    with (
+        mock.patch.object(protocol, 'PIECE', large),
+        contextlib.suppress(protocol.ProtocolError),
+    ):
         read_all(commands, cut(data, places))
     after_end = False
     for command in commands:

@@ -561,7 +561,7 @@ class Made:
     def _many(
         self, verb: protocol.Verb, places: abc.Sequence[int]
     ) -> protocol.Many:
-        command = protocol.Many(verb, [self.requests[p] for p in places])
+        command = protocol.Many(verb, _at(places, self.requests))
         self._places[command] = places
         return command
 
@@ -571,6 +571,11 @@ class Made:
         :param list done: the commands that were sent and are over
 
         """
+        done = list(done)
+        if sum([c.count for c in done if c.answered]) == len(
+            self.requests
+        ) and not any(c.failed for c in done if isinstance(c, protocol.Many)):
+            return []
         failed = dict.fromkeys(range(len(self.requests)))
         for command in done:
             if isinstance(command, protocol.Many):
@@ -582,6 +587,13 @@ class Made:
                 for place in succeeded:
                     del failed[place]
         return [self._originals[place] for place in failed]
+
+
+def _at(places: abc.Sequence[int], items: abc.Sequence[T]) -> abc.Sequence[T]:
+    """Return the items at some places."""
+    if places == range(len(items)):
+        return items
+    return [items[place] for place in places]
 
 
 def _chunks(places: abc.Sequence[T]) -> abc.Iterator[abc.Sequence[T]]:
@@ -596,8 +608,12 @@ def get_all(
     encoded = keys.keys
 
     def make(places: abc.Sequence[int]) -> list[protocol.Command]:
-        wanted = list(dict.fromkeys([encoded[place] for place in places]))
-        return [protocol.Get(dict.fromkeys(some)) for some in _chunks(wanted)]
+        wanted = dict.fromkeys(_at(places, encoded))
+        if len(wanted) <= MAX_KEYS:
+            return [protocol.Get(wanted)]
+        return [
+            protocol.Get(dict.fromkeys(some)) for some in _chunks([*wanted])
+        ]
 
     return make
 
@@ -616,13 +632,14 @@ def found(
     items: dict[bytes, protocol.Item] = {}
     for command in done:
         if isinstance(command, protocol.Get):
-            items.update(command.found)
+            items = {**items, **command.found} if items else command.found
+    find = items.get
     decode = codec.decode_or
     result = {}
     for original, key in zip(originals, keys.keys, strict=True):
-        if key in items:
-            flags, data, _ = items[key]
-            value = decode(flags, data, _MISS)
+        item = find(key)
+        if item is not None:
+            value = decode(item[0], item[1], _MISS)
             if value is not _MISS:
                 result[original] = value
     return result

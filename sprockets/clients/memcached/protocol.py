@@ -8,6 +8,7 @@ its request bytes and the way its reply is read: to add one, add a
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from collections import abc
 
@@ -15,6 +16,9 @@ NEWLINE = b'\r\n'
 
 MAX_LINE = 4096
 """No line of a reply is longer than this many bytes."""
+
+PIECE = 64 * 1024
+"""A value of which more bytes than these are missing is kept in pieces."""
 
 EXPIRED = 60 * 60 * 24 * 30 + 1
 """An exptime that is over: a date, in January 1970.  It is as good as -1, for
@@ -400,6 +404,21 @@ Item = tuple[int, bytes, int | None]
 """What the server holds for a key: its flags, its bytes, its cas unique."""
 
 
+@dataclasses.dataclass
+class _Cut:
+    """A large value of which a part has come.
+
+    Its pieces are put together once, when all are there.
+
+    """
+
+    key: bytes
+    flags: int
+    unique: int | None
+    pieces: list[bytes]
+    missing: int
+
+
 class Get(Command):
     """``get``, ``gets``, ``gat`` or ``gats`` of any number of keys.
 
@@ -411,6 +430,7 @@ class Get(Command):
 
     __slots__ = (
         '_coming',
+        '_cut',
         'found',
         'incarnation',
         'keys',
@@ -435,6 +455,7 @@ class Get(Command):
         self.words = 3 if name.endswith('s') else 2
         self.found: dict[bytes, Item] = {}
         self._coming: dict[bytes, Item] = {}
+        self._cut: _Cut | None = None
         self.incarnation = 0
         self.only_reads = exptime is None
 
@@ -454,6 +475,7 @@ class Get(Command):
         super().start_over()
         self.found = {}
         self._coming = {}
+        self._cut = None
 
     def meant_for(self, incarnation: int) -> bool:
         # The cas uniques that it brings are those of this life.
@@ -461,6 +483,10 @@ class Get(Command):
         return True
 
     def read(self, incoming: Incoming) -> int:
+        if self._cut is not None:
+            missing = self._read_on(self._cut, incoming)
+            if missing:
+                return missing
         data = incoming.data
         at = incoming.at
         size = len(data)
@@ -484,23 +510,51 @@ class Get(Command):
                 self.answered = True
                 return 0
             numbers = data[space + 1 : end]
-            if numbers not in known:
+            try:
+                flags, length, unique = known[numbers]
+            except KeyError:
                 known[numbers] = self._numbers(numbers)
-            flags, length, unique = known[numbers]
+                flags, length, unique = known[numbers]
+            key = data[at + 6 : space]
+            if key not in keys or key in found:
+                raise ProtocolError('a value of a key that was not asked for')
             start = end + 2
             stop = start + length
             if stop + 2 > size:
                 if length > MAX_VALUE:
                     raise ProtocolError(f'a value of {length} bytes')
-                incoming.at = at
-                return stop + 2 - size
-            key = data[at + 6 : space]
-            at = stop + 2
-            if data[stop:at] != NEWLINE:
+                if stop - size <= PIECE:
+                    incoming.at = at
+                    return stop + 2 - size
+                self._cut = _Cut(
+                    key, flags, unique, [data[start:]], stop - size
+                )
+                incoming.at = size
+                return self._cut.missing
+            if not data.startswith(NEWLINE, stop):
                 raise ProtocolError('a value of another length than it says')
-            if key not in keys or key in found:
-                raise ProtocolError('a value of a key that was not asked for')
             found[key] = (flags, data[start:stop], unique)
+            at = stop + 2
+
+    def _read_on(self, cut: _Cut, incoming: Incoming) -> int:
+        """Read the rest of a large value, as :meth:`read` does."""
+        if cut.missing:
+            stop = min(incoming.at + cut.missing, len(incoming.data))
+            piece = incoming.data[incoming.at : stop]
+            incoming.at = stop
+            cut.pieces.append(piece)
+            cut.missing -= len(piece)
+            if cut.missing:
+                return cut.missing
+        if incoming.unread < 2:
+            return 2 - incoming.unread
+        if not incoming.data.startswith(NEWLINE, incoming.at):
+            raise ProtocolError('a value of another length than it says')
+        incoming.at += 2
+        value = b''.join(cut.pieces)
+        self._coming[cut.key] = (cut.flags, value, cut.unique)
+        self._cut = None
+        return 0
 
     def _numbers(self, text: bytes) -> tuple[int, int, int | None]:
         """Read the flags, the length, and the cas unique of ``gets``."""
