@@ -513,15 +513,30 @@ class Server:
             await asyncio.wait(self._attending)
         await self._loop.shutdown_default_executor()
 
+    async def _all(self):
+        """Return the connections that clients have just now.
+
+        For a client there is one before it was accepted here.
+
+        """
+        while self._listener is not None and self._accept(self._listener):
+            pass
+        if self._opening:
+            await asyncio.wait(self._opening)
+        return self.open
+
     async def _end_all(self, end):
-        for connection in self.open:
+        for connection in await self._all():
             await end(connection)
 
     async def _send(self, data):
-        for connection in self.open:
-            await connection.send(data)
+        for connection in await self._all():
+            # The client may have ended it.
+            with contextlib.suppress(ConnectionError):
+                await connection.send(data)
 
     def _accept(self, listener):
+        """Accept a connection, and return whether there was one."""
         # It may have gone away before it was accepted.
         with contextlib.suppress(BlockingIOError, ConnectionError):
             accepted, _ = listener.accept()
@@ -529,6 +544,8 @@ class Server:
             # What is sent takes effect at once, and is not kept for more.
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._run(self._opening, self._open(accepted))
+            return True
+        return False
 
     async def _open(self, accepted):
         connection = Connection(self, self._next_number)
