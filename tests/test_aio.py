@@ -608,8 +608,9 @@ def test_100_000_calls_to_a_server_that_hangs():
                 assert [call.result() for call in calls] == list(
                     range(100_000)
                 )
-                # Four batches may come back in one turn.
-                assert most_in_a_turn <= 5 * batches.MAX_CALLS
+                # Four batches are given up at once and then one in each
+                # turn; what is counted may be a part of the next turn's too.
+                assert most_in_a_turn <= 10 * batches.MAX_CALLS
                 server.resume()
 
         asyncio.run(main())
