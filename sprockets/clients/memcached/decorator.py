@@ -99,6 +99,11 @@ class Cached:
         options: dict[str, typing.Any],
     ) -> None:
         functools.update_wrapper(self, function)
+        if inspect.iscoroutinefunction(function):
+            if isinstance(source, client.Client):
+                raise TypeError('a coroutine function wants an AsyncClient')
+            if hasattr(inspect, 'markcoroutinefunction'):
+                inspect.markcoroutinefunction(self)
         self._function = function
         self._signature = inspect.signature(function)
         self._name = f'{function.__module__}.{function.__qualname__}'
@@ -234,21 +239,6 @@ class CachedCoroutine(Cached):
     """A coroutine function whose results are cached, likewise."""
 
     _kind = aio.AsyncClient
-
-    def __init__(
-        self,
-        function: abc.Callable[..., typing.Any],
-        time: typing.Any,
-        key: abc.Callable[..., str] | str | None,
-        source: typing.Any,
-        prefix: str | None,
-        options: dict[str, typing.Any],
-    ) -> None:
-        if isinstance(source, client.Client):
-            raise TypeError('a coroutine function wants an AsyncClient')
-        super().__init__(function, time, key, source, prefix, options)
-        if hasattr(inspect, 'markcoroutinefunction'):
-            inspect.markcoroutinefunction(self)
 
     async def __call__(
         self, *args: typing.Any, **kwargs: typing.Any
