@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import batches, counters
+from sprockets.clients.memcached import batches, counters, lanes
 from sprockets.clients.memcached.testing import MemcachedTestCase
 
 
@@ -109,7 +109,7 @@ class Tests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
         client, count = self.client, self.count
         with (
             mock.patch.object(batches, 'MAX_CALLS', 1),
-            mock.patch.object(batches, 'MAX_WAITING_CALLS', 1),
+            mock.patch.object(lanes, 'MAX_WAITING_CALLS', 1),
         ):
             client._engine.lanes.clear()
             await asyncio.gather(

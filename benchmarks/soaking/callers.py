@@ -5,7 +5,7 @@ import itertools
 import time
 
 from benchmarks.soaking import lags, promises, site, stamps
-from sprockets.clients.memcached import batches, leases
+from sprockets.clients.memcached import lanes, leases
 
 PAUSE = 0.02
 """Seconds that a caller does nothing between two calls, on an average."""
@@ -19,7 +19,7 @@ DEAD_RETRY = 0.25
 LEASE = 1
 WAIT = 2
 
-ONE = TIMEOUT + batches.GRACE
+ONE = TIMEOUT + lanes.GRACE
 """Seconds that one exchange may take; AsyncClient lets a thread be late."""
 
 BOUNDS = {

@@ -76,7 +76,7 @@ class Methods:
             loop.call_soon(batches.fall_back, future, default)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-            lane.read(encoded, (future, default, hashed, (), observer))
+            lane.read((encoded, future, default, hashed, (), observer))
         return future
 
     def gets(self, key: typing.Any) -> Future:
@@ -317,7 +317,7 @@ class Methods:
             loop.call_soon(batches.fall_back, future, otherwise)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-            lane.read(encoded, (future, otherwise, hashed, (), observer))
+            lane.read((encoded, future, otherwise, hashed, (), observer))
         return future
 
     async def invalidate(self, key: typing.Any) -> int:

@@ -21,6 +21,7 @@ from sprockets.clients.memcached import (
     counters,
     executors,
     health,
+    lanes,
     leases,
     lookups,
     observers,
@@ -81,7 +82,7 @@ class Engine:
         self.released = False
         """Whether those that were let in are over."""
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.lanes: dict[health.Endpoint, batches.Lane] = {}
+        self.lanes: dict[health.Endpoint, lanes.Lane] = {}
         self.client: weakref.ref[Observed] | None = None
         _engines.add(self)
         self.cluster.changed = weakref.WeakMethod(self._servers_changed)
@@ -97,6 +98,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         if loop is not self.loop:
             # Another loop than the last time: its callers are gone with it.
+            for lane in self.lanes.values():
+                lane.forsake()
             self.lanes = {}
             self.flights = {}
             self.locks = weakref.WeakValueDictionary()
@@ -107,11 +110,11 @@ class Engine:
                 client._observe = self.tracing.observe()
         return loop
 
-    def lane(self, endpoint: health.Endpoint) -> batches.Lane:
+    def lane(self, endpoint: health.Endpoint) -> lanes.Lane:
         """Return the way to a server."""
         lane = self.lanes.get(endpoint)
         if lane is None:
-            lane = self.lanes[endpoint] = batches.Lane(
+            lane = self.lanes[endpoint] = lanes.Lane(
                 endpoint,
                 self.codec,
                 self.cluster.timeout,
@@ -145,7 +148,6 @@ class Engine:
 
     def _redirect(
         self,
-        key: bytes,
         waiters: list[batches.Waiter],
         unreachable: health.Endpoint,
         deadline: float,
@@ -155,7 +157,7 @@ class Engine:
         :param float deadline: until when they were to be answered
 
         """
-        for future, default, hashed, tried, observer in waiters:
+        for key, future, default, hashed, tried, observer in waiters:
             endpoint = None
             if self.cluster.goes_on(unreachable):
                 # After its read a lookup goes on by itself, and takes more
@@ -167,7 +169,7 @@ class Engine:
                 endpoint = self.cluster.pick(key, hashed, tried)
             if endpoint is not None and endpoint not in tried:
                 self.lane(endpoint).read(
-                    key, (future, default, hashed, tried, observer)
+                    (key, future, default, hashed, tried, observer)
                 )
                 continue
             self.unserved.fail(clock.monotonic())
@@ -194,7 +196,7 @@ class Engine:
             if not future.done():
                 give_up()
 
-        left = deadline + batches.GRACE - clock.monotonic()
+        left = deadline + lanes.GRACE - clock.monotonic()
         timer = future.get_loop().call_later(left, over)
         future.add_done_callback(lambda _: timer.cancel())
 

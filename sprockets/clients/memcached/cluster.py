@@ -38,7 +38,10 @@ class StandIn(health.Endpoint):
         self._source = source
 
     def exchange(
-        self, commands: abc.Sequence[protocol.Command], deadline: float
+        self,
+        commands: abc.Sequence[protocol.Command],
+        deadline: float,
+        begun: health.Begun | None = None,
     ) -> bool:
         if self._source.wait(deadline):
             return False

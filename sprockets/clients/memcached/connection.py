@@ -67,8 +67,13 @@ class Connection:
 
     """
 
+    never_waits = True
+    """Whether :meth:`begin` and :meth:`go_on` are there."""
+
     def __init__(self, profile: Profile, deadline: float) -> None:
         self.usable = True
+        self._sent = 0
+        self._answered = 0
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
         self._socket = _connect(profile.address, deadline)
@@ -107,6 +112,10 @@ class Connection:
         self.usable = False
         self._socket.close()
 
+    def fileno(self) -> int:
+        """Return what an event loop waits for."""
+        return self._socket.fileno()
+
     def is_quiet(self) -> bool:
         """Whether the connection, while idle, is open and has nothing to say.
 
@@ -130,6 +139,44 @@ class Connection:
             return True
         return bool(poll.poll(0))
 
+    def begin(self, commands: abc.Sequence[protocol.Command]) -> None:
+        """Send as much of the requests as goes without waiting.
+
+        :raises OSError: if the connection fails; then it is closed
+
+        """
+        try:
+            self._sent = self._send(_joined([c.request for c in commands]))
+        except BaseException:
+            self.close()
+            raise
+
+    def go_on(self, commands: abc.Sequence[protocol.Command]) -> int:
+        """Read the replies that have come, after :meth:`begin`.
+
+        :return: 0 once all are read, else the least number of bytes that are
+            still to come
+        :raises OSError: as :meth:`exchange` does
+        :raises protocol.ProtocolError: likewise
+
+        """
+        try:
+            incoming = self._incoming
+            try:
+                incoming.feed(self._recv(CHUNK, socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                return 1
+            while self._answered < len(commands):
+                missing = commands[self._answered].read(incoming)
+                if missing:
+                    return missing
+                self._answered += 1
+            self._end(commands)
+        except BaseException:
+            self.close()
+            raise
+        return 0
+
     def exchange(
         self, commands: abc.Sequence[protocol.Command], deadline: float
     ) -> None:
@@ -137,7 +184,8 @@ class Connection:
 
         However it ends, each command whose reply was read is ``answered``.
         The connection is closed, and not ``usable`` any more, unless all were
-        read and nothing came behind them.
+        read and nothing came behind them.  What :meth:`begin` has begun with
+        the same commands is gone on with.
 
         :raises OSError: if the connection fails or the deadline passes
         :raises protocol.ProtocolError: if a reply is none, or if there are
@@ -145,58 +193,62 @@ class Connection:
 
         """
         try:
-            answered = self._send_all(commands, deadline)
-            self._read_rest(commands, answered, deadline)
-            if self._incoming.unread:
-                # Which of them was the one too many cannot be told.
-                for command in commands:
-                    command.start_over()
-                raise protocol.ProtocolError('more replies than requests')
+            self._send_all(commands, deadline)
+            self._read_rest(commands, deadline)
+            self._end(commands)
         # Whatever it is, a signal's exception too: replies may be on the way.
         except BaseException:
             self.close()
             raise
+
+    def _end(self, commands: abc.Sequence[protocol.Command]) -> None:
+        """Be ready for the next exchange.
+
+        :raises protocol.ProtocolError: if more came than was asked for
+
+        """
+        if self._incoming.unread:
+            # Which of them was the one too many cannot be told.
+            for command in commands:
+                command.start_over()
+            raise protocol.ProtocolError('more replies than requests')
         # While it is idle it need not keep what may be a large value.
         self._incoming.feed(b'')
+        self._sent = self._answered = 0
 
     def _send_all(
         self, commands: abc.Sequence[protocol.Command], deadline: float
-    ) -> int:
-        """Send every request and return how many replies came meanwhile.
+    ) -> None:
+        """Send every request, and read the replies that come meanwhile.
 
         A server that cannot get rid of its replies stops reading requests:
         where it does not take them at once, what it sends is read.
 
         """
-        if len(commands) == 1:
+        sent = self._sent
+        if len(commands) == 1 and not sent:
             sent = self._send(commands[0].request)
             if sent == len(commands[0].request):
-                return 0
-        else:
-            sent = 0
-        answered = 0
+                return
         for request in _windows(commands):
             unsent = memoryview(request)[sent:]
-            sent = 0
+            sent = max(sent - len(request), 0)
             while unsent:
                 sent_now = self._send(unsent)
                 unsent = unsent[sent_now:]
                 if unsent and self._wait(_EITHER, deadline) & ~select.POLLOUT:
                     self._receive(1, deadline)
                     while (
-                        answered < len(commands)
-                        and commands[answered].read(self._incoming) == 0
+                        self._answered < len(commands)
+                        and commands[self._answered].read(self._incoming) == 0
                     ):
-                        answered += 1
-        return answered
+                        self._answered += 1
 
     def _read_rest(
-        self,
-        commands: abc.Sequence[protocol.Command],
-        answered: int,
-        deadline: float,
+        self, commands: abc.Sequence[protocol.Command], deadline: float
     ) -> None:
         incoming = self._incoming
+        answered = self._answered
         # A signal makes Python begin a read anew, with all of the kernel's
         # timeout (PEP 475); it is the main thread that gets them.
         patient = (

@@ -1,43 +1,38 @@
-"""Where batches run: threads of their own, or an executor of others."""
+"""Where batches run that take a thread: own threads, or others' executor."""
 
 from __future__ import annotations
 
-import asyncio
-import collections
 import concurrent.futures
-import logging
-import threading
 import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import cluster, health
-
-LOGGER = logging.getLogger(__name__)
+from sprockets.clients.memcached import cluster, health, turns
 
 
-class Lane(typing.Protocol):
+class Lane(turns.Lane, typing.Protocol):
     """The way to a server, as far as it matters here."""
 
     endpoint: health.Endpoint
-    loop: asyncio.AbstractEventLoop
-
-    def leave(self) -> None:
-        """Send batches on their way, as many as may be in flight."""
 
 
 class Threads(typing.Protocol):
-    """Where batches run."""
+    """Where batches run that take a thread."""
 
-    def take(self, lane: Lane, in_flight: int) -> bool:
-        """Whether a lane may have one more batch in flight.
+    def take(self, lane: Lane, running: int) -> bool:
+        """Whether there is a thread for one more of a lane's batches.
 
         If not, its ``leave`` is called when it may be worth another try.
+
+        :param int running: how many of them have one
 
         """
 
     def give_back(self) -> None:
-        """Take note that a batch has come back."""
+        """Take note that a thread is free again."""
+
+    def withdraw(self, lane: Lane) -> None:
+        """Take note that a lane does not wait for a thread any more."""
 
     def submit(
         self, endpoint: health.Endpoint, job: abc.Callable[[], None]
@@ -48,11 +43,14 @@ class Threads(typing.Protocol):
 class OwnThreads:
     """The worker threads that each server has in this process."""
 
-    def take(self, lane: Lane, in_flight: int) -> bool:
-        return in_flight < lane.endpoint.max_connections
+    def take(self, lane: Lane, running: int) -> bool:
+        return True
 
     def give_back(self) -> None:
-        """Nothing: a lane that gets a batch back looks for the next."""
+        """Nothing: there is one for each batch that may be in flight."""
+
+    def withdraw(self, lane: Lane) -> None:
+        """Nothing: nobody waits."""
 
     def submit(
         self, endpoint: health.Endpoint, job: abc.Callable[[], None]
@@ -80,13 +78,8 @@ class SharedThreads:
         # None of its own for an executor that does not say: no bound but
         # each server's.
         threads = getattr(executor, '_max_workers', None)
-        self._free = max(threads - 1, 1) if threads else 1 << 30
-        self._all = self._free
+        self._turns = turns.Turns(max(threads - 1, 1) if threads else 1 << 30)
         self._clusters: weakref.WeakSet[cluster.Cluster] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._turned_away: collections.OrderedDict[Lane, None] = (
-            collections.OrderedDict()
-        )
 
     @classmethod
     def of(
@@ -104,28 +97,17 @@ class SharedThreads:
         """Keep new accounts: what the parent has in flight is not ours."""
         cls._of.clear()
 
-    def take(self, lane: Lane, in_flight: int) -> bool:
-        with self._lock:
-            servers = sum([len(c.servers) for c in self._clusters])
-            share = max(self._all // max(servers, 1), 1)
-            if in_flight >= min(lane.endpoint.max_connections, share):
-                return False
-            if self._free:
-                self._free -= 1
-                return True
-            self._turned_away[lane] = None
-            return False
+    def take(self, lane: Lane, running: int) -> bool:
+        servers = sum([len(c.servers) for c in list(self._clusters)])
+        share = max(self._turns.limit // max(servers, 1), 1)
+        # Where it has its share, one of its own comes back.
+        return running < share and self._turns.take(lane)
 
     def give_back(self) -> None:
-        with self._lock:
-            self._free += 1
-            if not self._turned_away:
-                return
-            lane, _ = self._turned_away.popitem(last=False)
-        try:
-            lane.loop.call_soon_threadsafe(lane.leave)
-        except RuntimeError:
-            LOGGER.debug('The loop was closed while its calls waited')
+        self._turns.give_back()
+
+    def withdraw(self, lane: Lane) -> None:
+        self._turns.withdraw(lane)
 
     def submit(
         self, endpoint: health.Endpoint, job: abc.Callable[[], None]

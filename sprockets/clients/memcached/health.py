@@ -54,6 +54,45 @@ class Identity(typing.NamedTuple):
     flush_on_reconnect: bool
 
 
+class Begun:
+    """An exchange that an event loop has begun, on a connection of its own.
+
+    Whoever has it brings it to an end: by :meth:`Endpoint.finish`, by
+    :meth:`Endpoint.exchange`, which takes as long as it takes, or by
+    :meth:`Endpoint.drop`.
+
+    """
+
+    __slots__ = ('began', 'commands', 'epoch', 'failure', 'link')
+
+    def __init__(
+        self,
+        link: connection.Connection,
+        commands: abc.Sequence[protocol.Command],
+        began: float,
+        epoch: int,
+    ) -> None:
+        self.link = link
+        self.commands = commands
+        self.began = began
+        self.epoch = epoch
+        self.failure: Exception | None = None
+        """What ended the connection, None while it is well."""
+
+    def go_on(self) -> int:
+        """Read what has come, without waiting.
+
+        :return: 0 once it is all, else the least number of bytes that are
+            still to come; -1 if the connection failed
+
+        """
+        try:
+            return self.link.go_on(self.commands)
+        except Exception as error:  # noqa: BLE001
+            self.failure = error
+            return -1
+
+
 class Endpoint:
     """A server as the whole process knows it.
 
@@ -165,8 +204,57 @@ class Endpoint:
                 time.time() - down_since,
             )
 
+    def ready(self) -> connection.Connection | None:
+        """Take a connection for :meth:`begin`, if one is idle.
+
+        It does not wait.  To a server that is down there is none: to try it
+        takes a thread.
+
+        """
+        if self.retry_at is not None or self._profile.tls is not None:
+            return None
+        return self._take()
+
+    def begin(
+        self,
+        link: connection.Connection,
+        commands: abc.Sequence[protocol.Command],
+    ) -> Begun | None:
+        """Begin an exchange without waiting for it.
+
+        :param Connection link: what :meth:`ready` gave
+        :return: None if it takes a thread; then nothing was sent
+
+        """
+        epoch = self._epoch
+        incarnation = self.incarnation
+        for command in commands:
+            if not command.meant_for(incarnation):
+                self._put_back(link, epoch)
+                return None
+        begun = Begun(link, commands, time.monotonic(), epoch)
+        try:
+            link.begin(commands)
+        except OSError as error:
+            begun.failure = error
+        return begun
+
+    def finish(self, begun: Begun) -> None:
+        """Take note that everything was answered."""
+        self._put_back(begun.link, begun.epoch)
+        self._praise(begun.began)
+        self._log_refused(begun.commands)
+
+    def drop(self, begun: Begun) -> None:
+        """Give up an exchange of which nobody waits for the end."""
+        begun.link.close()
+        self._open.discard(begun.link)
+
     def exchange(
-        self, commands: abc.Sequence[protocol.Command], deadline: float
+        self,
+        commands: abc.Sequence[protocol.Command],
+        deadline: float,
+        begun: Begun | None = None,
     ) -> bool:
         """Run commands on the server: the one way to the wire.
 
@@ -175,29 +263,36 @@ class Endpoint:
         tried once more on a new one.
 
         :param float deadline: until when, on :func:`time.monotonic`'s clock
+        :param Begun begun: what an event loop has begun with them
         :return: False if the server could not be reached and none of them
             was sent, so that another server may be tried
         :rtype: bool
 
         """
         began = time.monotonic()
-        if began >= deadline:
+        if begun is not None:
+            began = begun.began
+        elif began >= deadline:
             self._give_back(began)
             fail(commands, TimeoutError('timed out before it was sent'))
             return True
         pending = commands
         for attempt in (1, 2):
-            link = self._take() if attempt == 1 else None
-            reused = link is not None
-            try:
-                if link is None:
-                    link = self._connect(deadline)
-            except (OSError, protocol.ProtocolError) as error:
-                self._blame(error, began)
-                fail(pending, error)
-                return attempt > 1
-            pending = self._meant(pending)
-            failure = self._run(link, pending, deadline)
+            reused = begun is not None
+            if begun is None:
+                link = self._take() if attempt == 1 else None
+                reused = link is not None
+                try:
+                    if link is None:
+                        link = self._connect(deadline)
+                except (OSError, protocol.ProtocolError) as error:
+                    self._blame(error, began)
+                    fail(pending, error)
+                    return attempt > 1
+                pending = self._meant(pending)
+                begun = Begun(link, pending, began, self._epoch)
+            failure = self._run(begun, deadline)
+            begun = None
             if failure is None:
                 self._praise(began)
                 break
@@ -226,10 +321,13 @@ class Endpoint:
             else:
                 self._blame(failure, began)
             break
+        self._log_refused(commands)
+        return True
+
+    def _log_refused(self, commands: abc.Sequence[protocol.Command]) -> None:
         for command in commands:
             if isinstance(command.error, protocol.RefusedError):
                 LOGGER.warning('memcached server %s: %s', self, command.error)
-        return True
 
     def _refused_meta(
         self,
@@ -336,21 +434,17 @@ class Endpoint:
             if self.retry_at is not None and began >= self._down_at:
                 self.retry_at = time.monotonic()
 
-    def _run(
-        self,
-        link: connection.Connection,
-        commands: abc.Sequence[protocol.Command],
-        deadline: float,
-    ) -> Exception | None:
+    def _run(self, begun: Begun, deadline: float) -> Exception | None:
         """Exchange on a connection, and put it back if it is in step."""
-        epoch = self._epoch
         try:
-            link.exchange(commands, deadline)
+            if begun.failure is not None:
+                raise begun.failure
+            begun.link.exchange(begun.commands, deadline)
         except (OSError, protocol.ProtocolError) as error:
             self.incarnation += 1
             return error
         finally:
-            self._put_back(link, epoch)
+            self._put_back(begun.link, begun.epoch)
         return None
 
     def _meant(

@@ -19,11 +19,11 @@ from collections import abc
 from tornado import routing, web
 
 from sprockets.clients.memcached import (
-    batches,
     calls,
     counters,
     handlers,
     health,
+    lanes,
     looks,
 )
 
@@ -210,7 +210,7 @@ async def look(endpoint: health.Endpoint) -> looks.Look:
         future = _under_way[endpoint] = loop.create_future()
         endpoint.workers.submit(_Job(endpoint, loop, future))
     # Whoever is cancelled leaves it to the others.
-    await asyncio.wait([future], timeout=endpoint.timeout + batches.GRACE)
+    await asyncio.wait([future], timeout=endpoint.timeout + lanes.GRACE)
     if future.done():
         return future.result()
     return looks.Look(f'no answer within {endpoint.timeout:g} seconds')

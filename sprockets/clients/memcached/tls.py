@@ -38,6 +38,8 @@ class Connection(connection.Connection):
 
     """
 
+    never_waits = False
+
     _socket: ssl.SSLSocket
 
     def _prepare(self, profile: connection.Profile, deadline: float) -> None:

@@ -26,10 +26,11 @@ JSON = 32
 CUSTOM = 64
 """What a serializer of the user's own has made."""
 
+PLAIN = frozenset((0, INTEGER, LONG, TEXT))
+"""The flags of values that are read as they are."""
+
 SHAREABLE = frozenset(
-    kind | compressed
-    for kind in (0, INTEGER, LONG, TEXT)
-    for compressed in (0, COMPRESSED)
+    kind | compressed for kind in PLAIN for compressed in (0, COMPRESSED)
 )
 """The flags of values that nobody can change, so that callers may share."""
 
