@@ -58,7 +58,9 @@ class Methods:
     def get(self, key: typing.Any, default: typing.Any = None) -> Future:
         """Awaitable :meth:`.Client.get`."""
         engine = self._engine
-        loop = engine.enter()
+        loop = asyncio.get_running_loop()
+        if loop is not engine.entered:
+            engine.enter()
         encoded = engine.requests.key(key)
         hashed = None
         if encoded is None:
@@ -270,7 +272,9 @@ class Methods:
 
         """
         engine = self._engine
-        loop = engine.enter()
+        loop = asyncio.get_running_loop()
+        if loop is not engine.entered:
+            engine.enter()
         # Its callers may not be typed.
         given: typing.Any = factory
         if not callable(given):

@@ -344,7 +344,8 @@ class Batch:
     def _decode(
         self, found: dict[bytes, protocol.Item], most: float
     ) -> list[typing.Any] | None:
-        decode = self._codec.decode_or
+        decoders = self._codec.decoders
+        decode_or = self._codec.decode_or
         made: list[typing.Any] = []
         put = made.append
         plain = values.PLAIN
@@ -367,12 +368,16 @@ class Batch:
                 ):
                     return None
             # What can be changed is not shared by its readers.
-            if not repeated or flags not in values.SHAREABLE:
-                put(decode(flags, data, _MISS))
-            else:
+            if repeated and flags in values.SHAREABLE:
                 if key not in known:
-                    known[key] = decode(flags, data, _MISS)
+                    known[key] = decode_or(flags, data, _MISS)
                 put(known[key])
+                continue
+            try:
+                put(decoders[flags](data))
+            except Exception:  # noqa: BLE001
+                # It is rare, and is looked at there.
+                put(decode_or(flags, data, _MISS))
         self._hits += hits
         self._misses += len(made) - hits
         self.value_size = size / len(made)

@@ -82,6 +82,8 @@ class Engine:
         self.released = False
         """Whether those that were let in are over."""
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.entered: asyncio.AbstractEventLoop | None = None
+        """The loop in which there is no need to :meth:`enter`."""
         self.lanes: dict[health.Endpoint, lanes.Lane] = {}
         self.client: weakref.ref[Observed] | None = None
         _engines.add(self)
@@ -108,6 +110,7 @@ class Engine:
             client = None if self.client is None else self.client()
             if client is not None:
                 client._observe = self.tracing.observe()
+        self.entered = loop
         return loop
 
     def lane(self, endpoint: health.Endpoint) -> lanes.Lane:
@@ -259,6 +262,7 @@ class Engine:
     async def close(self) -> None:
         """Let no more calls in, and release what there is when it is over."""
         self.closed = True
+        self.entered = None
         if self.loop is asyncio.get_running_loop():
             await self._finish()
             for lane in self.lanes.values():
@@ -307,7 +311,7 @@ class Engine:
 
     def forget_after_fork(self) -> None:
         """Leave the parent's loop and its callers to the parent."""
-        self.loop = None
+        self.loop = self.entered = None
         self.lanes = {}
         self._tasks = set()
         if self.executor is not None:

@@ -14,6 +14,8 @@ from collections import abc
 
 NEWLINE = b'\r\n'
 
+END = b'END\r\n'
+
 MAX_LINE = 4096
 """No line of a reply is longer than this many bytes."""
 
@@ -487,15 +489,17 @@ class Get(Command):
             missing = self._read_on(self._cut, incoming)
             if missing:
                 return missing
+        # Values of one kind and length are common: their numbers are read
+        # once.
+        known: dict[bytes, tuple[int, int, int | None]] = {}
         data = incoming.data
+        if data.endswith(END):
+            self._read_in_order(incoming, known)
         at = incoming.at
         size = len(data)
         keys = self.keys
         found = self._coming
         find = data.find
-        # Values of one kind and length are common: their numbers are read
-        # once.
-        known: dict[bytes, tuple[int, int, int | None]] = {}
         while True:
             end = find(NEWLINE, at, at + MAX_LINE)
             space = find(b' ', at + 6, end)
@@ -535,6 +539,40 @@ class Get(Command):
                 raise ProtocolError('a value of another length than it says')
             found[key] = (flags, data[start:stop], unique)
             at = stop + 2
+
+    def _read_in_order(
+        self,
+        incoming: Incoming,
+        known: dict[bytes, tuple[int, int, int | None]],
+    ) -> None:
+        """Read values that come in the order in which they were asked for.
+
+        That is how servers send them.  Whatever is not as expected is left.
+
+        """
+        data = incoming.data
+        at = incoming.at
+        found = self._coming
+        find = data.find
+        is_here = data.startswith
+        for key in self.keys:
+            head = b'VALUE %b ' % key
+            if not is_here(head, at):
+                continue
+            begin = at + len(head)
+            end = find(NEWLINE, begin, begin + MAX_LINE)
+            numbers = data[begin:end]
+            if numbers not in known:
+                if end < 0:
+                    break
+                known[numbers] = self._numbers(numbers)
+            flags, length, unique = known[numbers]
+            stop = end + 2 + length
+            if key in found or not is_here(NEWLINE, stop):
+                break
+            found[key] = (flags, data[end + 2 : stop], unique)
+            at = stop + 2
+        incoming.at = at
 
     def _read_on(self, cut: _Cut, incoming: Incoming) -> int:
         """Read the rest of a large value, as :meth:`read` does."""

@@ -106,7 +106,7 @@ class Codec:
         self.decompressor: abc.Callable[[bytes], bytes] = functools.partial(
             inflate, limit=max_inflated_len
         )
-        self._decoders: dict[int, abc.Callable[[bytes], typing.Any]] = {
+        self.decoders: dict[int, abc.Callable[[bytes], typing.Any]] = {
             0: bytes,
             TEXT: bytes.decode,
             INTEGER: int,
@@ -114,18 +114,19 @@ class Codec:
             # Whatever is written: there is no harm in it.
             JSON: _json.loads,
         }
+        """What makes values of bytes, by the flags that are stored."""
         self._serialize: abc.Callable[[typing.Any], bytes]
         if serializer == 'pickle':
             self._kind = PICKLE
             self._serialize = self._pickle
-            self._decoders[PICKLE] = self._unpickle
+            self.decoders[PICKLE] = self._unpickle
         elif serializer == 'json':
             self._kind = JSON
             self._serialize = _json.dumps
         else:
             self._kind = CUSTOM
             self._serialize = functools.partial(_as_bytes, serializer.dumps)
-            self._decoders[CUSTOM] = serializer.loads
+            self.decoders[CUSTOM] = serializer.loads
         self._reported: set[str] = set()
 
     def encode(
@@ -164,11 +165,11 @@ class Codec:
 
         """
         try:
-            if flags in self._decoders:
-                return self._decoders[flags](data)
-            if flags & ~COMPRESSED in self._decoders:
+            if flags in self.decoders:
+                return self.decoders[flags](data)
+            if flags & ~COMPRESSED in self.decoders:
                 data = self.decompressor(data)
-                return self._decoders[flags & ~COMPRESSED](data)
+                return self.decoders[flags & ~COMPRESSED](data)
         except UndecodableError:
             raise
         # Unpickling runs what the value says, which may raise anything.
@@ -191,7 +192,7 @@ class Codec:
 
         """
         try:
-            return self._decoders[flags](data)
+            return self.decoders[flags](data)
         except Exception:  # noqa: BLE001
             # It is rare: compressed, or broken, and decode() says which.
             return self._decode_or_report(flags, data, default)
