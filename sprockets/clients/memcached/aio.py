@@ -58,9 +58,9 @@ class Methods:
     def get(self, key: typing.Any, default: typing.Any = None) -> Future:
         """Awaitable :meth:`.Client.get`."""
         engine = self._engine
-        loop = asyncio.get_running_loop()
-        if loop is not engine.entered:
-            engine.enter()
+        loop = engine.entered
+        if loop is None or loop is not asyncio.get_running_loop():
+            loop = engine.enter()
         encoded = engine.requests.key(key)
         hashed = None
         if encoded is None:
@@ -78,7 +78,7 @@ class Methods:
             loop.call_soon(batches.fall_back, future, default)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-            lane.read((encoded, future, default, hashed, (), observer))
+            lane.read((encoded, future, default, hashed, (), observer, None))
         return future
 
     def gets(self, key: typing.Any) -> Future:
@@ -272,14 +272,16 @@ class Methods:
 
         """
         engine = self._engine
-        loop = asyncio.get_running_loop()
-        if loop is not engine.entered:
-            engine.enter()
+        loop = engine.entered
+        if loop is None or loop is not asyncio.get_running_loop():
+            loop = engine.enter()
         # Its callers may not be typed.
         given: typing.Any = factory
         if not callable(given):
             leases.check_callable('factory', factory)
-        terms = leases.terms(stale, lease, wait)
+        terms = leases.USUAL
+        if stale != 0 or lease != 10 or wait is not None:
+            terms = leases.terms(stale, lease, wait)
         when: int = time
         if type(time) is not int or not 0 <= time <= commands.MONTH:
             when = commands.exptime(time)
@@ -292,36 +294,43 @@ class Methods:
             observer = self._observe('get_or_set', (encoded,))
         future = loop.create_future()
         # A hit has no use for what it takes to compute a value.
-        otherwise = batches.Otherwise(
-            (
-                lookups.compute,
-                engine,
-                contextvars.copy_context(),
-                factory,
-                encoded,
-                hashed,
-                when,
-                terms,
-                default,
-                cache_none,
-                min_compress_len,
-            )
+        wanted = (
+            engine,
+            contextvars.copy_context(),
+            factory,
+            encoded,
+            hashed,
+            when,
+            terms,
+            default,
+            cache_none,
+            min_compress_len,
         )
         if terms.stale:
             # What is wrong with the times is said before anything is sent.
             leases.kept(when, terms)
             what = (encoded, hashed, terms.stale)
-            calls.look(engine, what, (future, otherwise, observer))
+            calls.look(engine, what, (future, wanted, observer))
             return future
         endpoint = engine.cluster.pick(encoded, hashed)
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
                 batches.tell(observer.over, health.UnavailableError(), 0, 0)
-            loop.call_soon(batches.fall_back, future, otherwise)
+            loop.call_soon(lookups.compute, wanted, future)
         else:
             lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-            lane.read((encoded, future, otherwise, hashed, (), observer))
+            lane.read(
+                (
+                    encoded,
+                    future,
+                    wanted,
+                    hashed,
+                    (),
+                    observer,
+                    lookups.compute,
+                )
+            )
         return future
 
     async def invalidate(self, key: typing.Any) -> int:

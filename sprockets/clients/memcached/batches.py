@@ -32,6 +32,9 @@ loop, and are a thread's."""
 
 Future = asyncio.Future[typing.Any]
 
+Otherwise = abc.Callable[..., None]
+"""What to do about a read that has no value."""
+
 Waiter = tuple[
     bytes,
     Future,
@@ -39,19 +42,12 @@ Waiter = tuple[
     int | None,
     tuple[health.Endpoint, ...],
     observers.Observer | None,
+    Otherwise | None,
 ]
 """A caller of ``get``: its key, its future, its default, the hash that it
-gave, the servers that could not be reached, its observer."""
-
-
-class Otherwise(tuple[typing.Any, ...]):
-    """In place of a default: what to do about a read that has no value.
-
-    A function and its arguments, but for the last one, which is the future.
-
-    """
-
-    __slots__ = ()
+gave, the servers that could not be reached, its observer; and what to do
+without a value, with the default and the future as arguments, None to give the
+default."""
 
 
 _MISS = object()
@@ -118,7 +114,9 @@ def split(
         yield chunk
 
 
-def fall_back(future: Future, default: typing.Any) -> None:
+def fall_back(
+    future: Future, default: typing.Any, otherwise: Otherwise | None = None
+) -> None:
     """Give a caller its default, or do what it wants done instead.
 
     A caller that was cancelled, or has timed out, gets nothing.
@@ -126,11 +124,10 @@ def fall_back(future: Future, default: typing.Any) -> None:
     """
     if future.done():
         return
-    if type(default) is Otherwise:
-        function, *arguments = default
-        function(*arguments, future)
-    else:
+    if otherwise is None:
         future.set_result(default)
+    else:
+        otherwise(default, future)
 
 
 def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
@@ -440,18 +437,18 @@ class Batch:
 
     def _give_values(self, made: list[typing.Any]) -> None:
         for waiter, value in zip(self.waiters, made, strict=True):
-            _, future, default, _, _, observer = waiter
+            _, future, default, _, _, observer, otherwise = waiter
             hit = value is not _MISS
             if observer is not None:
                 tell(observer.over, None, hit, not hit, self._endpoint)
             if not hit:
-                fall_back(future, default)
+                fall_back(future, default, otherwise)
             # A caller may have been cancelled, or have timed out.
             elif not future.done():
                 future.set_result(value)
 
     def _give_defaults(self, error: BaseException | None) -> None:
-        for _, future, default, _, _, observer in self.waiters:
+        for _, future, default, _, _, observer, otherwise in self.waiters:
             if observer is not None:
                 tell(observer.over, error, 0, 0, self._endpoint)
-            fall_back(future, default)
+            fall_back(future, default, otherwise)

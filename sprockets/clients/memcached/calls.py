@@ -160,23 +160,32 @@ class Engine:
         :param float deadline: until when they were to be answered
 
         """
-        for key, future, default, hashed, tried, observer in waiters:
+        for waiter in waiters:
+            key, future, default, hashed, tried, observer, otherwise = waiter
             endpoint = None
             if self.cluster.goes_on(unreachable):
                 # After its read a lookup goes on by itself, and takes more
                 # than one call.
-                if not tried and type(default) is not batches.Otherwise:
+                if not tried and otherwise is None:
                     give_up = functools.partial(future.set_result, default)
                     self.limit(future, deadline, give_up)
                 tried += (unreachable,)
                 endpoint = self.cluster.pick(key, hashed, tried)
             if endpoint is not None and endpoint not in tried:
                 self.lane(endpoint).read(
-                    (key, future, default, hashed, tried, observer)
+                    (
+                        key,
+                        future,
+                        default,
+                        hashed,
+                        tried,
+                        observer,
+                        otherwise,
+                    )
                 )
                 continue
             self.unserved.fail(clock.monotonic())
-            batches.fall_back(future, default)
+            batches.fall_back(future, default, otherwise)
             if observer is not None:
                 batches.tell(observer.over, health.UnavailableError(), 0, 0)
 
@@ -443,8 +452,11 @@ class Call:
     def _end(self) -> None:
         command = self.command
         result = command.result
-        if self._finish is not None:
-            result = self._finish(self)
+        finish = self._finish
+        if finish is not None:
+            # It may have this call, and both would wait for the collector.
+            self._finish = None
+            result = finish(self)
         # The caller may have been cancelled.
         if not self._future.done():
             self._future.set_result(result)
@@ -461,8 +473,8 @@ class Call:
             )
 
 
-Wanting = tuple[Future, batches.Otherwise, observers.Observer | None]
-"""A caller of ``get_or_set``: its future, how it goes on, its observer."""
+Wanting = tuple[Future, lookups.Wanted, observers.Observer | None]
+"""A caller of ``get_or_set``: its future, what it wants, its observer."""
 
 
 class Look:
@@ -507,7 +519,7 @@ class Look:
         if endpoint is not leases.NO_META:
             value, stale = flow.seen(command, endpoint)
         used = False
-        for future, otherwise, observer in self._wanting:
+        for future, wanted, observer in self._wanting:
             if observer is not None:
                 batches.tell(
                     observer.over,
@@ -520,9 +532,9 @@ class Look:
                 # The caller was cancelled, or has timed out.
                 continue
             if endpoint is leases.NO_META:
-                lookups.look(*otherwise[1:], future)
+                lookups.look(wanted, future)
             elif value is leases.MISS or item is None:
-                lookups.compute(*otherwise[1:], future)
+                lookups.compute(wanted, future)
             else:
                 # What can be changed is not shared by its readers.
                 if used and item[0] not in values.SHAREABLE:
@@ -530,8 +542,8 @@ class Look:
                 used = True
                 future.set_result(value)
         if stale is not None:
-            future, otherwise, _ = self._wanting[0]
-            lookups.recompute(stale, *otherwise[1:], future)
+            future, wanted, _ = self._wanting[0]
+            lookups.recompute(stale, wanted, future)
 
 
 def look(
@@ -544,8 +556,8 @@ def look(
 
     """
     if engine.flow.lacks_meta():
-        future, otherwise, _ = wanting
-        lookups.look(*otherwise[1:], future)
+        future, wanted, _ = wanting
+        lookups.look(wanted, future)
         return
     key, hashed, _ = what
     endpoint = engine.cluster.pick(key, hashed)

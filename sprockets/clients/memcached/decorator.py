@@ -113,6 +113,7 @@ class Cached:
         )
         self._time = time
         self._key = key
+        self._names_calls = callable(key)
         self._source = source
         self._prefix = prefix
         self._options = options
@@ -127,22 +128,21 @@ class Cached:
         source = self._source
         if source is None:
             source = self._cache(args)
-        key, factory = self._named(args, kwargs)
-        return source.get_or_set(key, factory, self._time, **self._options)
-
-    def _named(
-        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
-    ) -> tuple[str, abc.Callable[[], typing.Any]]:
-        """Return the key of a call, and what does it."""
-        if not callable(self._key):
+        if not self._names_calls:
             for value in (*args, *kwargs.values()) if kwargs else args:
                 if type(value) not in PLAIN:
                     break
             else:
-                return self._plain_call(*args, **kwargs)
-        return (
+                return source.get_or_set(
+                    *self._plain_call(*args, **kwargs),
+                    self._time,
+                    **self._options,
+                )
+        return source.get_or_set(
             self.key(*args, **kwargs),
             functools.partial(self._function, *args, **kwargs),
+            self._time,
+            **self._options,
         )
 
     def __get__(

@@ -215,9 +215,9 @@ class Lane:
         return batch
 
     def _turn_away(self, waiter: batches.Waiter) -> None:
-        _, future, default, _, _, observer = waiter
+        _, future, default, _, _, observer, otherwise = waiter
         self.counters.fail(time.monotonic())
-        self.loop.call_soon(batches.fall_back, future, default)
+        self.loop.call_soon(batches.fall_back, future, default, otherwise)
         if observer is not None:
             error = OverloadError(str(self.endpoint))
             batches.tell(observer.over, error, 0, 0, self.endpoint)

@@ -120,6 +120,10 @@ def terms(stale: typing.Any, lease: typing.Any, wait: typing.Any) -> Terms:
     )
 
 
+USUAL = terms(0, 10, None)
+"""The time spans of a call that says nothing about them."""
+
+
 def check_callable(name: str, function: typing.Any) -> None:
     """Raise :exc:`TypeError` for what cannot be called."""
     if not callable(function):

@@ -17,46 +17,42 @@ CLOSED = 'the memcached client is closed'
 Flight = asyncio.Task[leases.Outcome | None]
 
 
+Wanted = tuple[
+    typing.Any,
+    contextvars.Context,
+    abc.Callable[[], typing.Any],
+    bytes,
+    int | None,
+    int,
+    leases.Terms,
+    typing.Any,
+    bool,
+    int,
+]
+"""What a caller of ``get_or_set`` wants: the client's engine, the context in
+which to compute, what computes the value, and what :func:`.leases.plan` takes:
+key, hash, exptime, terms, default, cache_none, min_compress_len."""
+
+
 class Lookup:
     """A ``get_or_set`` that found no value, or looks for one that is stale.
 
-    :param Engine engine: the client's
-    :param Context context: the caller's, in which the answer does not come
-    :param factory: what computes the value
     :param Future future: what the caller awaits
-
-    The others are what :func:`.leases.plan` takes.
 
     """
 
     __slots__ = ('_context', '_engine', '_factory', 'future', 'plan')
 
     def __init__(
-        self,
-        engine: typing.Any,
-        context: contextvars.Context,
-        factory: abc.Callable[[], typing.Any],
-        key: bytes,
-        hashed: int | None,
-        exptime: int,
-        terms: leases.Terms,
-        default: typing.Any,
-        cache_none: bool,
-        min_compress_len: int,
-        future: asyncio.Future[typing.Any],
+        self, wanted: Wanted, future: asyncio.Future[typing.Any]
     ) -> None:
+        # The answer does not come in the caller's context.
+        engine, context, factory, key, hashed, *how = wanted
         self._engine = engine
         self._context = context
         self._factory = factory
         self.future = future
-        self.plan = leases.plan(
-            cluster.Route(key, hashed),
-            exptime,
-            terms,
-            default,
-            cache_none,
-            min_compress_len,
-        )
+        self.plan = leases.plan(cluster.Route(key, hashed), *how)
 
     def compute(self) -> None:
         """Get a value that was not there."""
@@ -149,16 +145,20 @@ class Lookup:
                     return plan.default
 
 
-def compute(*arguments: typing.Any) -> None:
-    """Get a value that was not there; the arguments are a lookup's."""
-    Lookup(*arguments).compute()
+def compute(wanted: Wanted, future: asyncio.Future[typing.Any]) -> None:
+    """Get a value that was not there."""
+    Lookup(wanted, future).compute()
 
 
-def look(*arguments: typing.Any) -> None:
-    """Look for a value that may be stale, likewise."""
-    Lookup(*arguments).look()
+def look(wanted: Wanted, future: asyncio.Future[typing.Any]) -> None:
+    """Look for a value that may be stale."""
+    Lookup(wanted, future).look()
 
 
-def recompute(stale: leases.Stale, *arguments: typing.Any) -> None:
-    """Compute a value anew, while the old one is served, likewise."""
-    Lookup(*arguments).recompute(stale)
+def recompute(
+    stale: leases.Stale,
+    wanted: Wanted,
+    future: asyncio.Future[typing.Any],
+) -> None:
+    """Compute a value anew, while the old one is served."""
+    Lookup(wanted, future).recompute(stale)
