@@ -406,11 +406,7 @@ class Lane:
         now = time.monotonic()
         for batch in list(self._in_flight):
             if self._due(batch) <= now:
-                error = TimeoutError('timed out')
-                if batch.in_thread:
-                    self._give_up(batch, error)
-                else:
-                    self._end(batch, error)
+                self._time_out(batch)
         while (self._full or self._forming is not None) and self._due(
             self._first()
         ) <= now:
@@ -432,15 +428,22 @@ class Lane:
             return batch.deadline
         return batch.deadline + GRACE
 
-    def _end(self, batch: batches.Batch, error: Exception) -> None:
-        """Let the time of what the loop has begun be over."""
+    def _time_out(self, batch: batches.Batch) -> None:
+        error = TimeoutError('timed out')
         begun = batch.begun
-        assert begun is not None
-        self._begun.discard(begun)
+        if begun is None or batch.in_thread:
+            self._give_up(batch, error)
+            return
+        if batch not in self._for_threads:
+            # It may be the loop that was late.
+            self._go_on(batch)
+            if batch.returned or batch.in_thread:
+                return
         if batch in self._for_threads:
             self._for_threads.remove(batch)
         else:
             self.loop.remove_reader(begun.link.fileno())
+        self._begun.discard(begun)
         if batch.answered:
             self._give_up(batch, error)
         else:

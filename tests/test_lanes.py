@@ -1,0 +1,475 @@
+"""What the loop does itself, what a thread does, and how one hands over."""
+
+import asyncio
+import concurrent.futures
+import gc
+import threading
+import time
+import weakref
+
+import faults
+import pytest
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached import batches, turns
+from sprockets.clients.memcached.testing import MemcachedServer
+
+SMALL = ['x' * 10]
+LARGE = ['x' * (batches.HEAVY + 1)]
+
+
+class Threads(concurrent.futures.ThreadPoolExecutor):
+    """An executor that knows how many jobs it was given."""
+
+    def __init__(self, workers=8):
+        super().__init__(workers)
+        self.jobs = 0
+
+    def submit(self, *args, **kwargs):
+        self.jobs += 1
+        return super().submit(*args, **kwargs)
+
+
+class Serializer:
+    """Takes down in which thread each value is read."""
+
+    def __init__(self):
+        self.threads = []
+
+    def dumps(self, value):
+        return value[0].encode()
+
+    def loads(self, data):
+        self.threads.append(threading.get_ident())
+        return [data.decode()]
+
+
+@pytest.fixture
+def server():
+    with MemcachedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server):
+    with faults.FaultProxy(server.address) as running:
+        yield running
+
+
+@pytest.fixture
+def threads():
+    with Threads() as executor:
+        yield executor
+
+
+def run(main, server, **options):
+    """Run a coroutine function with a client, and close that."""
+
+    async def body():
+        client = memcached.AsyncClient(servers=server.address, **options)
+        try:
+            return await main(client)
+        finally:
+            await client.close()
+
+    return asyncio.run(body())
+
+
+def connections(client):
+    """Return how many connections a client's only server has from here."""
+    (endpoint,) = client._engine.cluster.endpoints
+    return endpoint.connections
+
+
+# Who does what
+
+
+def test_only_the_first_call_takes_a_thread(server, threads):
+    """It connects; the others find its connection idle."""
+
+    async def main(client):
+        await client.set('key', 'value')
+        assert threads.jobs == 1
+        for _ in range(20):
+            assert await client.get('key') == 'value'
+            assert await client.incr('number') is None
+            assert await client.get_multi(['key', 'none']) == {'key': 'value'}
+        assert threads.jobs == 1
+
+    run(main, server, executor=threads)
+
+
+def test_a_large_value_is_a_threads(server, threads):
+    """To write it, and to read it; and both are right."""
+    value = 'x' * 900_000
+
+    async def main(client):
+        await client.set('small', 1)
+        assert await client.set('large', value)
+        assert threads.jobs == 2
+        assert await client.get('large') == value
+        assert threads.jobs == 3
+        assert await client.get('small') == 1
+        assert threads.jobs == 3
+
+    run(main, server, executor=threads)
+
+
+def test_deserializing_much_is_a_threads(server):
+    """A few bytes are read in the loop, many are not."""
+    serializer = Serializer()
+
+    async def main(client):
+        here = threading.get_ident()
+        await client.set('small', SMALL)
+        await client.set_multi({'large': LARGE, 'more': SMALL})
+        assert await client.get('small') == SMALL
+        assert serializer.threads == [here]
+        assert await asyncio.gather(
+            client.get('large'), client.get('more')
+        ) == [
+            LARGE,
+            SMALL,
+        ]
+        assert here not in serializer.threads[1:]
+
+    run(main, server, serializer=serializer)
+
+
+def test_inflating_is_a_threads(server, threads):
+    """A few bytes may become many."""
+
+    async def main(client):
+        await client.set('key', 'x' * 10_000, min_compress_len=1)
+        assert threads.jobs == 1
+        assert await client.get('key') == 'x' * 10_000
+        assert threads.jobs == 2
+
+    run(main, server, executor=threads)
+
+
+def test_a_reply_in_pieces(proxy, threads):
+    """The loop puts them together."""
+
+    async def main(client):
+        await client.set('key', 'value')
+        proxy.next_reply(faults.drip())
+        assert await client.get('key') == 'value'
+        assert threads.jobs == 1
+
+    run(main, proxy, executor=threads)
+
+
+def test_a_connection_that_ends_in_a_reply(proxy, threads):
+    """A thread goes on from there: it connects and asks again."""
+
+    async def main(client):
+        await client.set('key', 'value')
+        proxy.next_reply(faults.cut(9))
+        assert await client.get('key') == 'value'
+        assert threads.jobs == 2
+        proxy.next_reply(faults.cut(3))
+        # Nobody knows whether it was done.
+        assert await client.incr('key') is None
+        assert await client.get('key') == 'value'
+
+    run(main, proxy, executor=threads)
+
+
+def test_a_reply_too_many(proxy, threads):
+    """Nobody gets it, and the connection is not used again."""
+
+    async def main(client):
+        await client.set_multi({'one': 1, 'two': 2})
+        proxy.next_reply(faults.repeat())
+        assert await client.get('one') is None
+        assert await client.get('two') in (2, None)
+        assert proxy.connections[0].closed
+
+    run(main, proxy, executor=threads, dead_retry=0)
+
+
+def test_a_value_that_fails_in_the_loop_fails_alone(server):
+    """It is tried again in a thread, which tells of it."""
+
+    class Broken(Serializer):
+        def loads(self, data):
+            if data == b'bad':
+                raise ValueError(data)
+            return super().loads(data)
+
+    async def main(client):
+        await client.set_multi({'good': ['good'], 'bad': ['bad']})
+        got = await asyncio.gather(
+            client.get('good'), client.get('bad', 'default')
+        )
+        assert got == [['good'], 'default']
+
+    run(main, server, serializer=Broken())
+
+
+# Time
+
+
+def test_a_hung_server_is_left_at_the_deadline(proxy):
+    """By the loop, and it is down for everybody then."""
+
+    async def main(client):
+        await client.set('key', 'value')
+        proxy.every_reply(faults.stall)
+        began = time.monotonic()
+        got = await asyncio.gather(*[client.get('key', 1) for _ in range(9)])
+        assert got == [1] * 9
+        assert time.monotonic() - began >= 0.3
+        (endpoint,) = client._engine.cluster.endpoints
+        assert endpoint.retry_at is not None
+        assert connections(client) == 0
+
+    run(main, proxy, socket_timeout=0.3)
+
+
+def test_a_loop_that_is_late_does_not_blame_the_server(server):
+    """The reply was there in time."""
+
+    async def main(client):
+        await client.set('key', 'value')
+        call = client.get('key')
+        # The batch leaves at the end of this turn.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.sleep(0.4)  # noqa: ASYNC251
+        (lane,) = client._engine.lanes.values()
+        lane._look()
+        assert await call == 'value'
+        (endpoint,) = client._engine.cluster.endpoints
+        assert endpoint.retry_at is None
+
+    run(main, server, socket_timeout=0.3)
+
+
+def test_without_a_free_thread(server):
+    """What the loop can do goes on; the rest fails when its time is over."""
+    release = threading.Event()
+
+    async def main(client):
+        await client.set('small', 1)
+        await client.set('large', LARGE)
+        for _ in range(2):
+            threads.submit(release.wait)
+        try:
+            large = client.get('large', 'default')
+            # What is called in the same turn waits for it.
+            await asyncio.sleep(0.01)
+            for _ in range(20):
+                assert await client.get('small') == 1
+            assert await large == 'default'
+            # It is not the server's fault.
+            (endpoint,) = client._engine.cluster.endpoints
+            assert endpoint.retry_at is None
+            assert await client.get('small') == 1
+        finally:
+            release.set()
+        assert await client.get('large') == LARGE
+
+    with Threads(2) as threads:
+        run(main, server, executor=threads, socket_timeout=0.4)
+
+
+# Loops come and go
+
+
+def test_a_loop_that_ends_in_an_exchange(proxy):
+    """The next one has a connection of its own, and the old one is closed."""
+    client = memcached.AsyncClient(servers=proxy.address)
+
+    async def leave():
+        await client.set('key', 'value')
+        proxy.next_reply(faults.stall)
+        client.get('key')
+        await asyncio.to_thread(proxy.wait_for, lambda: proxy.stalled)
+
+    async def use():
+        assert await client.get('key') == 'value'
+        assert connections(client) == 1
+        await client.close()
+
+    asyncio.run(leave())
+    assert connections(client) == 1
+    asyncio.run(use())
+    assert connections(client) == 0
+    proxy.wait_for(lambda: not proxy.open)
+
+
+def test_a_client_that_is_gone_in_an_exchange(proxy):
+    """Its connection is closed when it is collected."""
+
+    async def leave():
+        client = memcached.AsyncClient(servers=proxy.address)
+        await client.set('key', 'value')
+        proxy.next_reply(faults.stall)
+        client.get('key')
+        await asyncio.to_thread(proxy.wait_for, lambda: proxy.stalled)
+
+    asyncio.run(leave())
+    gc.collect()
+    proxy.wait_for(lambda: not proxy.open)
+
+
+def test_several_clients_of_one_server(server):
+    """They share its connections, and none of them starves."""
+
+    async def main(first):
+        others = [
+            memcached.AsyncClient(servers=server.address) for _ in range(3)
+        ]
+        clients = [first, *others]
+        await first.set('key', 'value')
+        rounds = dict.fromkeys(clients, 0)
+        going = True
+
+        async def read(client):
+            while going:
+                assert await client.get('key') == 'value'
+                rounds[client] += 1
+
+        readers = [
+            asyncio.ensure_future(read(client))
+            for client in clients
+            for _ in range(50)
+        ]
+        while min(rounds.values()) < 500:
+            await asyncio.sleep(0.01)
+            assert connections(first) <= 2
+        going = False
+        await asyncio.gather(*readers)
+        for client in others:
+            await client.close()
+
+    run(main, server, max_connections=2)
+
+
+# What is left behind
+
+CALLS = {
+    'get': lambda client: client.get('key'),
+    'a miss': lambda client: client.get('none'),
+    'gets': lambda client: client.gets('key'),
+    'gat': lambda client: client.gat('key', 60),
+    'set': lambda client: client.set('other', 1),
+    'incr': lambda client: client.incr('number'),
+    'get_multi': lambda client: client.get_multi(['key', 'none']),
+    'set_multi': lambda client: client.set_multi({'a': 1, 'b': 2}),
+    'get_or_set': lambda client: client.get_or_set('key', int, 60),
+    'get_or_set, stale': lambda client: client.get_or_set(
+        'key', int, 60, stale=60
+    ),
+    'update': lambda client: client.update('number', lambda n: (n or 0) + 1),
+    'get_stats': lambda client: client.get_stats(),
+}
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_nothing_is_left_to_the_collector(server, name):
+    """Its rounds would make for the slowest calls."""
+    call = CALLS[name]
+
+    async def main(client):
+        await client.set_multi({'key': 'value', 'number': 1})
+        for _ in range(3):
+            await call(client)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await asyncio.gather(*[call(client) for _ in range(5)])
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
+
+    run(main, server)
+
+
+# Turns
+
+
+class Lane:
+    """Takes a turn whenever it is told that there may be one."""
+
+    def __init__(self, loop, of):
+        self.loop = loop
+        self.of = of
+        self.turns = 0
+        self.told = 0
+
+    def leave(self):
+        self.told += 1
+        self.turns += self.of.take(self)
+
+
+def test_turns_are_taken_in_order():
+    """Whoever waits longest is next, and a lane that just had one is not."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        of = turns.Turns(1)
+        lanes = [Lane(loop, of) for _ in range(3)]
+        for lane in lanes:
+            lane.leave()
+        assert [lane.turns for lane in lanes] == [1, 0, 0]
+        of.give_back()
+        # It is the second's, which was told and will take it.
+        lanes[0].leave()
+        await asyncio.sleep(0)
+        assert [lane.turns for lane in lanes] == [1, 1, 0]
+        of.give_back()
+        await asyncio.sleep(0)
+        assert [lane.turns for lane in lanes] == [1, 1, 1]
+        of.give_back()
+        await asyncio.sleep(0)
+        assert [lane.turns for lane in lanes] == [2, 1, 1]
+
+    asyncio.run(main())
+
+
+def test_a_lane_that_waits_no_more_is_passed_over():
+    """It said so, it is gone, or its loop is closed."""
+
+    async def main():
+        closed = asyncio.new_event_loop()
+        closed.close()
+        loop = asyncio.get_running_loop()
+        of = turns.Turns(1)
+        holder, one, two, three, last = (
+            Lane(each, of) for each in (loop, loop, loop, closed, loop)
+        )
+        for lane in (holder, one, two, three, last):
+            lane.leave()
+        of.withdraw(one)
+        gone = weakref.ref(two)
+        del two, lane
+        gc.collect()
+        assert gone() is None
+        of.give_back()
+        await asyncio.sleep(0)
+        assert (one.turns, three.turns, last.turns) == (0, 0, 1)
+
+    asyncio.run(main())
+
+
+def test_turns_at_once():
+    """As many as there are, and with more than one free more are told."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        of = turns.Turns(2)
+        lanes = [Lane(loop, of) for _ in range(4)]
+        for lane in lanes:
+            lane.leave()
+        assert [lane.turns for lane in lanes] == [1, 1, 0, 0]
+        of.give_back()
+        of.give_back()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert [lane.turns for lane in lanes] == [1, 1, 1, 1]
+
+    asyncio.run(main())
