@@ -99,9 +99,9 @@ def test_only_the_first_call_takes_a_thread(server, threads):
     run(main, server, executor=threads)
 
 
-def test_a_large_value_is_a_threads(server, threads):
+def test_a_large_value_is_a_threads(threads):
     """To write it, and to read it; and both are right."""
-    value = 'x' * 900_000
+    value = 'x' * 4_000_000
 
     async def main(client):
         await client.set('small', 1)
@@ -111,6 +111,25 @@ def test_a_large_value_is_a_threads(server, threads):
         assert threads.jobs == 3
         assert await client.get('small') == 1
         assert threads.jobs == 3
+
+    with MemcachedServer('-I', '8m') as server:
+        run(
+            main,
+            server,
+            executor=threads,
+            server_max_value_length=len(value),
+        )
+
+
+def test_one_of_100_kb_is_not(server, threads):
+    """It takes the loop less than to tell a thread."""
+    value = 'x' * 100_000
+
+    async def main(client):
+        await client.set('small', 1)
+        assert await client.set('key', value)
+        assert await client.get('key') == value
+        assert threads.jobs == 1
 
     run(main, server, executor=threads)
 

@@ -10,6 +10,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached import (
+    connection,
     counters,
     health,
     observers,
@@ -27,8 +28,7 @@ MAX_BYTES = 512 * 1024
 ones let expect; a single call that is larger travels alone."""
 
 HEAVY = 64 * 1024
-"""Bytes of requests, or of values to deserialize, that are too many for the
-loop, and are a thread's."""
+"""Bytes of values to deserialize that are too many for the loop."""
 
 Future = asyncio.Future[typing.Any]
 
@@ -238,7 +238,7 @@ class Batch:
         :return: False if it takes a thread
 
         """
-        if self.size > HEAVY:
+        if self.size > connection.WINDOW:
             return False
         link = self._endpoint.ready()
         if link is None:

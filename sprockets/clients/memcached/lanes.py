@@ -16,7 +16,6 @@ from sprockets.clients.memcached import (
     counters,
     executors,
     health,
-    protocol,
     turns,
     values,
 )
@@ -28,6 +27,9 @@ MAX_WAITING_CALLS = 100_000
 
 MAX_WAITING_BYTES = 256 * 1024 * 1024
 """Bytes of requests that may wait for one server; likewise."""
+
+LARGE = 1024 * 1024
+"""Bytes of a reply that, if they are still to come, a thread waits for."""
 
 GRACE = 0.1
 """Seconds after its deadline that a batch gets to come back by itself."""
@@ -68,7 +70,7 @@ class Lane:
 
     Over a connection that is idle the loop itself sends it, and reads what
     comes back.  What may take longer than that is done by a thread: to
-    connect, to try again, to send or read much at once, to unpickle much.
+    connect, to try again, to send or read much, to inflate, to unpickle much.
 
     :param Endpoint endpoint: the server
     :param Codec codec: turns bytes into values
@@ -289,7 +291,7 @@ class Lane:
         assert begun is not None
         link = begun.link.fileno()
         missing = batch.go_on()
-        if 0 < missing <= protocol.PIECE:
+        if 0 < missing <= LARGE:
             return
         self.loop.remove_reader(link)
         if missing == 0:
