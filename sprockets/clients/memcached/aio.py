@@ -15,6 +15,7 @@ from sprockets.clients.memcached import (
     calls,
     cluster,
     commands,
+    engines,
     flights,
     health,
     leases,
@@ -38,7 +39,7 @@ class Methods:
     """
 
     def __init__(
-        self, engine: calls.Engine, observe: Observe | None = None
+        self, engine: engines.Engine, observe: Observe | None = None
     ) -> None:
         self._engine = engine
         self._observe = observe
@@ -310,7 +311,7 @@ class Methods:
             # What is wrong with the times is said before anything is sent.
             leases.kept(when, terms)
             what = (encoded, hashed, terms.stale)
-            calls.look(engine, what, (future, wanted, observer))
+            lookups.look(engine, what, (future, wanted, observer))
             return future
         endpoint = engine.cluster.pick(encoded, hashed)
         if endpoint is None:
@@ -346,7 +347,9 @@ class Methods:
         steps = leases.invalidate(route)
         return typing.cast(
             int,
-            await engine.follow(steps, None, self._observe, 'invalidate'),
+            await calls.follow(
+                engine, steps, None, self._observe, 'invalidate'
+            ),
         )
 
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
@@ -363,7 +366,9 @@ class Methods:
         steps = engine.flow.mark_stale(route, seconds)
         return typing.cast(
             int,
-            await engine.follow(steps, None, self._observe, 'mark_stale'),
+            await calls.follow(
+                engine, steps, None, self._observe, 'mark_stale'
+            ),
         )
 
     async def update(
@@ -390,8 +395,8 @@ class Methods:
         steps = engine.flow.update(route, time, min_compress_len, attempts)
         with flights.within((engine, 'update', route)):
             async with engine.locks.setdefault(route, asyncio.Lock()):
-                return await engine.follow(
-                    steps, function, self._observe, 'update'
+                return await calls.follow(
+                    engine, steps, function, self._observe, 'update'
                 )
 
     # Numbers
@@ -644,7 +649,7 @@ class Scope(Methods):
     """
 
     def __init__(
-        self, engine: calls.Engine, observe: Observe | None = None
+        self, engine: engines.Engine, observe: Observe | None = None
     ) -> None:
         super().__init__(engine, observe)
         self._saw = commands.Tokens()
@@ -705,7 +710,7 @@ class AsyncClient(Methods):
             raise TypeError(
                 f'executor is {given!r}; expected an executor of threads'
             )
-        super().__init__(calls.Engine(prefix, executor, options))
+        super().__init__(engines.Engine(prefix, executor, options))
         # It looks for a tracer in each loop; a scope when it is made.
         self._engine.client = weakref.ref(self)
         self._by_task: weakref.WeakKeyDictionary[

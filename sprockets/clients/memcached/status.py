@@ -19,8 +19,8 @@ from collections import abc
 from tornado import routing, web
 
 from sprockets.clients.memcached import (
-    calls,
     counters,
+    engines,
     handlers,
     health,
     lanes,
@@ -133,7 +133,7 @@ async def _client_status(
 
 
 def _counters(
-    engine: calls.Engine, endpoint: health.Endpoint
+    engine: engines.Engine, endpoint: health.Endpoint
 ) -> list[counters.Counters]:
     count = engine.counters.get(endpoint)
     return [] if count is None else [count]
