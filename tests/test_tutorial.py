@@ -86,7 +86,8 @@ class Terminal:
         return read
 
     def close(self):
-        """Hang up, which ends the shell and what runs in it."""
+        """Stop what runs, which may ignore a hang-up, and end the shell."""
+        self.interrupt()
         os.close(self._master)
         self._shell.wait(60)
 
