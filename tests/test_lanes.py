@@ -6,12 +6,13 @@ import gc
 import threading
 import time
 import weakref
+from unittest import mock
 
 import faults
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import batches, turns
+from sprockets.clients.memcached import batches, connection, protocol, turns
 from sprockets.clients.memcached.testing import MemcachedServer
 
 SMALL = ['x' * 10]
@@ -317,6 +318,69 @@ def test_a_loop_that_ends_in_an_exchange(proxy):
     asyncio.run(use())
     assert connections(client) == 0
     proxy.wait_for(lambda: not proxy.open)
+
+
+def test_a_loop_that_rests_in_an_exchange(proxy):
+    """It goes on when it runs again, whatever the client did meanwhile."""
+    client = memcached.AsyncClient(servers=proxy.address)
+
+    async def begin():
+        await client.set('key', 'value')
+        proxy.next_reply(faults.stall)
+        call = client.get('key')
+        await asyncio.to_thread(proxy.wait_for, lambda: proxy.stalled)
+        return call
+
+    async def use():
+        assert await client.get('key') == 'value'
+
+    loop = asyncio.new_event_loop()
+    try:
+        call = loop.run_until_complete(begin())
+        asyncio.run(use())
+        assert connections(client) == 2
+        proxy.release()
+        assert loop.run_until_complete(call) == 'value'
+        loop.run_until_complete(client.close())
+        assert connections(client) == 0
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize('place', ['read', 'send'])
+def test_an_interrupt_in_the_loop(proxy, place):
+    """The connection is closed, and what does no harm is asked again."""
+    client = memcached.AsyncClient(servers=proxy.address)
+    places = {
+        'read': (protocol.Get, 'read'),
+        'send': (connection.Connection, '_send'),
+    }
+
+    async def call(method, *args):
+        return await getattr(client, method)(*args)
+
+    async def interrupted():
+        calls.append(client.get('one', 'default'))
+        await calls[0]
+
+    calls = []
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(call('set_multi', {'one': 1, 'two': 2}))
+        with (
+            mock.patch.object(*places[place], side_effect=KeyboardInterrupt),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            loop.run_until_complete(interrupted())
+        assert loop.run_until_complete(call('get', 'two')) == 2
+        (answer,) = calls
+        assert loop.run_until_complete(answer) in (1, 'default')
+        loop.run_until_complete(call('close'))
+        assert connections(client) == 0
+        proxy.wait_for(lambda: not proxy.open)
+    finally:
+        loop.close()
 
 
 def test_a_client_that_is_gone_in_an_exchange(proxy):

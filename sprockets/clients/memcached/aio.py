@@ -671,8 +671,8 @@ class AsyncClient(Methods):
     Each method returns a future; those of several steps, :meth:`update`,
     :meth:`invalidate` and :meth:`mark_stale`, are coroutines.  What is called
     in the same turn of the event loop travels together, whoever calls: one
-    write, one read, in a thread.  A read that is called after a write sees
-    what was written.
+    write, one read.  A read that is called after a write sees what was
+    written.
 
     It can be made before there is a loop, and be used in one after another,
     but not in two at once.  A caller that is cancelled, or times out, leaves
@@ -680,9 +680,10 @@ class AsyncClient(Methods):
     same task; :meth:`scope` gives the methods with a scope of their own.
 
     :param str prefix: the prefix of the variables, as for :class:`Client`
-    :param concurrent.futures.Executor executor: runs the calls, in threads.
-        One of its threads is left to others; what hangs on one server may
-        hold up the others unless it has more than one thread a server.
+    :param concurrent.futures.Executor executor: runs, in threads, what may
+        block: connecting, trying again, large values, TLS.  One of its
+        threads is left to others; what hangs on one server may hold up the
+        others unless it has more than one thread a server.
         Default: threads of the library, up to ``max_connections`` for each
         server in this process
     :param options: the options of :class:`Client`

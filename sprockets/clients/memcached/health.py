@@ -63,7 +63,14 @@ class Begun:
 
     """
 
-    __slots__ = ('began', 'commands', 'epoch', 'failure', 'link')
+    __slots__ = (
+        'began',
+        'commands',
+        'descriptor',
+        'epoch',
+        'failure',
+        'link',
+    )
 
     def __init__(
         self,
@@ -73,6 +80,8 @@ class Begun:
         epoch: int,
     ) -> None:
         self.link = link
+        self.descriptor = link.fileno()
+        """What the loop waits for; it is known when the link is closed too."""
         self.commands = commands
         self.began = began
         self.epoch = epoch
@@ -237,6 +246,9 @@ class Endpoint:
             link.begin(commands)
         except OSError as error:
             begun.failure = error
+        except BaseException:
+            self.drop(begun)
+            raise
         return begun
 
     def finish(self, begun: Begun) -> None:

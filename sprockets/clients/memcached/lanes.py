@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import functools
 import logging
 import time
@@ -249,7 +250,16 @@ class Lane:
                 if not self._for_threads:
                     self._threads.withdraw(self)
                 return
-            if batch.begin():
+            try:
+                begun = batch.begin()
+            except BaseException as error:
+                # A signal's: nobody knows what was sent.
+                self._take_out()
+                self._turns.give_back()
+                batch.returned = True
+                self._give_up(batch, error)
+                raise
+            if begun:
                 self._take_out()
                 self._in_flight.add(batch)
                 self._attend(batch)
@@ -284,16 +294,22 @@ class Lane:
         if begun.failure is not None:
             self._to_thread(batch)
             return
-        self.loop.add_reader(begun.link.fileno(), self._go_on, batch)
+        self.loop.add_reader(begun.descriptor, self._go_on, batch)
 
     def _go_on(self, batch: batches.Batch) -> None:
         begun = batch.begun
         assert begun is not None
-        link = begun.link.fileno()
-        missing = batch.go_on()
+        try:
+            missing = batch.go_on()
+        # A signal's: its connection is closed, and others may be let down.
+        except BaseException:
+            self.loop.remove_reader(begun.descriptor)
+            begun.failure = ConnectionAbortedError('interrupted')
+            self._to_thread(batch)
+            raise
         if 0 < missing <= LARGE:
             return
-        self.loop.remove_reader(link)
+        self.loop.remove_reader(begun.descriptor)
         if missing == 0:
             self._begun.discard(begun)
             if batch.unpack_light():
@@ -394,7 +410,7 @@ class Lane:
 
     # Batches that do not come back
 
-    def _give_up(self, batch: batches.Batch, error: Exception) -> None:
+    def _give_up(self, batch: batches.Batch, error: BaseException) -> None:
         self.counters.fail(time.monotonic(), batch.calls)
         batch.abandon(error)
 
@@ -436,15 +452,15 @@ class Lane:
         if begun is None or batch.in_thread:
             self._give_up(batch, error)
             return
-        if batch not in self._for_threads:
+        if begun in self._begun and batch not in self._for_threads:
             # It may be the loop that was late.
             self._go_on(batch)
             if batch.returned or batch.in_thread:
                 return
-        if batch in self._for_threads:
+            if batch not in self._for_threads:
+                self.loop.remove_reader(begun.descriptor)
+        with contextlib.suppress(ValueError):
             self._for_threads.remove(batch)
-        else:
-            self.loop.remove_reader(begun.link.fileno())
         self._begun.discard(begun)
         if batch.answered:
             self._give_up(batch, error)
@@ -492,13 +508,14 @@ class Lane:
             self._timer = None
 
     def forsake(self) -> None:
-        """Leave a loop that runs no more, whatever is still under way."""
-        for begun in self._begun:
-            if begun.link.usable and not self.loop.is_closed():
-                self.loop.remove_reader(begun.link.fileno())
-        _drop(self.endpoint, self._begun)
-        self._turns.withdraw(self)
-        self._threads.withdraw(self)
+        """Let go of what is under way, if its loop is closed.
+
+        One that only rests goes on with it when it runs again.
+
+        """
+        if self.loop.is_closed():
+            _drop(self.endpoint, self._begun)
+            self._threads.withdraw(self)
 
 
 def _drop(endpoint: health.Endpoint, begun: set[health.Begun]) -> None:
