@@ -74,6 +74,7 @@ class Crowd:
 
     def begin(self):
         """Let the callers come, in the running loop and in threads."""
+        self._start_threads()
         for number in range(CALLERS):
             caller = self._caller(f'caller:{number}', self._awaitable, number)
             self._tasks.append(asyncio.create_task(caller.run(self._gate)))
@@ -87,6 +88,24 @@ class Crowd:
             )
             thread.start()
             self._threads.append(thread)
+
+    def _start_threads(self):
+        """Let all the threads come that the clients may come to want.
+
+        Else they would come one by one, and look like something that grows.
+        """
+        endpoints = {
+            endpoint
+            for client in self._awaitable
+            for endpoint in client._engine.cluster.endpoints
+        }
+        over = threading.Event()
+        for endpoint in endpoints:
+            for _ in range(CONNECTIONS):
+                endpoint.workers.submit(over.wait)
+        for _ in range(self._executor_threads):
+            self._executor.submit(over.wait)
+        over.set()
 
     def _caller(self, name, clients, number):
         place = number % len(clients)
