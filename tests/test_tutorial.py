@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -86,8 +87,13 @@ class Terminal:
         return read
 
     def close(self):
-        """Stop what runs, which may ignore a hang-up, and end the shell."""
-        self.interrupt()
+        """Hang up, which ends the shell, and end what runs in it.
+
+        memcached does not mind a hang-up.
+        """
+        job = os.tcgetpgrp(self._master)
+        if job != self._shell.pid:
+            os.killpg(job, signal.SIGTERM)
         os.close(self._master)
         self._shell.wait(60)
 
