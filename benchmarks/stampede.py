@@ -6,6 +6,7 @@ begin, on the machine's clock, and answers with its figures.
 
 import asyncio
 import concurrent.futures
+import functools
 import json
 import statistics
 import sys
@@ -17,6 +18,9 @@ SHORT = 1
 LONG = 600
 STALE = 60
 
+# What `cached` names a call is as long: a longer key costs more.
+KEY_LENGTH = 40
+
 
 class Contender:
     """Gets the value; each kind has its way.
@@ -26,9 +30,7 @@ class Contender:
     """
 
     awaitable = True
-    # Seconds to keep a value that is stored.
-    time = SHORT
-    # Whether that is for a value's life, whoever reads it.
+    # Whether the time is for a value's life, whoever reads it.
     stored_time_counts = True
 
     def __init__(self, port, seconds):
@@ -37,7 +39,7 @@ class Contender:
         self.seconds = seconds
         self.computations = 0
         # Not all read what others store.
-        self.key = f'stampede-{type(self).__name__}'
+        self.key = f'stampede-{type(self).__name__}'.ljust(KEY_LENGTH, '-')
 
     def start(self):
         """Make the client, in the loop where there is one."""
@@ -52,8 +54,11 @@ class Contender:
         time.sleep(self.seconds)
         return VALUE
 
-    def get(self):
-        """Return the value, or what is to be awaited for it."""
+    def getter(self, seconds):
+        """Return what gets the value, or returns what is to be awaited for it.
+
+        :param int seconds: how long to keep a value
+        """
         raise NotImplementedError
 
     async def stop(self):
@@ -77,48 +82,48 @@ class Get(Sprockets):
         super().start()
         self.client._engine.blocking.set(self.key, VALUE)
 
-    def get(self):
-        return self.client.get(self.key)
+    def getter(self, seconds):
+        return lambda: self.client.get(self.key)
 
 
 class GetThenSet(Sprockets):
     """What is written by hand around a cache."""
 
-    async def get(self):
-        value = await self.client.get(self.key)
-        if value is None:
-            value = await self.compute()
-            await self.client.set(self.key, value, self.time)
-        return value
+    def getter(self, seconds):
+        async def get():
+            value = await self.client.get(self.key)
+            if value is None:
+                value = await self.compute()
+                await self.client.set(self.key, value, seconds)
+            return value
+
+        return get
 
 
 class GetOrSet(Sprockets):
-    def get(self):
-        return self.client.get_or_set(self.key, self.compute, self.time)
+    def getter(self, seconds):
+        return lambda: self.client.get_or_set(self.key, self.compute, seconds)
 
 
 class GetOrSetStale(Sprockets):
-    def get(self):
-        return self.client.get_or_set(
-            self.key, self.compute, self.time, stale=STALE
+    def getter(self, seconds):
+        return lambda: self.client.get_or_set(
+            self.key, self.compute, seconds, stale=STALE
         )
 
 
 class Cached(Sprockets):
-    def start(self):
+    def getter(self, seconds):
         from sprockets.clients import memcached
 
-        super().start()
-        self._by_time = {
-            time: memcached.cached(time, client=self.client)(self._compute)
-            for time in (SHORT, LONG)
-        }
+        cached = memcached.cached(seconds, client=self.client)(self._compute)
+        argument = 'stampede'
+        if len(cached.key(argument)) != KEY_LENGTH:
+            raise ValueError(f'{cached.key(argument)!r} has another length')
+        return lambda: cached(argument)
 
     async def _compute(self, key):
         return await self.compute()
-
-    def get(self):
-        return self._by_time[self.time](self.key)
 
 
 class Blocking(Contender):
@@ -129,9 +134,9 @@ class Blocking(Contender):
 
         self.client = memcached.Client(servers=self.address)
 
-    def get(self):
-        return self.client.get_or_set(
-            self.key, self.compute_blocking, self.time
+    def getter(self, seconds):
+        return lambda: self.client.get_or_set(
+            self.key, self.compute_blocking, seconds
         )
 
 
@@ -140,42 +145,38 @@ class BlockingGet(Blocking):
         super().start()
         self.client.set(self.key, VALUE)
 
-    def get(self):
-        return self.client.get(self.key)
+    def getter(self, seconds):
+        return lambda: self.client.get(self.key)
 
 
 class BlockingCached(Blocking):
-    def start(self):
+    def getter(self, seconds):
         from sprockets.clients import memcached
 
-        super().start()
-        self._by_time = {
-            time: memcached.cached(time, client=self.client)(self._compute)
-            for time in (SHORT, LONG)
-        }
+        cached = memcached.cached(seconds, client=self.client)(self._compute)
+        return lambda: cached('stampede')
 
     def _compute(self, key):
         return self.compute_blocking()
 
-    def get(self):
-        return self._by_time[self.time](self.key)
-
 
 class Aiocache(Contender):
     def start(self):
+        self._caches = []
+
+    def getter(self, seconds):
         import aiocache
 
-        self._get = {
-            time: self.decorator(
-                ttl=time,
-                key=self.key,
-                cache=aiocache.Cache.MEMCACHED,
-                endpoint='127.0.0.1',
-                port=self.port,
-                pool_size=16,
-            )(self._compute)
-            for time in (SHORT, LONG)
-        }
+        cached = self.decorator(
+            ttl=seconds,
+            key=self.key,
+            cache=aiocache.Cache.MEMCACHED,
+            endpoint='127.0.0.1',
+            port=self.port,
+            pool_size=16,
+        )(self._compute)
+        self._caches.append(cached.cache)
+        return cached
 
     def decorator(self, **options):
         import aiocache
@@ -185,12 +186,9 @@ class Aiocache(Contender):
     async def _compute(self):
         return await self.compute()
 
-    def get(self):
-        return self._get[self.time]()
-
     async def stop(self):
-        for function in self._get.values():
-            await function.cache.close()
+        for cache in self._caches:
+            await cache.close()
 
 
 class AiocacheStampede(Aiocache):
@@ -208,16 +206,12 @@ class Cashews(Contender):
 
         self._cache = Cache()
         self._cache.setup('mem://')
-        self._get = {
-            time: self._cache(ttl=time, key=self.key, lock=True)(self._compute)
-            for time in (SHORT, LONG)
-        }
+
+    def getter(self, seconds):
+        return self._cache(ttl=seconds, key=self.key, lock=True)(self._compute)
 
     async def _compute(self):
         return await self.compute()
-
-    def get(self):
-        return self._get[self.time]()
 
     async def stop(self):
         await self._cache.close()
@@ -244,9 +238,9 @@ class Dogpile(Contender):
             },
         )
 
-    def get(self):
-        return self._region.get_or_create(
-            self.key, self.compute_blocking, expiration_time=self.time
+    def getter(self, seconds):
+        return lambda: self._region.get_or_create(
+            self.key, self.compute_blocking, expiration_time=seconds
         )
 
 
@@ -299,12 +293,14 @@ def _summary(waits):
 
 
 def _wait_for_the_word(contender):
-    """Say that all is as it was before, and return when to begin."""
+    """Say that all is as it was before.
+
+    :returns: what gets the value from now on, and when to begin
+    """
     contender.computations = 0
-    if contender.stored_time_counts:
-        contender.time = LONG
+    get = contender.getter(LONG if contender.stored_time_counts else SHORT)
     print('ready', flush=True)
-    return float(sys.stdin.readline())
+    return get, float(sys.stdin.readline())
 
 
 def _check(value):
@@ -315,8 +311,8 @@ def _check(value):
 async def _run(contender, task):
     contender.start()
     if task['fill']:
-        _check(await contender.get())
-    begin = _wait_for_the_word(contender)
+        _check(await contender.getter(SHORT)())
+    get, begin = _wait_for_the_word(contender)
     end = begin + task['seconds']
     waits = []
     errors = 0
@@ -326,7 +322,7 @@ async def _run(contender, task):
         await asyncio.sleep(begin - time.monotonic())
         while (before := time.monotonic()) < end:
             try:
-                _check(await contender.get())
+                _check(await get())
             # It is a figure, and not the end of the others.
             except Exception as error:  # noqa: BLE001
                 errors += 1
@@ -341,15 +337,15 @@ async def _run(contender, task):
 def _run_in_threads(contender, task):
     contender.start()
     if task['fill']:
-        _check(contender.get())
-    begin = _wait_for_the_word(contender)
+        _check(contender.getter(SHORT)())
+    get, begin = _wait_for_the_word(contender)
     end = begin + task['seconds']
 
     def call():
         waits = []
         time.sleep(max(begin - time.monotonic(), 0))
         while (before := time.monotonic()) < end:
-            _check(contender.get())
+            _check(get())
             waits.append(time.monotonic() - before)
         return waits
 
@@ -364,26 +360,28 @@ async def _compare(task):
     What else the machine does meets all of them alike: figures are medians
     over the turns.
     """
-    contenders = {}
-    for name, kind in task['kinds'].items():
-        contender = contenders[name] = KINDS[kind](task['port'], 0)
-        contender.time = LONG
+    contenders = [
+        KINDS[kind](task['port'], 0) for kind in task['kinds'].values()
+    ]
+    turns = {}
+    for name, contender in zip(task['kinds'], contenders, strict=True):
         contender.start()
-        value = contender.get()
+        get = contender.getter(LONG)
+        value = get()
         _check(await value if contender.awaitable else value)
-    figures = {name: [] for name in contenders}
+        turn = _turn if contender.awaitable else _blocking_turn
+        turns[name] = functools.partial(
+            turn, get, task['callers'], task['seconds']
+        )
+    figures = {name: [] for name in turns}
     print('ready', flush=True)
     sys.stdin.readline()
-    names = list(contenders)
+    names = list(turns)
     for _ in range(task['turns']):
         for name in names:
-            turn = _turn if contenders[name].awaitable else _blocking_turn
-            waits = await turn(
-                contenders[name], task['callers'], task['seconds']
-            )
-            figures[name].append(_summary(waits))
+            figures[name].append(_summary(await turns[name]()))
         names.append(names.pop(0))
-    for contender in contenders.values():
+    for contender in contenders:
         await contender.stop()
     return {
         name: {
@@ -394,24 +392,24 @@ async def _compare(task):
     }
 
 
-async def _turn(contender, callers, seconds):
+async def _turn(get, callers, seconds):
     waits = []
     end = time.monotonic() + seconds
 
     async def call():
         while (before := time.monotonic()) < end:
-            _check(await contender.get())
+            _check(await get())
             waits.append(time.monotonic() - before)
 
     await asyncio.gather(*[call() for _ in range(callers)])
     return waits
 
 
-async def _blocking_turn(contender, callers, seconds):
+async def _blocking_turn(get, callers, seconds):
     waits = []
     end = time.monotonic() + seconds
     while (before := time.monotonic()) < end:
-        _check(contender.get())
+        _check(get())
         waits.append(time.monotonic() - before)
     return waits
 
