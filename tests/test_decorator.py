@@ -45,8 +45,8 @@ def client(memcached_server):
 
 
 @contextlib.asynccontextmanager
-async def connected(server):
-    client = memcached.AsyncClient(servers=server.address)
+async def connected(server, **options):
+    client = memcached.AsyncClient(servers=server.address, **options)
     try:
         yield client
     finally:
@@ -213,6 +213,21 @@ def test_the_decorator_wants_a_time():
             pass
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'time': 'soon'},
+        {'time': 60, 'stale': -1},
+        {'time': 60, 'stale': datetime.timedelta(days=31)},
+        {'time': 60, 'lease': 0},
+    ],
+)
+def test_times_are_checked_when_a_function_is_decorated(options):
+    """Rather than in the first call."""
+    with pytest.raises(ValueError, match='expected'):
+        memcached.cached(**options)
+
+
 def test_a_coroutine_function_wants_an_awaitable_client(client):
     """A blocking one would hold up the loop."""
     with pytest.raises(TypeError, match='AsyncClient'):
@@ -356,6 +371,117 @@ def test_a_coroutine_function_says_that_it_is_one():
 
     known = hasattr(inspect, 'markcoroutinefunction')
     assert inspect.iscoroutinefunction(function) == known
+
+
+def test_a_name_is_sent_by_the_rules_of_the_moment(memcached_server):
+    """They may change, and differ between clients."""
+    address = memcached_server.address
+    calls = []
+
+    async def function(value):
+        calls.append(value)
+        return len(calls)
+
+    async def main():
+        async with (
+            connected(memcached_server) as plain,
+            connected(memcached_server, key_prefix='v2:') as prefixed,
+        ):
+            both = [
+                memcached.cached(60, client=client, key='key:{value}')(
+                    function
+                )
+                for client in (plain, prefixed)
+            ]
+            assert [await one(7) for one in both * 2] == [1, 2, 1, 2]
+            assert wire.stored(address, 'key:7') is not None
+            assert wire.stored(address, 'v2:key:7') is not None
+            requests = plain._engine.requests
+            requests.key_encoder = 'encoded:{}'.format
+            assert [await one(7) for one in both * 2] == [3, 2, 3, 2]
+            assert wire.stored(address, 'encoded:key:7') is not None
+            requests.key_encoder = None
+            assert await both[0](7) == 1
+            requests.server_max_key_length = 3
+            with pytest.raises(memcached.Client.MemcachedKeyLengthError):
+                await both[0](7)
+
+    asyncio.run(main())
+
+
+def test_a_name_is_remembered_for_each_client(memcached_server, monkeypatch):
+    """Of the same function on handlers of several applications."""
+
+    class Owner:
+        def __init__(self, client):
+            self.memcached = client
+
+        @memcached.cached(60)
+        async def load(self, number):
+            return number
+
+    async def main():
+        async with (
+            connected(memcached_server, key_prefix='a:') as one,
+            connected(memcached_server, key_prefix='b:') as other,
+        ):
+            for client in (one, other) * 2:
+                assert await Owner(client).load(7) == 7
+            for prefix in ('a:', 'b:'):
+                key = prefix + Owner(one).load.key(7)
+                stored = wire.stored(memcached_server.address, key)
+                assert stored == (2, b'7')
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    'time', [60, datetime.timedelta(days=40), datetime.timedelta(minutes=1)]
+)
+def test_a_time_is_as_in_get_or_set(memcached_server, time):
+    """Whether it is always the same for memcached or not."""
+    address = memcached_server.address
+
+    async def main():
+        async with connected(memcached_server) as client:
+
+            @memcached.cached(time, client=client)
+            async def function():
+                return 'value'
+
+            for _ in range(2):
+                assert await function() == 'value'
+            left = 60 if time == 60 else time.total_seconds()
+            seconds = wire.seconds_left(address, function.key())
+            # memcached's second may have turned since.
+            assert left - 3 <= seconds <= left + 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize('options', [{}, {'key': lambda x: f'key:{x}'}])
+def test_a_client_with_its_own_get_or_set_is_called(memcached_server, options):
+    """It may count, or log."""
+    seen = []
+
+    class Client(memcached.AsyncClient):
+        def get_or_set(self, key, *args, **kwargs):
+            seen.append(key)
+            return super().get_or_set(key, *args, **kwargs)
+
+    async def main():
+        client = Client(servers=memcached_server.address)
+
+        @memcached.cached(60, client=client, **options)
+        async def function(x):
+            return x
+
+        for _ in range(2):
+            assert await function(7) == 7
+        assert seen == [function.key(7)] * 2
+        await client.close()
+
+    asyncio.run(main())
 
 
 def test_a_scope_will_do_as_client(memcached_server):

@@ -899,6 +899,28 @@ def test_callers_in_the_same_turn_share_a_look(address):
     asyncio.run(main())
 
 
+def test_a_look_is_shared_by_those_with_the_same_hash(pair):
+    """The hash says where the key is."""
+
+    async def main():
+        servers = [server.address for server in pair]
+        client = memcached.AsyncClient(servers=servers)
+        for hashed in (0, 1):
+            await client.set((hashed, KEY), hashed, 60)
+        values = await asyncio.gather(
+            *[
+                client.get_or_set((turn % 2, KEY), dict, 60, stale=60)
+                for turn in range(20)
+            ]
+        )
+        assert values == [0, 1] * 10
+        for address in servers:
+            assert wire.statistics(address)['get_hits'] == '1'
+        await client.close()
+
+    asyncio.run(main())
+
+
 def test_a_look_is_shared_until_its_batch_leaves(address):
     """So that whoever awaited a write sees what was written, or newer."""
 
@@ -1291,6 +1313,34 @@ def test_with_no_server_up_callers_share_a_computation():
 
     with faults.refusing() as address:
         asyncio.run(main(address))
+
+
+@pytest.mark.parametrize('knows_meta', [True, False])
+def test_those_who_serve_stale_values_notice_that_a_server_is_back(
+    knows_meta,
+):
+    """Even if nobody calls anything else."""
+
+    async def main(server):
+        client = memcached.AsyncClient(servers=server.address, dead_retry=0.05)
+
+        def get():
+            return client.get_or_set(KEY, Factory(), 60, stale=60)
+
+        assert await get() == 1
+        server.stop()
+        assert await get() == 1
+        client._engine.cluster.servers[0].endpoint.knows_meta = knows_meta
+        server.start()
+        until = time.monotonic() + 30
+        while not wire.statistics(server.address)['curr_items'] > '0':
+            assert time.monotonic() < until
+            assert await asyncio.gather(get(), get()) == [1, 1]
+            await asyncio.sleep(0.02)
+        await client.close()
+
+    with MemcachedServer() as server:
+        asyncio.run(main(server))
 
 
 def test_a_server_killed_while_a_value_is_computed(connect):

@@ -280,47 +280,63 @@ class Methods:
         given: typing.Any = factory
         if not callable(given):
             leases.check_callable('factory', factory)
-        terms = leases.USUAL
-        if stale != 0 or lease != 10 or wait is not None:
-            terms = leases.terms(stale, lease, wait)
         when: int = time
         if type(time) is not int or not 0 <= time <= commands.MONTH:
             when = commands.exptime(time)
-        encoded = engine.requests.key(key)
         hashed = None
+        encoded = engine.requests.key(key)
         if encoded is None:
             encoded, hashed = engine.requests.route(key)
+        if stale != 0 or lease != 10 or wait is not None:
+            terms = leases.terms(stale, lease, wait)
+            if when + terms[0] > commands.MONTH:
+                # What is wrong with it is said before anything is sent.
+                leases.kept(when, terms)
+            how = when, terms, default, cache_none, min_compress_len
+            return self._look_up(encoded, hashed, factory, how)
+        how = when, leases.USUAL, default, cache_none, min_compress_len
+        # As there, in fewer steps: most calls are like that.
+        if self._observe is None:
+            endpoint = engine.cluster.pick(encoded, hashed)
+            if endpoint is not None:
+                lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
+                future = loop.create_future()
+                context = contextvars.copy_context()
+                wanted = engine, context, factory, encoded, hashed, how
+                compute = lookups.compute
+                lane.read((encoded, future, wanted, hashed, (), None, compute))
+                return future
+        return self._look_up(encoded, hashed, factory, how)
+
+    def _look_up(
+        self,
+        encoded: bytes,
+        hashed: int | None,
+        factory: abc.Callable[[], typing.Any],
+        how: leases.How,
+    ) -> Future:
+        """Do what :meth:`get_or_set` does, once everything is checked."""
+        engine = self._engine
+        loop = engine.entered
+        if loop is None or loop is not asyncio.get_running_loop():
+            loop = engine.enter()
         observer = None
         if self._observe is not None:
             observer = self._observe('get_or_set', (encoded,))
         future = loop.create_future()
         # A hit has no use for what it takes to compute a value.
-        wanted = (
-            engine,
-            contextvars.copy_context(),
-            factory,
-            encoded,
-            hashed,
-            when,
-            terms,
-            default,
-            cache_none,
-            min_compress_len,
-        )
-        if terms.stale:
-            # What is wrong with the times is said before anything is sent.
-            leases.kept(when, terms)
-            what = (encoded, hashed, terms.stale)
-            lookups.look(engine, what, (future, wanted, observer))
-            return future
+        context = contextvars.copy_context()
+        wanted = engine, context, factory, encoded, hashed, how
         endpoint = engine.cluster.pick(encoded, hashed)
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
                 batches.tell(observer.over, health.UnavailableError(), 0, 0)
             loop.call_soon(lookups.compute, wanted, future)
-        else:
-            lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
+            return future
+        lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
+        stale = how[1][0]
+        if not stale:
             lane.read(
                 (
                     encoded,
@@ -332,6 +348,11 @@ class Methods:
                     lookups.compute,
                 )
             )
+            return future
+        what = encoded if hashed is None else (hashed, encoded)
+        looking = future, wanted, observer
+        if not lane.join(what, stale, looking):
+            lookups.look(looking, endpoint, what, loop)
         return future
 
     async def invalidate(self, key: typing.Any) -> int:

@@ -50,6 +50,11 @@ without a value, with the default and the future as arguments, None to give the
 default."""
 
 
+Looking = tuple[Future, typing.Any, observers.Observer | None]
+"""A caller that shares a read with others: its future, what it wants, its
+observer."""
+
+
 _MISS = object()
 
 
@@ -71,6 +76,15 @@ class Part(typing.Protocol):
         :param bool sent: False if the server could not be reached
 
         """
+
+
+class Shared(Part, typing.Protocol):
+    """A read for all who want the same until its batch leaves."""
+
+    stale: int
+    """What they have to want it for, too."""
+    waiting: list[Looking]
+    """Those who do."""
 
 
 class Chunk:
@@ -213,8 +227,8 @@ class Batch:
         self.keys: dict[bytes, None] = {}
         """The keys that :attr:`waiters` ask for."""
         self.waiters: list[Waiter] = []
-        self.shared: dict[abc.Hashable, typing.Any] = {}
-        """What callers of the same may join until the batch leaves."""
+        self.shared: dict[abc.Hashable, Shared] = {}
+        """What others may join until the batch leaves, by its key."""
         self.started = False
         """Whether anything was done about it."""
         self.in_thread = False

@@ -67,8 +67,7 @@ class Call:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> Future:
         """Set out, and return the future for what the caller gets."""
-        self._future = loop.create_future()
-        self._deadline = clock.monotonic() + self._engine.cluster.timeout
+        self._begin(loop)
         self._send()
         return self._future
 
@@ -87,6 +86,10 @@ class Call:
         """Whether the caller still waits for it."""
         return not self._future.done()
 
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future = loop.create_future()
+        self._deadline = clock.monotonic() + self._engine.cluster.timeout
+
     def _send(self) -> None:
         engine = self._engine
         command = self.command
@@ -96,6 +99,8 @@ class Call:
             or endpoint in self._tried
             or (self._only is not None and endpoint is not self._only)
         ):
+            if endpoint is not None:
+                endpoint.leave()
             command.error = command.error or health.UnavailableError()
             engine.unserved.fail(clock.monotonic())
             # Not at once: who only ever awaits this must let the loop turn.
@@ -103,9 +108,12 @@ class Call:
             return
         if self._tried:
             command.start_over()
+        self._go_to(endpoint)
+        engine.lane(endpoint).add(self, command.only_reads)
+
+    def _go_to(self, endpoint: health.Endpoint) -> None:
         self._endpoint = endpoint
         self._tried.append(endpoint)
-        engine.lane(endpoint).add(self, command.only_reads)
 
     def back(self, sent: bool) -> None:
         """Come back from a server that it was sent to, or was not."""

@@ -191,6 +191,22 @@ class Tokens:
         self._tokens.clear()
 
 
+class Name:
+    """A key that is used again and again, and what it is on the wire.
+
+    :param str key: the key
+
+    """
+
+    __slots__ = ('key', 'sent')
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.sent: tuple[object, bytes] = (None, b'')
+        """The :attr:`Requests.rules` by which it was last encoded, and what
+        it was then."""
+
+
 _DROP = protocol.Verb('set', {b'DELETED': 0, b'NOT_FOUND': 0}, True)
 """A ``set`` of a value that is too large: the old one is served no more."""
 
@@ -208,11 +224,18 @@ class Requests:
     """
 
     def __init__(self, codec: values.Codec, prefix: bytes = b'') -> None:
+        self.rules = object()
+        """Another one each time that keys may be encoded in another way."""
         self.codec = codec
         self.prefix = prefix
         self.do_check_key = True
         self.key_encoder: abc.Callable[[typing.Any], typing.Any] | None = None
         self.server_max_key_length = memcache.SERVER_MAX_KEY_LENGTH
+
+    def __setattr__(self, name: str, value: typing.Any) -> None:
+        # What was remembered of keys does not count any more.
+        super().__setattr__(name, value)
+        super().__setattr__('rules', object())
 
     def key(self, key: typing.Any) -> bytes | None:
         """Return the bytes of a plain key, None if it wants a closer look."""
@@ -242,6 +265,22 @@ class Requests:
         return cluster.Route(
             self._joined(self.prefix, self._encoded(key)), hashed
         )
+
+    def route_of(self, name: Name) -> cluster.Route:
+        """Return what :meth:`route` does, and remember it with the name.
+
+        What a ``key_encoder`` makes of a key may differ the next time.
+
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+
+        """
+        rules = self.rules
+        encoded = self.key(name.key)
+        if encoded is None:
+            return self.route(name.key)
+        # Both at once, for the sake of other threads.
+        name.sent = rules, encoded
+        return cluster.Route(encoded, None)
 
     def keys(
         self, originals: abc.Sequence[typing.Any], key_prefix: typing.Any

@@ -13,7 +13,10 @@ import typing
 import uuid
 from collections import abc
 
-from sprockets.clients.memcached import aio, client, leases
+from sprockets.clients.memcached import aio, client, commands, leases
+
+_Call = tuple[commands.Name, abc.Callable[[], typing.Any]]
+"""How a call is named, and what does it."""
 
 MAX_NAME = 200
 """Characters of a key that can be read as a whole; a longer one is a readable
@@ -97,6 +100,7 @@ class Cached:
         source: typing.Any,
         prefix: str | None,
         options: dict[str, typing.Any],
+        how: leases.How | None,
     ) -> None:
         functools.update_wrapper(self, function)
         if inspect.iscoroutinefunction(function):
@@ -117,6 +121,7 @@ class Cached:
         self._source = source
         self._prefix = prefix
         self._options = options
+        self._how = how
 
     def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         """Return what the function returned before, or call it."""
@@ -125,24 +130,24 @@ class Cached:
     def _get(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
     ) -> typing.Any:
-        source = self._source
-        if source is None:
-            source = self._cache(args)
+        name, factory = self._call(args, kwargs)
+        return self._cache(args).get_or_set(
+            name.key, factory, self._time, **self._options
+        )
+
+    def _call(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> _Call:
+        """Return the name of a call, and what does it."""
         if not self._names_calls:
             for value in (*args, *kwargs.values()) if kwargs else args:
                 if type(value) not in PLAIN:
                     break
             else:
-                return source.get_or_set(
-                    *self._plain_call(*args, **kwargs),
-                    self._time,
-                    **self._options,
-                )
-        return source.get_or_set(
-            self.key(*args, **kwargs),
+                return self._plain_call(*args, **kwargs)
+        return (
+            self._name_call(args, kwargs),
             functools.partial(self._function, *args, **kwargs),
-            self._time,
-            **self._options,
         )
 
     def __get__(
@@ -170,31 +175,24 @@ class Cached:
             function does not take
 
         """
-        if callable(self._key):
-            return _as_key(self._key(*args, **kwargs))
-        for value in (*args, *kwargs.values()) if kwargs else args:
-            if type(value) not in PLAIN:
-                return self._other_key(args, kwargs)
-        return self._plain_call(*args, **kwargs)[0]
+        return self._name_call(args, kwargs).key
 
-    def _other_key(
+    def _name_call(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
-    ) -> str:
-        """Return the key of a call with arguments that are not all plain."""
+    ) -> commands.Name:
+        if callable(self._key):
+            return commands.Name(_as_key(self._key(*args, **kwargs)))
         if args and _is_handler(args[0]):
             # What makes no difference to the key: any is as good.
             args = (_HANDLER, *args[1:])
         for value in (*args, *kwargs.values()):
             if type(value) not in PLAIN and value is not _HANDLER:
-                return self._make_key(*args, **kwargs)
+                return commands.Name(self._make_key(*args, **kwargs))
         return self._plain_call(*args, **kwargs)[0]
 
-    def _make_call(
-        self, *args: typing.Any, **kwargs: typing.Any
-    ) -> tuple[str, abc.Callable[[], typing.Any]]:
-        """Return the key of a call, and what does it."""
+    def _make_call(self, *args: typing.Any, **kwargs: typing.Any) -> _Call:
         return (
-            self._make_key(*args, **kwargs),
+            commands.Name(self._make_key(*args, **kwargs)),
             functools.partial(self._function, *args, **kwargs),
         )
 
@@ -240,13 +238,41 @@ class CachedCoroutine(Cached):
 
     _kind = aio.AsyncClient
 
+    def __init__(self, *args: typing.Any) -> None:
+        super().__init__(*args)
+        self._is_quick = (
+            self._how is not None
+            and not self._names_calls
+            and (self._source is None or _is_ours(self._source))
+        )
+
     async def __call__(
         self, *args: typing.Any, **kwargs: typing.Any
     ) -> typing.Any:
         """Return what the function returned before, or call it."""
         # What was a coroutine function stays one: it can be made a task of,
         # and be called where no loop runs yet.
-        return await self._get(args, kwargs)
+        if self._is_quick:
+            # Most calls are like that: as below, in fewer steps.
+            for value in (*args, *kwargs.values()) if kwargs else args:
+                if type(value) not in PLAIN:
+                    break
+            else:
+                source = self._source
+                if source is None:
+                    source = self._cache(args)
+                name, factory = self._plain_call(*args, **kwargs)
+                rules, encoded = name.sent
+                if rules is source._engine.requests.rules:
+                    return await source._look_up(
+                        encoded, None, factory, self._how
+                    )
+        source = self._cache(args)
+        if self._how is None or not _is_ours(source):
+            return await self._get(args, kwargs)
+        name, factory = self._call(args, kwargs)
+        route = source._engine.requests.route_of(name)
+        return await source._look_up(*route, factory, self._how)
 
 
 class _Bound:
@@ -273,6 +299,12 @@ class _Bound:
 
 _HANDLER: typing.Any = object()
 """In place of a handler among the arguments."""
+
+
+def _is_ours(source: typing.Any) -> bool:
+    """Whether a client does what ``get_or_set`` does here, and no more."""
+    method = getattr(type(source), 'get_or_set', None)
+    return method is aio.Methods.get_or_set
 
 
 def _is_handler(value: typing.Any) -> bool:
@@ -319,6 +351,7 @@ def cached(
     :param client: the client to use; :class:`AsyncClient` for a coroutine
         function
     :param stale: see :meth:`.Client.get_or_set`; likewise the others
+    :raises ValueError: for what is no time
     :raises TypeError: for a coroutine function with a blocking client; in a
         call, for an argument that cannot be named
 
@@ -327,7 +360,13 @@ def cached(
     """
     if callable(time):
         raise TypeError('cached needs a time: @cached(60)')
-    leases.terms(stale, lease, wait)
+    terms = leases.terms(stale, lease, wait)
+    exptime = commands.exptime(time)
+    leases.kept(exptime, terms)
+    how: leases.How | None = None
+    # A longer time span is sent as a date, another one each time.
+    if exptime <= commands.MONTH:
+        how = exptime, terms, default, cache_none, 0
     # What is as usual need not be passed on each time.
     options = {
         name: value
@@ -344,6 +383,6 @@ def cached(
     def decorate(function: abc.Callable[..., typing.Any]) -> Cached:
         coroutine = inspect.iscoroutinefunction(function)
         kind = CachedCoroutine if coroutine else Cached
-        return kind(function, time, key, client, prefix, options)
+        return kind(function, time, key, client, prefix, options, how)
 
     return decorate

@@ -173,6 +173,11 @@ class Endpoint:
                 self.retry_at = now + max(self._dead_retry, self.timeout)
             return True
 
+    def leave(self) -> None:
+        """Let another caller use the server: this one will not."""
+        if self.retry_at is not None:
+            self._give_back(time.monotonic())
+
     def mark_down(self, reason: BaseException) -> None:
         """Let nobody wait for this server until ``dead_retry`` has passed."""
         with self._lock:

@@ -167,24 +167,32 @@ class Lane:
         batch.size += part.size
         (batch.reading if reads else batch.writing).append(part)
 
-    def find(self, what: abc.Hashable) -> typing.Any:
-        """Return what another call may join, None if there is nothing.
+    def join(
+        self, key: abc.Hashable, stale: int, looking: batches.Looking
+    ) -> bool:
+        """Let a call share what another one added, if there is such.
 
-        The call is counted as one of the batch's.
+        :return: False if there is not
 
         """
         batch = self._forming
         if batch is None or batch.calls >= self._max_calls:
-            return None
-        shared = batch.shared.get(what)
-        if shared is not None:
-            batch.calls += 1
-        return shared
+            return False
+        shared = batch.shared.get(key)
+        if shared is None or shared.stale != stale:
+            return False
+        if self.endpoint.retry_at is not None:
+            batch.trial = True
+        batch.calls += 1
+        shared.calls += 1
+        shared.waiting.append(looking)
+        return True
 
-    def share(self, what: abc.Hashable, shared: typing.Any) -> None:
-        """Let others join what was added last, until its batch leaves."""
+    def share(self, key: abc.Hashable, shared: batches.Shared) -> None:
+        """Add a read that others may join until its batch leaves."""
+        self.add(shared, reads=True)
         if self._forming is not None:
-            self._forming.shared[what] = shared
+            self._forming.shared[key] = shared
 
     def _next(self, size: int) -> batches.Batch | None:
         """Begin another batch, unless too much waits already."""

@@ -130,6 +130,11 @@ def check_callable(name: str, function: typing.Any) -> None:
         raise TypeError(f'{name} is {function!r}; expected a function')
 
 
+How = tuple[int, Terms, typing.Any, bool, int]
+"""How a ``get_or_set`` is to get a value, checked: exptime, terms, default,
+cache_none, min_compress_len, as in :class:`Plan`."""
+
+
 class Plan(typing.NamedTuple):
     """What a ``get_or_set`` is to do: its arguments, checked."""
 

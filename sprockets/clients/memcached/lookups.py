@@ -14,6 +14,7 @@ from sprockets.clients.memcached import (
     cluster,
     engines,
     flights,
+    health,
     leases,
     observers,
     protocol,
@@ -30,15 +31,11 @@ Wanted = tuple[
     abc.Callable[[], typing.Any],
     bytes,
     int | None,
-    int,
-    leases.Terms,
-    typing.Any,
-    bool,
-    int,
+    leases.How,
 ]
 """What a caller of ``get_or_set`` wants: the client's engine, the context in
-which to compute, what computes the value, and what :func:`.leases.plan` takes:
-key, hash, exptime, terms, default, cache_none, min_compress_len."""
+which to compute, what computes the value, key, hash, and how it is to be got.
+"""
 
 
 class Lookup:
@@ -52,7 +49,7 @@ class Lookup:
 
     def __init__(self, wanted: Wanted, future: Future) -> None:
         # The answer does not come in the caller's context.
-        engine, context, factory, key, hashed, *how = wanted
+        engine, context, factory, key, hashed, how = wanted
         self._engine = engine
         self._context = context
         self._factory = factory
@@ -157,18 +154,16 @@ def compute(wanted: Wanted, future: Future) -> None:
     Lookup(wanted, future).compute()
 
 
-Wanting = tuple[Future, Wanted, observers.Observer | None]
-"""A caller of ``get_or_set``: its future, what it wants, its observer."""
-
-
-class Look:
+class Look(calls.Call):
     """A look for a value that may be stale, for all who want it just then.
 
     Who computes it anew is told by the server, and is one of them.
 
     """
 
-    __slots__ = ('_call', '_command', '_engine', '_wanting')
+    __slots__ = ('stale', 'waiting')
+
+    command: protocol.MetaGet
 
     def __init__(
         self,
@@ -177,85 +172,101 @@ class Look:
         hashed: int | None,
         stale: int,
     ) -> None:
-        self._engine = engine
-        self._command = protocol.MetaGet(key, recache=stale)
+        command = protocol.MetaGet(key, recache=stale)
         route = cluster.Route(key, hashed)
-        self._call = calls.Call(
-            engine, self._command, route, None, self._finish, None
-        )
-        self._wanting: list[Wanting] = []
+        super().__init__(engine, command, route, None, None, None)
+        self.stale = stale
+        self.waiting: list[batches.Looking] = []
 
-    def join(self, wanting: Wanting) -> None:
-        """Let a caller wait for it."""
-        self._wanting.append(wanting)
-        self._call.calls = len(self._wanting)
+    def start_at(
+        self,
+        endpoint: health.Endpoint,
+        what: abc.Hashable,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Set out for a server, and let others join until the batch leaves."""
+        self._begin(loop)
+        self._go_to(endpoint)
+        self._engine.lane(endpoint).share(what, self)
 
-    def start(self, what: abc.Hashable) -> None:
-        """Set out, and let others join until the batch leaves."""
-        self._call.start(self._engine.enter())
-        endpoint = self._call.endpoint
-        if endpoint is not None:
-            self._engine.lane(endpoint).share(what, self)
+    def _give_up(self) -> None:
+        command = self.command
+        command.error = command.error or TimeoutError('timed out')
+        self._end()
 
-    def _finish(self, call: calls.Call) -> None:
-        command = self._command
-        flow = self._engine.flow
-        endpoint = flow.asked(command, call.endpoint)
-        item = command.item
+    def _end(self) -> None:
+        # It may come back when it was given up.
+        if self._future.done():
+            return
+        self._future.set_result(None)
+        command, flow = self.command, self._engine.flow
+        endpoint = flow.asked(command, self.endpoint)
         value: typing.Any = leases.MISS
         stale = None
         if endpoint is not leases.NO_META:
             value, stale = flow.seen(command, endpoint)
+        if value is leases.MISS:
+            self._go_on(endpoint is leases.NO_META)
+            return
+        item = command.item
+        assert item is not None
+        # What can be changed is not shared by its readers.
+        own = item[0] not in values.SHAREABLE
         used = False
-        for future, wanted, observer in self._wanting:
+        for future, _, observer in self.waiting:
             if observer is not None:
-                batches.tell(
-                    observer.over,
-                    command.error,
-                    int(item is not None),
-                    int(command.answered and item is None),
-                    call.endpoint,
-                )
-            if future.done():
-                # The caller was cancelled, or has timed out.
-                continue
-            if endpoint is leases.NO_META:
-                Lookup(wanted, future).look()
-            elif value is leases.MISS or item is None:
-                Lookup(wanted, future).compute()
-            else:
-                # What can be changed is not shared by its readers.
-                if used and item[0] not in values.SHAREABLE:
+                self._tell(observer)
+            # A caller may have been cancelled, or have timed out.
+            if not future.done():
+                if own and used:
                     value, _ = flow.seen(command, endpoint)
                 used = True
                 future.set_result(value)
         if stale is not None:
-            future, wanted, _ = self._wanting[0]
+            future, wanted, _ = self.waiting[0]
             Lookup(wanted, future).recompute(stale)
+
+    def _go_on(self, lacks_meta: bool) -> None:
+        """Get for everybody what this did not bring."""
+        for future, wanted, observer in self.waiting:
+            if observer is not None:
+                self._tell(observer)
+            if future.done():
+                continue
+            if lacks_meta:
+                Lookup(wanted, future).look()
+            else:
+                Lookup(wanted, future).compute()
+
+    def _tell(self, observer: observers.Observer) -> None:
+        command = self.command
+        batches.tell(
+            observer.over,
+            command.error,
+            int(command.item is not None),
+            int(command.answered and command.item is None),
+            self.endpoint,
+        )
 
 
 def look(
-    engine: engines.Engine,
-    what: tuple[bytes, int | None, int],
-    wanting: Wanting,
+    looking: batches.Looking,
+    endpoint: health.Endpoint,
+    what: abc.Hashable,
+    loop: asyncio.AbstractEventLoop,
 ) -> None:
-    """Look for a value that may be stale, with whoever does so just then.
+    """Look for a value that may be stale, where nobody does so just then.
 
-    :param what: the key, the hash given with it, and for how many seconds a
-        value is served after its time
+    :param Endpoint endpoint: the server that was picked for it
+    :param what: what those have in common who may join
 
     """
+    future, wanted, _ = looking
+    engine, _, _, key, hashed, how = wanted
     if engine.flow.lacks_meta():
-        future, wanted, _ = wanting
+        endpoint.leave()
         Lookup(wanted, future).look()
         return
-    key, hashed, _ = what
-    endpoint = engine.cluster.pick(key, hashed)
-    lane = None if endpoint is None else engine.lanes.get(endpoint)
-    shared: Look | None = None if lane is None else lane.find(what)
-    if shared is not None:
-        shared.join(wanting)
-        return
-    shared = Look(engine, *what)
-    shared.join(wanting)
-    shared.start(what)
+    shared = Look(engine, key, hashed, how[1].stale)
+    shared.waiting.append(looking)
+    shared.start_at(endpoint, what, loop)
