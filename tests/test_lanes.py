@@ -145,13 +145,16 @@ def test_deserializing_much_is_a_threads(server):
         await client.set_multi({'large': LARGE, 'more': SMALL})
         assert await client.get('small') == SMALL
         assert serializer.threads == [here]
-        assert await asyncio.gather(
-            client.get('large'), client.get('more')
-        ) == [
-            LARGE,
-            SMALL,
-        ]
-        assert here not in serializer.threads[1:]
+        got = await asyncio.gather(client.get('large'), client.get('more'))
+        assert got == [LARGE, SMALL]
+        _, more, large = serializer.threads
+        assert more == here != large
+        # Some of middling size are much, too.
+        third = ['x' * (batches.HEAVY // 3)]
+        await client.set('third', third)
+        calls = [client.get('third') for _ in range(5)]
+        assert await asyncio.gather(*calls) == [third] * 5
+        assert serializer.threads[3:].count(here) == 3
 
     run(main, server, serializer=serializer)
 
@@ -278,8 +281,8 @@ def test_without_a_free_thread(server):
             threads.submit(release.wait)
         try:
             large = client.get('large', 'default')
-            # What is called in the same turn waits for it.
-            await asyncio.sleep(0.01)
+            # It travels with it, and need not wait for it.
+            assert await client.get('small') == 1
             for _ in range(20):
                 assert await client.get('small') == 1
             assert await large == 'default'

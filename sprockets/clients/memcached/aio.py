@@ -283,30 +283,51 @@ class Methods:
         when: int = time
         if type(time) is not int or not 0 <= time <= commands.MONTH:
             when = commands.exptime(time)
-        hashed = None
-        encoded = engine.requests.key(key)
-        if encoded is None:
-            encoded, hashed = engine.requests.route(key)
+        terms = leases.USUAL
         if stale != 0 or lease != 10 or wait is not None:
             terms = leases.terms(stale, lease, wait)
             if when + terms[0] > commands.MONTH:
                 # What is wrong with it is said before anything is sent.
                 leases.kept(when, terms)
-            how = when, terms, default, cache_none, min_compress_len
-            return self._look_up(encoded, hashed, factory, how)
-        how = when, leases.USUAL, default, cache_none, min_compress_len
-        # As there, in fewer steps: most calls are like that.
-        if self._observe is None:
-            endpoint = engine.cluster.pick(encoded, hashed)
-            if endpoint is not None:
-                lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-                future = loop.create_future()
+        how = when, terms, default, cache_none, min_compress_len
+        if terms is not leases.USUAL or self._observe is not None:
+            return self._look_up_key(key, factory, how)
+        # Most calls are like that: as there, in fewer steps.
+        encoded = engine.requests.key(key)
+        if encoded is None:
+            return self._look_up_key(key, factory, how)
+        endpoint = engine.cluster.pick(encoded)
+        if endpoint is None:
+            return self._look_up_key(key, factory, how)
+        future = loop.create_future()
+        context = contextvars.copy_context()
+        wanted = engine, context, factory, encoded, None, how
+        lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
+        compute = lookups.compute
+        lane.read((encoded, future, wanted, None, (), None, compute))
+        return future
+
+    def _look_up_key(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        how: leases.How,
+    ) -> Future:
+        engine = self._engine
+        if type(key) is str and self._observe is None:
+            # To join others takes no more than the key as it is.
+            shared = engine.looks.get(key)
+            if shared is not None:
+                future = asyncio.get_running_loop().create_future()
                 context = contextvars.copy_context()
-                wanted = engine, context, factory, encoded, hashed, how
-                compute = lookups.compute
-                lane.read((encoded, future, wanted, hashed, (), None, compute))
-                return future
-        return self._look_up(encoded, hashed, factory, how)
+                wanted = engine, context, factory, shared.key, None, how
+                if shared.join(how[1][0], (future, wanted, None)):
+                    return future
+        encoded = engine.requests.key(key)
+        if encoded is not None:
+            return self._look_up(encoded, None, factory, how, key)
+        route = engine.requests.route(key)
+        return self._look_up(*route, factory, how, route)
 
     def _look_up(
         self,
@@ -314,8 +335,13 @@ class Methods:
         hashed: int | None,
         factory: abc.Callable[[], typing.Any],
         how: leases.How,
+        what: abc.Hashable,
     ) -> Future:
-        """Do what :meth:`get_or_set` does, once everything is checked."""
+        """Do what :meth:`get_or_set` does, once everything is checked.
+
+        :param what: what those have in common who want the same
+
+        """
         engine = self._engine
         loop = engine.entered
         if loop is None or loop is not asyncio.get_running_loop():
@@ -327,6 +353,9 @@ class Methods:
         # A hit has no use for what it takes to compute a value.
         context = contextvars.copy_context()
         wanted = engine, context, factory, encoded, hashed, how
+        if how[1][0]:
+            lookups.look((future, wanted, observer), what, loop)
+            return future
         endpoint = engine.cluster.pick(encoded, hashed)
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
@@ -335,24 +364,8 @@ class Methods:
             loop.call_soon(lookups.compute, wanted, future)
             return future
         lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-        stale = how[1][0]
-        if not stale:
-            lane.read(
-                (
-                    encoded,
-                    future,
-                    wanted,
-                    hashed,
-                    (),
-                    observer,
-                    lookups.compute,
-                )
-            )
-            return future
-        what = encoded if hashed is None else (hashed, encoded)
-        looking = future, wanted, observer
-        if not lane.join(what, stale, looking):
-            lookups.look(looking, endpoint, what, loop)
+        compute = lookups.compute
+        lane.read((encoded, future, wanted, hashed, (), observer, compute))
         return future
 
     async def invalidate(self, key: typing.Any) -> int:

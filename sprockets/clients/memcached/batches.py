@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 import typing
 from collections import abc
@@ -50,11 +49,6 @@ without a value, with the default and the future as arguments, None to give the
 default."""
 
 
-Looking = tuple[Future, typing.Any, observers.Observer | None]
-"""A caller that shares a read with others: its future, what it wants, its
-observer."""
-
-
 _MISS = object()
 
 
@@ -76,15 +70,6 @@ class Part(typing.Protocol):
         :param bool sent: False if the server could not be reached
 
         """
-
-
-class Shared(Part, typing.Protocol):
-    """A read for all who want the same until its batch leaves."""
-
-    stale: int
-    """What they have to want it for, too."""
-    waiting: list[Looking]
-    """Those who do."""
 
 
 class Chunk:
@@ -140,8 +125,12 @@ def fall_back(
         return
     if otherwise is None:
         future.set_result(default)
-    else:
+        return
+    try:
         otherwise(default, future)
+    # So that the others are told too.
+    except Exception as error:  # noqa: BLE001
+        future.set_exception(error)
 
 
 def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
@@ -176,6 +165,7 @@ class Batch:
         '_hits',
         '_misses',
         '_seconds',
+        '_size',
         '_values',
         'abandoned',
         'after',
@@ -189,7 +179,6 @@ class Batch:
         'reading',
         'returned',
         'sent',
-        'shared',
         'size',
         'started',
         'trial',
@@ -215,6 +204,7 @@ class Batch:
         self._misses = 0
         self._errors = 0
         self._seconds = 0.0
+        self._size = 0
         self.deadline = deadline
         self.after = after
         self.trial = endpoint.retry_at is not None
@@ -227,8 +217,6 @@ class Batch:
         self.keys: dict[bytes, None] = {}
         """The keys that :attr:`waiters` ask for."""
         self.waiters: list[Waiter] = []
-        self.shared: dict[abc.Hashable, Shared] = {}
-        """What others may join until the batch leaves, by its key."""
         self.started = False
         """Whether anything was done about it."""
         self.in_thread = False
@@ -309,20 +297,30 @@ class Batch:
         )
         self._seconds = time.monotonic() - began
 
-    def unpack(self, most: float = math.inf) -> bool:
-        """Make values of what came.
+    def unpack(self) -> None:
+        """Make values of what came, in a thread."""
+        get = self._get
+        if get is not None and get.answered and get.error is None:
+            self._values = self._decode(get.found)
+        self._count_results()
 
-        :param float most: the bytes that may be deserialized; with a bound
-            nothing is inflated either
-        :return: False if there is more to do than that
+    def unpack_light(self) -> bool:
+        """Give what came to the callers of ``get``, in the loop.
+
+        :return: False if there is more to do than is for the loop; whoever
+            has no value yet is left to a thread
 
         """
         get = self._get
         if get is not None and get.answered and get.error is None:
-            made = self._decode(get.found, most)
-            if made is None:
+            self.waiters = self._decode_light(get.found)
+            if self.waiters:
                 return False
-            self._values = made
+        self._count_results()
+        return True
+
+    def _count_results(self) -> None:
+        get = self._get
         for command in self._commands:
             if command.error is not None:
                 self._errors += 1
@@ -338,61 +336,103 @@ class Batch:
                 elif isinstance(command, protocol.MetaGet):
                     self._hits += part.calls if command.found else 0
                     self._misses += 0 if command.found else part.calls
-        return True
 
-    def unpack_light(self) -> bool:
-        """Make values of what came, in the loop.
-
-        :return: False if it is for a thread
-
-        """
-        try:
-            return self.unpack(HEAVY)
-        except Exception:  # noqa: BLE001
-            # There it fails again, and is told of.
-            return False
-
-    def _decode(
-        self, found: dict[bytes, protocol.Item], most: float
-    ) -> list[typing.Any] | None:
+    def _decode(self, found: dict[bytes, protocol.Item]) -> list[typing.Any]:
+        """Return the values of all who wait for one."""
         decoders = self._codec.decoders
         decode_or = self._codec.decode_or
-        made: list[typing.Any] = []
-        put = made.append
-        plain = values.PLAIN
-        hits = size = heavy = 0
         repeated = len(self.keys) < len(self.waiters)
+        made: list[typing.Any] = []
         known: dict[bytes, typing.Any] = {}
+        size = misses = 0
         for waiter in self.waiters:
             key = waiter[0]
             item = found.get(key)
             if item is None:
-                put(_MISS)
+                misses += 1
+                made.append(_MISS)
                 continue
             flags, data, _ = item
-            hits += 1
             size += len(data)
-            if flags not in plain:
-                heavy += len(data)
-                if heavy > most or (
-                    flags & values.COMPRESSED and most < math.inf
-                ):
-                    return None
-            # What can be changed is not shared by its readers.
-            if repeated and flags in values.SHAREABLE:
-                if key not in known:
-                    known[key] = decode_or(flags, data, _MISS)
-                put(known[key])
+            if key in known:
+                made.append(known[key])
                 continue
             try:
-                put(decoders[flags](data))
+                value = decoders[flags](data)
             except Exception:  # noqa: BLE001
                 # It is rare, and is looked at there.
-                put(decode_or(flags, data, _MISS))
-        self._hits += hits
-        self._misses += len(made) - hits
-        self.value_size = size / len(made)
+                value = decode_or(flags, data, _MISS)
+            # What can be changed is not shared by its readers.
+            if repeated and flags in values.SHAREABLE:
+                known[key] = value
+            made.append(value)
+        self._note(size, len(made), misses)
         return made
+
+    def _decode_light(self, found: dict[bytes, protocol.Item]) -> list[Waiter]:
+        """Give values to those who wait, and return whose take a thread.
+
+        One pass for both: it is most of what a read costs.
+
+        """
+        decoders = self._codec.decoders
+        decode_or = self._codec.decode_or
+        plain = values.PLAIN
+        shareable = values.SHAREABLE
+        repeated = len(self.keys) < len(self.waiters)
+        known: dict[bytes, typing.Any] = {}
+        left: list[Waiter] = []
+        size = heavy = misses = 0
+        for waiter in self.waiters:
+            key, future, default, _, _, observer, otherwise = waiter
+            item = found.get(key)
+            if item is None:
+                misses += 1
+                if observer is not None:
+                    tell(observer.over, None, 0, 1, self._endpoint)
+                fall_back(future, default, otherwise)
+                continue
+            flags, data, _ = item
+            if flags not in plain:
+                if heavy + len(data) > HEAVY or flags & values.COMPRESSED:
+                    left.append(waiter)
+                    continue
+                heavy += len(data)
+            size += len(data)
+            # What can be changed is not shared by its readers.
+            if repeated and key in known:
+                value = known[key]
+            else:
+                try:
+                    value = decoders[flags](data)
+                except Exception:  # noqa: BLE001
+                    # It is rare, and is looked at there.
+                    value = decode_or(flags, data, _MISS)
+                if repeated and flags in shareable:
+                    known[key] = value
+            if observer is not None:
+                hit = value is not _MISS
+                tell(observer.over, None, hit, not hit, self._endpoint)
+            if value is _MISS:
+                fall_back(future, default, otherwise)
+            # A caller may have been cancelled, or have timed out.
+            elif not future.done():
+                future.set_result(value)
+        self._note(size, len(self.waiters) - len(left), misses)
+        return left
+
+    def _note(self, size: int, count: int, misses: int) -> None:
+        """Add up what reads brought.
+
+        :param int size: the bytes of the values
+        :param int count: the reads
+
+        """
+        self._misses += misses
+        self._hits += count - misses
+        self._size += size
+        given = self._hits + self._misses
+        self.value_size = self._size / given if given else None
 
     def fail(self, error: BaseException) -> None:
         """Let everything have failed, for a reason."""

@@ -67,7 +67,8 @@ class Call:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> Future:
         """Set out, and return the future for what the caller gets."""
-        self._begin(loop)
+        self._future = loop.create_future()
+        self._deadline = clock.monotonic() + self._engine.cluster.timeout
         self._send()
         return self._future
 
@@ -85,10 +86,6 @@ class Call:
     def is_wanted(self) -> bool:
         """Whether the caller still waits for it."""
         return not self._future.done()
-
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future = loop.create_future()
-        self._deadline = clock.monotonic() + self._engine.cluster.timeout
 
     def _send(self) -> None:
         engine = self._engine
@@ -108,12 +105,9 @@ class Call:
             return
         if self._tried:
             command.start_over()
-        self._go_to(endpoint)
-        engine.lane(endpoint).add(self, command.only_reads)
-
-    def _go_to(self, endpoint: health.Endpoint) -> None:
         self._endpoint = endpoint
         self._tried.append(endpoint)
+        engine.lane(endpoint).add(self, command.only_reads)
 
     def back(self, sent: bool) -> None:
         """Come back from a server that it was sent to, or was not."""

@@ -265,14 +265,14 @@ class CachedCoroutine(Cached):
                 rules, encoded = name.sent
                 if rules is source._engine.requests.rules:
                     return await source._look_up(
-                        encoded, None, factory, self._how
+                        encoded, None, factory, self._how, name.key
                     )
         source = self._cache(args)
         if self._how is None or not _is_ours(source):
             return await self._get(args, kwargs)
         name, factory = self._call(args, kwargs)
         route = source._engine.requests.route_of(name)
-        return await source._look_up(*route, factory, self._how)
+        return await source._look_up(*route, factory, self._how, route)
 
 
 class _Bound:

@@ -35,6 +35,25 @@ Flight = asyncio.Task[leases.Outcome | None]
 """The one computation of a value."""
 
 
+Looking = tuple[Future, typing.Any, observers.Observer | None]
+"""A caller that shares a read with others: its future, what it wants, its
+observer."""
+
+
+class Shared(typing.Protocol):
+    """A read that others may join."""
+
+    key: bytes
+
+    def join(self, stale: int, looking: Looking) -> bool:
+        """Let another caller share it, unless it has left.
+
+        :param int stale: for how many seconds it serves a stale value
+        :return: False if it is too late, or another read than this
+
+        """
+
+
 class Observed(typing.Protocol):
     """A client, as far as it matters here."""
 
@@ -65,6 +84,8 @@ class Engine:
         )
         self.flow = shared.flow
         self.tracing = shared.tracing
+        self.looks: dict[abc.Hashable, Shared] = {}
+        """What callers of the same may join, until it leaves."""
         self.flights: dict[cluster.Route, Flight] = {}
         self.locks: weakref.WeakValueDictionary[
             cluster.Route, asyncio.Lock
@@ -99,6 +120,7 @@ class Engine:
             for lane in self.lanes.values():
                 lane.forsake()
             self.lanes = {}
+            self.looks = {}
             self.flights = {}
             self.locks = weakref.WeakValueDictionary()
             self._tasks = set()
@@ -277,6 +299,7 @@ class Engine:
         """Leave the parent's loop and its callers to the parent."""
         self.loop = self.entered = None
         self.lanes = {}
+        self.looks = {}
         self._tasks = set()
         if self.executor is not None:
             self.threads = executors.SharedThreads.of(

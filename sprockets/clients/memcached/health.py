@@ -174,7 +174,7 @@ class Endpoint:
             return True
 
     def leave(self) -> None:
-        """Let another caller use the server: this one will not."""
+        """Let another caller try the server: this one will not."""
         if self.retry_at is not None:
             self._give_back(time.monotonic())
 

@@ -113,11 +113,13 @@ class Lane:
         self._dropped: collections.deque[
             tuple[batches.Batch, Exception | None]
         ] = collections.deque()
-        self._forming: batches.Batch | None = None
+        self.forming: batches.Batch | None = None
+        """The batch that the next call goes into, None if it begins one."""
         self._full: collections.deque[batches.Batch] = collections.deque()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._max_calls = batches.MAX_CALLS
+        self.max_calls = batches.MAX_CALLS
+        """The calls that go into one batch."""
         self._waiting_calls = 0
         self._waiting_bytes = 0
         self._overloaded = False
@@ -128,8 +130,8 @@ class Lane:
 
     def read(self, waiter: batches.Waiter) -> None:
         """Let a call wait for the value of a key."""
-        batch = self._forming
-        if batch is None or batch.calls >= self._max_calls:
+        batch = self.forming
+        if batch is None or batch.calls >= self.max_calls:
             batch = self._next(0)
             if batch is None:
                 self._turn_away(waiter)
@@ -147,10 +149,10 @@ class Lane:
         :param bool reads: whether they only read, and so come after the rest
 
         """
-        batch = self._forming
+        batch = self.forming
         if (
             batch is None
-            or batch.calls >= self._max_calls
+            or batch.calls >= self.max_calls
             or batch.size + part.size > batches.MAX_BYTES
         ):
             batch = self._next(part.size)
@@ -167,44 +169,17 @@ class Lane:
         batch.size += part.size
         (batch.reading if reads else batch.writing).append(part)
 
-    def join(
-        self, key: abc.Hashable, stale: int, looking: batches.Looking
-    ) -> bool:
-        """Let a call share what another one added, if there is such.
-
-        :return: False if there is not
-
-        """
-        batch = self._forming
-        if batch is None or batch.calls >= self._max_calls:
-            return False
-        shared = batch.shared.get(key)
-        if shared is None or shared.stale != stale:
-            return False
-        if self.endpoint.retry_at is not None:
-            batch.trial = True
-        batch.calls += 1
-        shared.calls += 1
-        shared.waiting.append(looking)
-        return True
-
-    def share(self, key: abc.Hashable, shared: batches.Shared) -> None:
-        """Add a read that others may join until its batch leaves."""
-        self.add(shared, reads=True)
-        if self._forming is not None:
-            self._forming.shared[key] = shared
-
     def _next(self, size: int) -> batches.Batch | None:
         """Begin another batch, unless too much waits already."""
         after = None
-        full = self._forming
+        full = self.forming
         if full is not None:
             # No call may overtake a write that was called before it.
             after = full if full.writing else full.after
             self._waiting_calls += full.calls
             self._waiting_bytes += full.size
             self._full.append(full)
-            self._forming = None
+            self.forming = None
         if (
             self._waiting_calls >= MAX_WAITING_CALLS
             or self._waiting_bytes + size > MAX_WAITING_BYTES
@@ -217,12 +192,13 @@ class Lane:
                     self._waiting_calls,
                 )
             return None
-        batch = self._forming = batches.Batch(
+        # First: a signal may come in between, and a batch has to leave.
+        if not self._scheduled:
+            self.loop.call_soon(self._end_of_turn)
+            self._scheduled = True
+        batch = self.forming = batches.Batch(
             self.endpoint, self.codec, time.monotonic() + self.timeout, after
         )
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._end_of_turn)
         return batch
 
     def _turn_away(self, waiter: batches.Waiter) -> None:
@@ -237,13 +213,18 @@ class Lane:
 
     def _end_of_turn(self) -> None:
         self._scheduled = False
-        self.leave()
+        try:
+            self.leave()
+        # A signal's: what has not left must not wait for the next call.
+        except BaseException:
+            self.loop.call_soon(self.leave)
+            raise
 
     def leave(self) -> None:
         """Send batches on their way, as many as may be in flight."""
         while self._for_threads and self._take_thread():
             self._run(self._for_threads.popleft())
-        while self._full or self._forming is not None:
+        while self._full or self.forming is not None:
             batch = self._first()
             if self.endpoint.retry_at is not None and not batch.trial:
                 # The server went down while the batch waited.
@@ -260,32 +241,50 @@ class Lane:
                 return
             try:
                 begun = batch.begin()
+                if begun:
+                    self._take_out()
+                    self._in_flight.add(batch)
+                    self._attend(batch)
+            # A signal's: nobody knows what was sent.
             except BaseException as error:
-                # A signal's: nobody knows what was sent.
-                self._take_out()
-                self._turns.give_back()
-                batch.returned = True
-                self._give_up(batch, error)
+                self._abort(batch, error)
                 raise
-            if begun:
-                self._take_out()
-                self._in_flight.add(batch)
-                self._attend(batch)
-            elif self._take_thread():
+            if not begun:
+                if not self._take_thread():
+                    self._turns.give_back()
+                    return
                 self._take_out()
                 self._in_flight.add(batch)
                 self._run(batch)
-            else:
-                self._turns.give_back()
-                return
             batch.after = None
         self._turns.withdraw(self)
         if not self._for_threads:
             self._threads.withdraw(self)
 
+    def _abort(self, batch: batches.Batch, error: BaseException) -> None:
+        """Give up a batch that the loop was about to send.
+
+        The server is not to blame.
+
+        """
+        if batch.in_thread or batch in self._for_threads:
+            return
+        if batch is self.forming or batch in self._full:
+            self._take_out()
+        begun = batch.begun
+        if begun is not None:
+            self.loop.remove_reader(begun.descriptor)
+            self._begun.discard(begun)
+            self.endpoint.drop(begun)
+        self._in_flight.discard(batch)
+        self._turns.give_back()
+        batch.started = False
+        batch.returned = True
+        self._give_up(batch, error)
+
     def _take_out(self) -> None:
         if not self._full:
-            self._forming = None
+            self.forming = None
             return
         batch = self._full.popleft()
         self._waiting_calls -= batch.calls
@@ -384,7 +383,7 @@ class Lane:
         """Bound the calls of a batch by the size that values have had."""
         self._mean_size += (size - self._mean_size) / 8
         expected = max(self._mean_size, 1)
-        self._max_calls = int(
+        self.max_calls = int(
             min(max(batches.MAX_BYTES / expected, 8), batches.MAX_CALLS)
         )
 
@@ -433,14 +432,14 @@ class Lane:
         for batch in list(self._in_flight):
             if self._due(batch) <= now:
                 self._time_out(batch)
-        while (self._full or self._forming is not None) and self._due(
+        while (self._full or self.forming is not None) and self._due(
             self._first()
         ) <= now:
             batch = self._first()
             self._take_out()
             self._drop(batch, TimeoutError('no turn came in time'))
         due = [self._due(batch) for batch in self._in_flight]
-        if self._full or self._forming is not None:
+        if self._full or self.forming is not None:
             due.append(self._due(self._first()))
         if due and min(due) < float('inf'):
             self._watch(min(due))
@@ -480,7 +479,7 @@ class Lane:
         self.come_back(batch)
 
     def _first(self) -> batches.Batch:
-        batch = self._full[0] if self._full else self._forming
+        batch = self._full[0] if self._full else self.forming
         assert batch is not None
         return batch
 
@@ -492,7 +491,7 @@ class Lane:
         return bool(
             self._full
             or self._dropped
-            or self._forming is not None
+            or self.forming is not None
             or any(not batch.abandoned for batch in self._in_flight)
         )
 

@@ -14,7 +14,7 @@ from sprockets.clients.memcached import (
     cluster,
     engines,
     flights,
-    health,
+    lanes,
     leases,
     observers,
     protocol,
@@ -161,33 +161,56 @@ class Look(calls.Call):
 
     """
 
-    __slots__ = ('stale', 'waiting')
+    __slots__ = (
+        '_batch',
+        '_lane',
+        '_rules',
+        '_stale',
+        '_waiting',
+        '_what',
+        'key',
+    )
 
     command: protocol.MetaGet
 
-    def __init__(
-        self,
-        engine: engines.Engine,
-        key: bytes,
-        hashed: int | None,
-        stale: int,
-    ) -> None:
-        command = protocol.MetaGet(key, recache=stale)
-        route = cluster.Route(key, hashed)
+    def __init__(self, looking: engines.Looking, what: abc.Hashable) -> None:
+        engine, _, _, self.key, hashed, how = looking[1]
+        self._stale = how[1].stale
+        self._rules = engine.requests.rules
+        command = protocol.MetaGet(self.key, recache=self._stale)
+        route = cluster.Route(self.key, hashed)
         super().__init__(engine, command, route, None, None, None)
-        self.stale = stale
-        self.waiting: list[batches.Looking] = []
+        self._what = what
+        self._waiting = [looking]
+        self._lane: lanes.Lane | None = None
+        self._batch: batches.Batch | None = None
 
-    def start_at(
-        self,
-        endpoint: health.Endpoint,
-        what: abc.Hashable,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        """Set out for a server, and let others join until the batch leaves."""
-        self._begin(loop)
-        self._go_to(endpoint)
-        self._engine.lane(endpoint).share(what, self)
+    def open(self) -> None:
+        """Let others join until the batch leaves."""
+        if self.endpoint is None:
+            return
+        self._lane = self._engine.lane(self.endpoint)
+        self._batch = self._lane.forming
+        self._engine.looks[self._what] = self
+
+    def join(self, stale: int, looking: engines.Looking) -> bool:
+        lane, batch = self._lane, self._batch
+        if (
+            lane is None
+            or batch is None
+            # A write that was called meanwhile goes into that one or after.
+            or lane.forming is not batch
+            or batch.calls >= lane.max_calls
+            or stale != self._stale
+            or self._engine.requests.rules is not self._rules
+            # To try a server that went down is for who picks it.
+            or lane.endpoint.retry_at is not None
+        ):
+            return False
+        batch.calls += 1
+        self.calls += 1
+        self._waiting.append(looking)
+        return True
 
     def _give_up(self) -> None:
         command = self.command
@@ -199,6 +222,11 @@ class Look(calls.Call):
         if self._future.done():
             return
         self._future.set_result(None)
+        looks = self._engine.looks
+        if looks.get(self._what) is self:
+            del looks[self._what]
+        # It has this look, and both would wait for the collector.
+        self._batch = None
         command, flow = self.command, self._engine.flow
         endpoint = flow.asked(command, self.endpoint)
         value: typing.Any = leases.MISS
@@ -213,7 +241,7 @@ class Look(calls.Call):
         # What can be changed is not shared by its readers.
         own = item[0] not in values.SHAREABLE
         used = False
-        for future, _, observer in self.waiting:
+        for future, _, observer in self._waiting:
             if observer is not None:
                 self._tell(observer)
             # A caller may have been cancelled, or have timed out.
@@ -223,12 +251,12 @@ class Look(calls.Call):
                 used = True
                 future.set_result(value)
         if stale is not None:
-            future, wanted, _ = self.waiting[0]
+            future, wanted, _ = self._waiting[0]
             Lookup(wanted, future).recompute(stale)
 
     def _go_on(self, lacks_meta: bool) -> None:
         """Get for everybody what this did not bring."""
-        for future, wanted, observer in self.waiting:
+        for future, wanted, observer in self._waiting:
             if observer is not None:
                 self._tell(observer)
             if future.done():
@@ -250,23 +278,23 @@ class Look(calls.Call):
 
 
 def look(
-    looking: batches.Looking,
-    endpoint: health.Endpoint,
+    looking: engines.Looking,
     what: abc.Hashable,
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    """Look for a value that may be stale, where nobody does so just then.
+    """Look for a value that may be stale, with whoever does so just then.
 
-    :param Endpoint endpoint: the server that was picked for it
-    :param what: what those have in common who may join
+    :param what: what those have in common who look for the same
 
     """
     future, wanted, _ = looking
-    engine, _, _, key, hashed, how = wanted
+    engine, *_, how = wanted
+    shared = engine.looks.get(what)
+    if shared is not None and shared.join(how[1].stale, looking):
+        return
     if engine.flow.lacks_meta():
-        endpoint.leave()
         Lookup(wanted, future).look()
         return
-    shared = Look(engine, key, hashed, how[1].stale)
-    shared.waiting.append(looking)
-    shared.start_at(endpoint, what, loop)
+    shared = Look(looking, what)
+    shared.start(loop)
+    shared.open()
