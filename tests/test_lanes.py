@@ -12,7 +12,13 @@ import faults
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import batches, connection, protocol, turns
+from sprockets.clients.memcached import (
+    batches,
+    connection,
+    lanes,
+    protocol,
+    turns,
+)
 from sprockets.clients.memcached.testing import MemcachedServer
 
 SMALL = ['x' * 10]
@@ -351,13 +357,19 @@ def test_a_loop_that_rests_in_an_exchange(proxy):
         loop.close()
 
 
-@pytest.mark.parametrize('place', ['read', 'send'])
+@pytest.mark.parametrize('place', ['read', 'send', 'leave', 'sent'])
 def test_an_interrupt_in_the_loop(proxy, place):
-    """The connection is closed, and what does no harm is asked again."""
+    """The connection is closed, and what does no harm is asked again.
+
+    It is not the server's fault, and nothing waits for other calls.
+
+    """
     client = memcached.AsyncClient(servers=proxy.address)
     places = {
         'read': (protocol.Get, 'read'),
         'send': (connection.Connection, '_send'),
+        'leave': (lanes.Lane, '_first'),
+        'sent': (lanes.Lane, '_attend'),
     }
 
     async def call(method, *args):
@@ -376,9 +388,13 @@ def test_an_interrupt_in_the_loop(proxy, place):
             pytest.raises(KeyboardInterrupt),
         ):
             loop.run_until_complete(interrupted())
-        assert loop.run_until_complete(call('get', 'two')) == 2
         (answer,) = calls
         assert loop.run_until_complete(answer) in (1, 'default')
+        assert loop.run_until_complete(call('get', 'two')) == 2
+        (endpoint,) = client._engine.cluster.endpoints
+        assert endpoint.retry_at is None
+        (lane,) = client._engine.lanes.values()
+        assert lane._turns._free == lane._turns.limit
         loop.run_until_complete(call('close'))
         assert connections(client) == 0
         proxy.wait_for(lambda: not proxy.open)
