@@ -409,7 +409,7 @@ def test_a_name_is_sent_by_the_rules_of_the_moment(memcached_server):
     asyncio.run(main())
 
 
-def test_a_name_is_remembered_for_each_client(memcached_server, monkeypatch):
+def test_a_name_is_remembered_for_each_client(memcached_server):
     """Of the same function on handlers of several applications."""
 
     class Owner:

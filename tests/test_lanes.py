@@ -219,7 +219,7 @@ def test_a_reply_too_many(proxy, threads):
 
 
 def test_a_value_that_fails_in_the_loop_fails_alone(server):
-    """It is tried again in a thread, which tells of it."""
+    """The others of its batch have theirs."""
 
     class Broken(Serializer):
         def loads(self, data):

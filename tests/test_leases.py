@@ -1343,6 +1343,24 @@ def test_those_who_serve_stale_values_notice_that_a_server_is_back(
         asyncio.run(main(server))
 
 
+def test_a_cas_for_another_server_does_not_use_up_a_trial(connect, pair):
+    """What may go to one server only leaves the others' to who can use it."""
+    first, other = pair
+    servers = [first.address, other.address]
+    client = connect(*servers, dead_retry=0.05, socket_timeout=30)
+    key = (0, KEY)
+    first.stop()
+    assert client.set(key, 'old')
+    assert client.gets(key) == 'old'
+    assert wire.stored(other.address, KEY) is not None
+    first.start()
+    # By then it may be tried.
+    time.sleep(0.1)
+    assert not client.cas(key, 'new')
+    assert client.set(key, 'newer')
+    assert wire.stored(first.address, KEY) is not None
+
+
 def test_a_server_killed_while_a_value_is_computed(connect):
     """The value is returned; when the server is back all is as ever."""
     with MemcachedServer() as server:

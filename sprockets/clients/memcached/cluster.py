@@ -364,6 +364,8 @@ class Cluster:
                 or endpoint in tried
                 or (only is not None and endpoint is not only)
             ):
+                if endpoint is not None:
+                    endpoint.leave()
                 error = health.UnavailableError('no server is up')
                 command.error = command.error or error
                 return None
