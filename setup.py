@@ -85,7 +85,9 @@ setuptools.setup(
     packages=setuptools.find_namespace_packages(
         include=['sprockets', 'sprockets.*']
     ),
-    package_data={'sprockets.clients.memcached': ['py.typed', 'status.html']},
+    package_data={
+        'sprockets.clients.memcached': ['py.typed', 'web/status.html']
+    },
     python_requires='>=3.10',
     install_requires=read_requirements('installation.txt'),
     entry_points={

@@ -12,7 +12,8 @@ import matplotlib as mpl
 from matplotlib import pyplot, ticker
 
 from benchmarks import chart
-from sprockets.clients.memcached import distribution, settings
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.servers import distribution
 
 KEYS = [b'key:%d' % number for number in range(50_000)]
 SERVERS = range(2, 65)

@@ -15,7 +15,7 @@ import memcache
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import batches
+from sprockets.clients.memcached.loop import batches
 from sprockets.clients.memcached.testing import MemcachedServer
 
 

@@ -7,7 +7,7 @@ import wire
 from hypothesis import strategies
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import anykeys
+from sprockets.clients.memcached.requests import anykeys
 
 LIMIT = 250
 

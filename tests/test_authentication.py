@@ -9,8 +9,9 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import connection, protocol, settings
+from sprockets.clients.memcached import settings
 from sprockets.clients.memcached.testing import MemcachedServer
+from sprockets.clients.memcached.wire import connection, protocol
 
 USERNAME = 'alice'
 PASSWORD = 'correct-horse'

@@ -17,7 +17,8 @@ import memcache
 import pytest
 import wire
 
-from sprockets.clients.memcached import commands, testing
+from sprockets.clients.memcached import testing
+from sprockets.clients.memcached.requests import commands
 
 CALLS = {
     'get': lambda client, key: client.get(key),

@@ -13,7 +13,9 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import cluster, health, protocol, testing
+from sprockets.clients.memcached import testing
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.wire import protocol
 
 LONG = 30
 """Seconds for what is not expected to come to its deadline."""

@@ -10,13 +10,11 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import (
-    cluster,
-    commands,
-    protocol,
-    settings,
-)
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.testing import MemcachedServer
+from sprockets.clients.memcached.wire import protocol
 
 DAY = 24 * 60 * 60
 NOW = 1_700_000_000.25

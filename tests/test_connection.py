@@ -17,13 +17,8 @@ import tracemalloc
 import faults
 import pytest
 
-from sprockets.clients.memcached import (
-    connection,
-    protocol,
-    resolver,
-    settings,
-    testing,
-)
+from sprockets.clients.memcached import settings, testing
+from sprockets.clients.memcached.wire import connection, protocol, resolver
 
 LONG = 30
 """Seconds for what is not expected to come to its deadline."""

@@ -8,8 +8,9 @@ from unittest import mock
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import batches, counters, lanes
+from sprockets.clients.memcached.loop import batches, lanes
 from sprockets.clients.memcached.testing import MemcachedTestCase
+from sprockets.clients.memcached.watch import counters
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tornado import testing as tornado_testing
 from tornado import web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import decorator
+from sprockets.clients.memcached import cached_function
 from sprockets.clients.memcached.testing import MemcachedTestCase
 
 MODULE = __name__
@@ -133,7 +133,7 @@ def test_different_arguments_have_different_keys():
         keys += [look_up.key(0, c=value) for value in values]
         assert len(set(keys)) == 2 * len(DIFFERENT)
         for key in keys:
-            assert len(key) <= decorator.MAX_NAME
+            assert len(key) <= cached_function.MAX_NAME
             memcached.Client(servers='127.0.0.1:1').get(key)
 
 
@@ -152,7 +152,7 @@ def test_a_long_key_is_hashed_behind_a_readable_head():
     """It has no blanks, and fits into memcached with a prefix."""
     key = look_up.key('ü ' * 1000)
     assert re.fullmatch('[!-~]+', key)
-    assert len(key) == decorator.MAX_NAME
+    assert len(key) == cached_function.MAX_NAME
     assert key.startswith(named('a=')[:-1])
     assert key != look_up.key('ü ' * 1001)
 
@@ -284,7 +284,7 @@ def test_without_a_client_the_environment_tells(memcached_server, monkeypatch):
     address = memcached_server.address
     monkeypatch.setenv('PAGES_MEMCACHED_SERVERS', address)
     monkeypatch.setenv('MEMCACHED_SERVERS', '127.0.0.1:1')
-    monkeypatch.setattr(decorator, '_clients', {})
+    monkeypatch.setattr(cached_function, '_clients', {})
 
     @memcached.cached(60, prefix='pages')
     def function():
@@ -296,8 +296,8 @@ def test_without_a_client_the_environment_tells(memcached_server, monkeypatch):
 
     assert function() == another() == 'value'
     assert wire.stored(address, function.key()) == (16, b'value')
-    assert len(decorator._clients) == 1
-    for made in decorator._clients.values():
+    assert len(cached_function._clients) == 1
+    for made in cached_function._clients.values():
         made.disconnect_all()
 
 

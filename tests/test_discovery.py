@@ -15,8 +15,10 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import discovery, protocol, settings
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.servers import discovery
 from sprockets.clients.memcached.testing import MemcachedServer
+from sprockets.clients.memcached.wire import protocol
 
 SECONDS = 10
 
@@ -104,7 +106,7 @@ def lines(caplog, level):
         record.getMessage()
         for record in caplog.records
         if record.levelname == level
-        and record.name == 'sprockets.clients.memcached.discovery'
+        and record.name == 'sprockets.clients.memcached.servers.discovery'
     ]
 
 

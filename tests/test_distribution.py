@@ -19,7 +19,8 @@ import wire
 from pylibmc import _pylibmc
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import distribution, settings, testing
+from sprockets.clients.memcached import settings, testing
+from sprockets.clients.memcached.servers import distribution
 
 KETAMA_WEIGHTED = 16
 """Its place among libmemcached's behaviors."""

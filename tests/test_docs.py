@@ -92,7 +92,7 @@ def run_tests(folder):
 
 def test_the_log_looks_as_it_is_shown(memcached_server, caplog):
     """So that one knows what to look for."""
-    caplog.set_level('INFO', 'sprockets.clients.memcached.health')
+    caplog.set_level('INFO', 'sprockets.clients.memcached.servers.health')
     client = memcached.Client(dead_retry=0.01)
     memcached_server.kill()
     client.get('key')
@@ -125,7 +125,7 @@ def test_every_option_is_documented():
 def test_the_design_names_every_module():
     """A newcomer finds what each of them is for."""
     page = PAGES['design.rst'].read_text('utf-8')
-    for path in PACKAGE.glob('*.py'):
+    for path in PACKAGE.rglob('*.py'):
         if not path.stem.startswith('__'):
             assert f'``{path.stem}``' in page, path.stem
 

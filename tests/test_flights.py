@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sprockets.clients.memcached import flights
+from sprockets.clients.memcached.once import flights
 
 PATIENCE = 30
 

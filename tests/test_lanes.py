@@ -12,14 +12,9 @@ import faults
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import (
-    batches,
-    connection,
-    lanes,
-    protocol,
-    turns,
-)
+from sprockets.clients.memcached.loop import batches, lanes, turns
 from sprockets.clients.memcached.testing import MemcachedServer
+from sprockets.clients.memcached.wire import connection, protocol
 
 SMALL = ['x' * 10]
 LARGE = ['x' * (batches.HEAVY + 1)]

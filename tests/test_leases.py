@@ -19,7 +19,8 @@ from computing import Process
 from services import wait_until
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import commands, leases
+from sprockets.clients.memcached.once import leases
+from sprockets.clients.memcached.requests import commands
 from sprockets.clients.memcached.testing import MemcachedServer
 
 LOGGER = 'sprockets.clients.memcached'

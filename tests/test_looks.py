@@ -9,8 +9,10 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import health, looks, protocol
+from sprockets.clients.memcached.servers import health
 from sprockets.clients.memcached.testing import MemcachedServer
+from sprockets.clients.memcached.watch import looks
+from sprockets.clients.memcached.wire import protocol
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from sprockets.clients.memcached import protocol
+from sprockets.clients.memcached.wire import protocol
 
 OFTEN = hypothesis.settings(
     max_examples=300,

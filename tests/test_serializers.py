@@ -175,7 +175,7 @@ def test_each_client_says_once_that_it_does_not_unpickle(connect, address):
         with_logs = []
         handler = logging.Handler()
         handler.emit = with_logs.append
-        logger = logging.getLogger('sprockets.clients.memcached.values')
+        logger = logging.getLogger('sprockets.clients.memcached.data.values')
         logger.addHandler(handler)
         try:
             client.get('key')

@@ -14,11 +14,12 @@ import pytest
 from tornado import testing, web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import counters, status
 from sprockets.clients.memcached.testing import (
     MemcachedServer,
     MemcachedTestCase,
 )
+from sprockets.clients.memcached.watch import counters
+from sprockets.clients.memcached.web import status
 
 
 class Page(memcached.MemcachedMixin, web.RequestHandler):

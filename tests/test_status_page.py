@@ -10,8 +10,8 @@ import browser
 from tornado import testing, web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import counters
 from sprockets.clients.memcached.testing import MemcachedTestCase
+from sprockets.clients.memcached.watch import counters
 
 
 class Page(html.parser.HTMLParser):

@@ -155,7 +155,7 @@ class Tests(MemcachedTestCase, testing.AsyncHTTPTestCase):
     def test_a_hook_that_raises(self):
         """It is logged; every caller gets its own all the same."""
         with testing.ExpectLog(
-            'sprockets.clients.memcached.tally', 'A hook for memcached get'
+            'sprockets.clients.memcached.web.tally', 'A hook for memcached get'
         ):
             assert self.json('/broken') == {'values': [1, 2]}
 

@@ -15,11 +15,12 @@ from opentelemetry.util import _once
 from tornado import testing, web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import health, observers, tracing
+from sprockets.clients.memcached.servers import health
 from sprockets.clients.memcached.testing import (
     MemcachedServer,
     MemcachedTestCase,
 )
+from sprockets.clients.memcached.watch import observers, tracing
 
 
 def provide():
@@ -231,13 +232,13 @@ def test_errors(client_kind, exporter):
         use(client_kind, server, body)
     kinds = [span.attributes.get('error.type') for span in spans(exporter)]
     prefix = 'sprockets.clients.memcached'
-    assert kinds[:3] == [None, None, f'{prefix}.protocol.RefusedError']
+    assert kinds[:3] == [None, None, f'{prefix}.wire.protocol.RefusedError']
     assert kinds[3] in (
         'ConnectionRefusedError',
         'ConnectionResetError',
-        f'{prefix}.health.UnavailableError',
+        f'{prefix}.servers.health.UnavailableError',
     )
-    assert kinds[4:] == [f'{prefix}.health.UnavailableError'] * 2
+    assert kinds[4:] == [f'{prefix}.servers.health.UnavailableError'] * 2
     for span in spans(exporter):
         failed = 'error.type' in span.attributes
         assert (span.status.status_code is trace.StatusCode.ERROR) is failed

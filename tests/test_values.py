@@ -14,7 +14,7 @@ import memcache
 import pytest
 import wire
 
-from sprockets.clients.memcached import values
+from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.testing import MemcachedServer
 
 MEGABYTE = 1 << 20

@@ -5,7 +5,8 @@ import itertools
 import time
 
 from benchmarks.soaking import lags, promises, site, stamps
-from sprockets.clients.memcached import lanes, leases
+from sprockets.clients.memcached.loop import lanes
+from sprockets.clients.memcached.once import leases
 
 PAUSE = 0.02
 """Seconds that a caller does nothing between two calls, on an average."""

@@ -1,16 +1,16 @@
 """memcached for Tornado services, configured by the environment."""
 
 from sprockets.clients.memcached.aio import AsyncClient
+from sprockets.clients.memcached.cached_function import cached
 from sprockets.clients.memcached.client import Client
-from sprockets.clients.memcached.decorator import cached
-from sprockets.clients.memcached.handlers import (
+from sprockets.clients.memcached.once.leases import UpdateError
+from sprockets.clients.memcached.settings import DEFAULT_SERVER
+from sprockets.clients.memcached.settings import get_servers as _get_servers
+from sprockets.clients.memcached.web.handlers import (
     ApplicationMixin,
     MemcachedMixin,
 )
-from sprockets.clients.memcached.leases import UpdateError
-from sprockets.clients.memcached.settings import DEFAULT_SERVER
-from sprockets.clients.memcached.settings import get_servers as _get_servers
-from sprockets.clients.memcached.status import StatusHandler
+from sprockets.clients.memcached.web.status import StatusHandler
 
 version_info = (2, 0, 0)
 __version__ = '2.0.0'

@@ -22,13 +22,9 @@ import time
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import (
-    client,
-    cluster,
-    health,
-    looks,
-    settings,
-)
+from sprockets.clients.memcached import client, settings
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.watch import looks
 
 OK, DOWN, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: all servers answer; some do not; a variable or an argument

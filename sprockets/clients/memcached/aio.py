@@ -10,20 +10,13 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import (
-    batches,
-    calls,
-    cluster,
-    commands,
-    engines,
-    flights,
-    health,
-    leases,
-    lookups,
-    observers,
-    protocol,
-    settings,
-)
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.loop import batches, calls, engines
+from sprockets.clients.memcached.once import flights, leases, lookups
+from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.watch import observers
+from sprockets.clients.memcached.wire import protocol
 
 Future = asyncio.Future[typing.Any]
 

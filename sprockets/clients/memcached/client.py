@@ -11,18 +11,13 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import (
-    anykeys,
-    cluster,
-    commands,
-    flights,
-    health,
-    leases,
-    protocol,
-    settings,
-    tracing,
-    values,
-)
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.once import flights, leases
+from sprockets.clients.memcached.requests import anykeys, commands
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.watch import tracing
+from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
 

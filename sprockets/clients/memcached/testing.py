@@ -24,7 +24,8 @@ import typing
 import unittest
 from collections import abc
 
-from sprockets.clients.memcached import health, settings
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.servers import health
 
 if typing.TYPE_CHECKING:
     import types

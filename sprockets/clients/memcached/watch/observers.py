@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import health
+from sprockets.clients.memcached.servers import health
 
 Keys = abc.Sequence[bytes]
 """The keys of a call, as they are sent."""

@@ -7,7 +7,8 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import cluster, health, turns
+from sprockets.clients.memcached.loop import turns
+from sprockets.clients.memcached.servers import cluster, health
 
 
 class Lane(turns.Lane, typing.Protocol):

@@ -11,7 +11,8 @@ import threading
 import time
 from collections import abc
 
-from sprockets.clients.memcached import protocol, resolver, settings
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.wire import protocol, resolver
 
 WINDOW = 256 * 1024
 """Bytes that are put together for one write, unless one request is larger."""

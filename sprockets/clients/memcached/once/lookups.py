@@ -8,18 +8,12 @@ import logging
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import (
-    batches,
-    calls,
-    cluster,
-    engines,
-    flights,
-    lanes,
-    leases,
-    observers,
-    protocol,
-    values,
-)
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.loop import batches, calls, engines, lanes
+from sprockets.clients.memcached.once import flights, leases
+from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.watch import observers
+from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
 

@@ -23,13 +23,10 @@ import typing
 import uuid
 from collections import abc
 
-from sprockets.clients.memcached import (
-    cluster,
-    commands,
-    health,
-    protocol,
-    values,
-)
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.wire import protocol
 
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.1

@@ -18,14 +18,10 @@ from collections import abc
 
 from tornado import routing, web
 
-from sprockets.clients.memcached import (
-    counters,
-    engines,
-    handlers,
-    health,
-    lanes,
-    looks,
-)
+from sprockets.clients.memcached.loop import engines, lanes
+from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.watch import counters, looks
+from sprockets.clients.memcached.web import handlers
 
 LOGGER = logging.getLogger(__name__)
 

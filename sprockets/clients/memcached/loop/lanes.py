@@ -12,14 +12,10 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import (
-    batches,
-    counters,
-    executors,
-    health,
-    turns,
-    values,
-)
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.loop import batches, executors, turns
+from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.watch import counters
 
 LOGGER = logging.getLogger(__name__)
 

@@ -12,14 +12,9 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import (
-    connection,
-    discovery,
-    distribution,
-    health,
-    protocol,
-    settings,
-)
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.servers import discovery, distribution, health
+from sprockets.clients.memcached.wire import connection, protocol
 
 
 class StandIn(health.Endpoint):

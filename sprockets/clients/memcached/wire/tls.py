@@ -6,7 +6,7 @@ import select
 import socket
 import ssl
 
-from sprockets.clients.memcached import certificates, connection
+from sprockets.clients.memcached.wire import certificates, connection
 
 RECORD = 16 * 1024
 """Bytes that a TLS record holds at most.  With as many asked for, nothing that

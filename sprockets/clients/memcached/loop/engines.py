@@ -12,17 +12,11 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import (
-    batches,
-    client,
-    cluster,
-    counters,
-    executors,
-    health,
-    lanes,
-    leases,
-    observers,
-)
+from sprockets.clients.memcached import client
+from sprockets.clients.memcached.loop import batches, executors, lanes
+from sprockets.clients.memcached.once import leases
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.watch import counters, observers
 
 CLOSED = 'the memcached client is closed'
 

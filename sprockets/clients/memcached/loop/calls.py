@@ -9,15 +9,11 @@ import time as clock
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import (
-    batches,
-    cluster,
-    engines,
-    health,
-    leases,
-    observers,
-    protocol,
-)
+from sprockets.clients.memcached.loop import batches, engines
+from sprockets.clients.memcached.once import leases
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.watch import observers
+from sprockets.clients.memcached.wire import protocol
 
 Future = asyncio.Future[typing.Any]
 

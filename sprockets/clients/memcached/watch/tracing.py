@@ -16,7 +16,8 @@ import typing
 if typing.TYPE_CHECKING:
     import types
 
-from sprockets.clients.memcached import cluster, health, observers
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.watch import observers
 
 LOGGER = logging.getLogger(__name__)
 

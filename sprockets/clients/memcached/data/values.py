@@ -10,7 +10,7 @@ import typing
 import zlib
 from collections import abc
 
-from sprockets.clients.memcached import serializers
+from sprockets.clients.memcached.data import serializers
 
 LOGGER = logging.getLogger(__name__)
 

@@ -14,7 +14,9 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import cluster, health, protocol, values
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
 

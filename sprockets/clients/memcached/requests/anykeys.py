@@ -10,7 +10,7 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import commands
+from sprockets.clients.memcached.requests import commands
 
 DIGEST = 24
 """Bytes of the hash: so many that nobody can find two keys with the same."""

@@ -7,7 +7,8 @@ import typing
 
 from tornado import web
 
-from sprockets.clients.memcached import aio, tally
+from sprockets.clients.memcached import aio
+from sprockets.clients.memcached.web import tally
 
 ATTRIBUTE = 'memcached_clients'
 """The attribute of an application that has its clients by their prefix."""
@@ -146,7 +147,7 @@ class ApplicationMixin:
         :rtype: dict
 
         """
-        from sprockets.clients.memcached import status
+        from sprockets.clients.memcached.web import status
 
         return await status.status_of(self)
 

@@ -13,7 +13,9 @@ import typing
 import uuid
 from collections import abc
 
-from sprockets.clients.memcached import aio, client, commands, leases
+from sprockets.clients.memcached import aio, client
+from sprockets.clients.memcached.once import leases
+from sprockets.clients.memcached.requests import commands
 
 _Call = tuple[commands.Name, abc.Callable[[], typing.Any]]
 """How a call is named, and what does it."""

@@ -9,7 +9,8 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import connection, protocol, settings, tls
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.wire import connection, protocol, tls
 
 LOGGER = logging.getLogger(__name__)
 

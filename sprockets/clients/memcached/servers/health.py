@@ -10,13 +10,9 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import (
-    connection,
-    protocol,
-    settings,
-    tls,
-    workers,
-)
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.servers import workers
+from sprockets.clients.memcached.wire import connection, protocol, tls
 
 LOGGER = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import health, protocol
+from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.wire import protocol
 
 KEY = b'sprockets.clients.memcached.look'
 """It is read from servers that do not answer ``version``."""

@@ -8,14 +8,10 @@ import time
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import (
-    connection,
-    counters,
-    health,
-    observers,
-    protocol,
-    values,
-)
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.watch import counters, observers
+from sprockets.clients.memcached.wire import connection, protocol
 
 LOGGER = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import logging
 import time
 import typing
 
-from sprockets.clients.memcached import health, observers
+from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.watch import observers
 
 LOGGER = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What is stored: Python values as flags and bytes, and back."""

@@ -1,0 +1,1 @@
+"""What belongs to an event loop: batches in flight and their threads."""

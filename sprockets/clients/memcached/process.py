@@ -1,0 +1,89 @@
+"""What a process gives and takes: threads, and what a fork leaves behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import typing
+import weakref
+from collections import abc
+
+
+class ThreadError(OSError):
+    """A thread could not be started: there are too many, or no memory.
+
+    It says nothing about any server.
+
+    """
+
+
+def start_thread(
+    name: str, target: abc.Callable[..., None], *args: typing.Any
+) -> threading.Thread:
+    """Start a daemon thread, and return it once it runs.
+
+    Whoever keeps books of threads enters what this returns, so that nothing
+    has to be undone where it raises.  They are daemons, for the end of the
+    process does not wait for a server.
+
+    :raises ThreadError: if there can be none now; nothing was begun
+
+    """
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    try:
+        thread.start()
+    # "can't start new thread", also at the end of the interpreter.
+    except (RuntimeError, MemoryError) as error:
+        raise ThreadError(f'no thread can be started: {error}') from None
+    return thread
+
+
+class Forked(typing.Protocol):
+    """Something that a forked child has to make anew."""
+
+    def forget_after_fork(self) -> None:
+        """Leave to the parent what is the parent's."""
+
+
+class _Register:
+    """What a forked child has to make anew, for as long as it is used.
+
+    In the order in which it was entered: what is made of other things comes
+    after them.
+
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entered: dict[weakref.ref[Forked], None] = {}
+
+    def enter(self, entry: Forked) -> None:
+        """Have something made anew in each child that is forked."""
+        with self._lock:
+            self._entered[weakref.ref(entry, self._leave)] = None
+
+    def _leave(self, gone: weakref.ref[Forked]) -> None:
+        # Without the lock, which the thread may have that collects garbage;
+        # to take one key away is one step.
+        self._entered.pop(gone, None)
+
+    def before(self) -> None:
+        self._lock.acquire()
+
+    def after_in_parent(self) -> None:
+        self._lock.release()
+
+    def after_in_child(self) -> None:
+        self._lock.release()
+        for entry in [reference() for reference in list(self._entered)]:
+            if entry is not None:
+                entry.forget_after_fork()
+
+
+_register = _Register()
+after_fork = _register.enter
+os.register_at_fork(
+    before=_register.before,
+    after_in_parent=_register.after_in_parent,
+    after_in_child=_register.after_in_child,
+)

@@ -1,0 +1,1 @@
+"""A method's arguments as commands, and their results as its result."""

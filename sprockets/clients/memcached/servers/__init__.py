@@ -1,0 +1,1 @@
+"""Servers as the process knows them, and where keys live."""

@@ -1,0 +1,1 @@
+"""Who is told how calls went, and what is counted."""

@@ -1,0 +1,1 @@
+"""The Tornado face: mixins, hooks, the status page."""

@@ -1,0 +1,1 @@
+"""Bytes and sockets: the protocol, connections, TLS, name look-ups."""
