@@ -208,7 +208,7 @@ def test_nothing_that_is_kept_shows_the_password(server):
     engine = client._engine
     for each in (
         client,
-        engine.blocking,
+        engine.core,
         vars(engine.settings),
         engine.settings.credentials,
         engine.settings.password,

@@ -969,7 +969,7 @@ def was_sent(data, key, item):
     """Whether bytes have a value for a key."""
     flags, value, unique = item
     if b'VA %d ' % len(value) in data and re.search(
-        rb'VA 0*%d (\S+ )*k%b[^\n]*\r\n%b\r\n'
+        rb'VA 0*%d (\S+ )*k%b((?!\r\n)[\x00-\xff])*\r\n%b\r\n'
         % (len(value), re.escape(key), re.escape(value)),
         data,
     ):

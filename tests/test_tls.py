@@ -20,9 +20,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import settings
+from sprockets.clients.memcached import certificates, settings
 from sprockets.clients.memcached.testing import MemcachedServer
-from sprockets.clients.memcached.wire import certificates, tls
+from sprockets.clients.memcached.wire import tls
 
 SECONDS = 10
 DAY = datetime.timedelta(days=1)

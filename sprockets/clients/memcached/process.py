@@ -1,12 +1,16 @@
-"""What a process gives and takes: threads, and what a fork leaves behind."""
+"""What a process has: threads, too little of a thing, and forked children."""
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import threading
 import typing
 import weakref
 from collections import abc
+
+Thread = threading.Thread
 
 
 class ThreadError(OSError):
@@ -34,8 +38,32 @@ def start_thread(
         thread.start()
     # "can't start new thread", also at the end of the interpreter.
     except (RuntimeError, MemoryError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            # It runs: a signal came while it was waited for.
+            raise error.__context__ from None
         raise ThreadError(f'no thread can be started: {error}') from None
     return thread
+
+
+_SHORTAGES = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        # No port is left to connect from.
+        errno.EADDRNOTAVAIL,
+    }
+)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether something is short here: it tells nothing about any server."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_MEMORY
+    return isinstance(error, ThreadError) or (
+        isinstance(error, OSError) and error.errno in _SHORTAGES
+    )
 
 
 class Forked(typing.Protocol):
@@ -54,7 +82,8 @@ class _Register:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal's handler may fork while something is entered.
+        self._lock = threading.RLock()
         self._entered: dict[weakref.ref[Forked], None] = {}
 
     def enter(self, entry: Forked) -> None:

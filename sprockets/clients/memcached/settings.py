@@ -10,8 +10,8 @@ import socket
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import certificates
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.wire import certificates
 
 DEFAULT_SERVER = '127.0.0.1:11211'
 DEFAULT_PORT = 11211

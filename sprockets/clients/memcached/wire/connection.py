@@ -9,9 +9,10 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections import abc
 
-from sprockets.clients.memcached import settings
+from sprockets.clients.memcached import process, settings
 from sprockets.clients.memcached.wire import protocol, resolver
 
 WINDOW = 256 * 1024
@@ -73,6 +74,8 @@ class Connection:
 
     def __init__(self, profile: Profile, deadline: float) -> None:
         self.usable = True
+        self.used_at = 0.0
+        """When its last exchange began (:func:`time.monotonic`)."""
         self._sent = 0
         self._answered = 0
         self._incoming = protocol.Incoming()
@@ -353,6 +356,7 @@ def _connect(address: settings.Address, deadline: float) -> socket.socket:
         share = time_left(deadline) / (len(resolved) - tried)
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            opened(sock)
             sock.settimeout(share)
             sock.connect(place)
             if family != socket.AF_UNIX:
@@ -361,8 +365,30 @@ def _connect(address: settings.Address, deadline: float) -> socket.socket:
             return sock
         except OSError as failure:
             sock.close()
-            error = failure
+            # What another address has said tells more than that this host
+            # has no address of its kind.
+            if error is None or not process.is_shortage(failure):
+                error = failure
         except BaseException:
             sock.close()
             raise
     raise error or OSError(f'{address} has no address')
+
+
+class _Sockets:
+    """The sockets of this process, from before they are connected."""
+
+    def __init__(self) -> None:
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self.enter = self._sockets.add
+
+    def forget_after_fork(self) -> None:
+        """Close a forked child's copies of what its parent goes on with."""
+        for sock in list(self._sockets):
+            sock.close()
+        self._sockets.clear()
+
+
+_sockets = _Sockets()
+opened = _sockets.enter
+process.after_fork(_sockets)

@@ -12,6 +12,8 @@ import dataclasses
 import typing
 from collections import abc
 
+from sprockets.clients.memcached.data import values
+
 NEWLINE = b'\r\n'
 
 END = b'END\r\n'
@@ -402,7 +404,7 @@ class CompareAndSwap(Line):
         return incarnation == self.incarnation
 
 
-Item = tuple[int, bytes, int | None]
+Item = values.Item
 """What the server holds for a key: its flags, its bytes, its cas unique."""
 
 

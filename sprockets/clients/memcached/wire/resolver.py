@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import typing
 
-from sprockets.clients.memcached import settings
+from sprockets.clients.memcached import process, settings
 
 Resolved = tuple[socket.AddressFamily, typing.Any]
 """What ``socket.connect`` needs: the family and its kind of address."""
@@ -34,6 +33,9 @@ class _LookUp:
             self.resolved = _getaddrinfo(self._address, 0)
         except OSError as error:
             self.error = error
+        # Those who wait are in other threads.
+        except Exception as error:  # noqa: BLE001
+            self.error = OSError(f'the look-up failed: {error!r}')
         finally:
             _under_way.end(self._address)
             self.done.set()
@@ -47,14 +49,18 @@ class _UnderWay:
         self._by_address: dict[settings.Address, _LookUp] = {}
 
     def begin(self, address: settings.Address) -> _LookUp:
-        """Return the one look-up of an address, which may be new."""
+        """Return the one look-up of an address, which may be new.
+
+        :raises ThreadError: if it is, and there is no thread for it
+
+        """
         with self._lock:
             look_up = self._by_address.get(address)
             if look_up is None:
-                look_up = self._by_address[address] = _LookUp(address)
-                threading.Thread(
-                    target=look_up.run, name='memcached-resolver', daemon=True
-                ).start()
+                look_up = _LookUp(address)
+                process.start_thread('memcached-resolver', look_up.run)
+                # It cannot have ended, for which it needs the lock.
+                self._by_address[address] = look_up
             return look_up
 
     def end(self, address: settings.Address) -> None:
@@ -68,17 +74,21 @@ class _UnderWay:
 
 
 _under_way = _UnderWay()
-os.register_at_fork(after_in_child=_under_way.forget_after_fork)
+process.after_fork(_under_way)
 
 
 def _getaddrinfo(address: settings.Address, flags: int) -> list[Resolved]:
-    found = socket.getaddrinfo(
-        address.host,
-        address.port,
-        _FAMILIES[address.family],
-        socket.SOCK_STREAM,
-        flags=flags,
-    )
+    try:
+        found = socket.getaddrinfo(
+            address.host,
+            address.port,
+            _FAMILIES[address.family],
+            socket.SOCK_STREAM,
+            flags=flags,
+        )
+    # IDNA's, for what it takes for no name.
+    except ValueError as error:
+        raise OSError(f'{address.host!r} is no host: {error}') from None
     # IPv4 first: it is the only kind that python-memcached connects to.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return [(entry[0], entry[4]) for entry in found]

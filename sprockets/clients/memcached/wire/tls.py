@@ -6,7 +6,8 @@ import select
 import socket
 import ssl
 
-from sprockets.clients.memcached.wire import certificates, connection
+from sprockets.clients.memcached import certificates
+from sprockets.clients.memcached.wire import connection
 
 RECORD = 16 * 1024
 """Bytes that a TLS record holds at most.  With as many asked for, nothing that
@@ -29,6 +30,27 @@ def connect(
     return kind(profile, deadline)
 
 
+def _wrap(
+    context: ssl.SSLContext, plain: socket.socket, name: str
+) -> ssl.SSLSocket:
+    """Encrypt a socket, for a server of a name.
+
+    :raises OSError: if that cannot be a name
+
+    """
+    try:
+        # As it does, but while the socket is not yet its own to close.
+        name.encode('idna')
+        return context.wrap_socket(
+            plain, do_handshake_on_connect=False, server_hostname=name
+        )
+    except OSError:
+        raise
+    # IDNA's, among others.
+    except ValueError as error:
+        raise OSError(f'{name!r} is no host: {error}') from None
+
+
 class Connection(connection.Connection):
     """A connection with TLS.
 
@@ -47,13 +69,14 @@ class Connection(connection.Connection):
         plain: socket.socket = self._socket
         try:
             plain.setblocking(False)
-            self._socket = certificates.context(profile.tls.files).wrap_socket(
+            self._socket = _wrap(
+                certificates.context(profile.tls.files),
                 plain,
-                do_handshake_on_connect=False,
-                server_hostname=profile.tls.server_name
+                profile.tls.server_name
                 # Which interface it is behind is no part of the address.
                 or profile.address.host.partition('%')[0],
             )
+            connection.opened(self._socket)
             self._shake_hands(deadline)
         except BaseException:
             plain.close()

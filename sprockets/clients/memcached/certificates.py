@@ -10,6 +10,8 @@ import threading
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import process
+
 LOGGER = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ class _Contexts:
 
 
 _contexts = _Contexts()
-os.register_at_fork(after_in_child=_contexts.forget_after_fork)
+process.after_fork(_contexts)
 
 
 def context(files: Files) -> ssl.SSLContext:
@@ -116,6 +118,9 @@ def _naming(*paths: str | None) -> abc.Iterator[None]:
     try:
         yield
     except OSError as error:
+        if process.is_shortage(error):
+            # It is not about them.
+            raise
         names = ', '.join(path for path in paths if path is not None)
         raise OSError(f'{names}: {error.strerror or error}') from None
 
