@@ -289,8 +289,10 @@ def test_a_failure_keeps_the_servers(connect, source, often, caplog, failure):
     good, source.steps = source.steps, FAILURES[failure]
     source.wait_for_questions(1)
     assert len(client.get_multi(KEYS)) == len(KEYS)
-    (warning,) = lines(caplog, 'WARNING')
-    assert source.address in warning
+    # The thread of an earlier test may just have asked in vain.
+    (warning,) = [
+        line for line in lines(caplog, 'WARNING') if source.address in line
+    ]
     assert 'those known before are used' in warning
     source.steps = good
     source.release()

@@ -5,11 +5,15 @@
 
 """
 
+import bisect
 import collections
 import contextlib
 import ctypes
+import hashlib
+import math
 import random
 import string
+import time
 import timeit
 
 import memcache
@@ -20,7 +24,7 @@ from pylibmc import _pylibmc
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached import settings, testing
-from sprockets.clients.memcached.servers import distribution
+from sprockets.clients.memcached.servers import distribution, health
 
 KETAMA_WEIGHTED = 16
 """Its place among libmemcached's behaviors."""
@@ -33,13 +37,17 @@ class Endpoint:
 
     def __init__(self, address, up=True):
         self.address = settings.parse_server(address)[0]
-        self.retry_at = None if up else 1.0
+        self.retry_at = None if up else math.inf
 
     def __repr__(self):
         return str(self.address)
 
-    def available(self):
-        return self.retry_at is None
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        health.changes.note()
+
+    def usable(self):
+        return self.retry_at is None or self.retry_at <= time.monotonic()
 
 
 def pick(endpoints, kind='ketama', weights=None, failover=True):
@@ -296,7 +304,7 @@ def test_only_the_keys_of_a_dead_server_go_elsewhere(kind):
     ours = pick(endpoints, kind)
     before = {key: ours(key) for key in KEYS}
     dead = endpoints[2]
-    dead.retry_at = 1.0
+    dead.retry_at = math.inf
     heirs = collections.Counter()
     for key, endpoint in before.items():
         if endpoint is dead:
@@ -310,7 +318,7 @@ def test_ketama_fails_over_as_if_the_server_were_not_there():
     """A dead server's key is where it would be without that server."""
     endpoints = ring_of(5)
     without = pick(endpoints[:2] + endpoints[3:])
-    endpoints[2].retry_at = 1.0
+    endpoints[2].retry_at = math.inf
     ours = pick(endpoints)
     assert all(ours(key) is without(key) for key in KEYS)
 
@@ -320,10 +328,10 @@ def test_a_live_server_is_always_found(kind):
     """One of ten that is up gets every key, and none of none."""
     endpoints = ring_of(10)
     for endpoint in endpoints[1:]:
-        endpoint.retry_at = 1.0
+        endpoint.retry_at = math.inf
     ours = pick(endpoints, kind)
     assert {ours(key) for key in KEYS[:500]} == {endpoints[0]}
-    endpoints[0].retry_at = 1.0
+    endpoints[0].retry_at = math.inf
     assert {ours(key) for key in KEYS[:500]} == {None}
 
 
@@ -333,7 +341,7 @@ def test_without_failover_no_key_moves(kind):
     endpoints = ring_of(4)
     ours = pick(endpoints, kind, failover=False)
     before = {key: ours(key) for key in KEYS[:500]}
-    endpoints[1].retry_at = 1.0
+    endpoints[1].retry_at = math.inf
     for key, endpoint in before.items():
         assert ours(key) is (None if endpoint is endpoints[1] else endpoint)
 
@@ -345,12 +353,134 @@ def test_a_server_that_was_tried_is_not_tried_again(kind):
     ours = pick(endpoints, kind)
     for key in KEYS[:200]:
         first = ours(key)
-        first.retry_at = 1.0
-        first.available = lambda: True
+        first.retry_at = 0
         assert ours(key) is first
         assert ours(key, None, [first]) not in (first, None)
         first.retry_at = None
-        del first.available
+
+
+# Many servers
+
+
+def md5(data):
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+class Watched(Endpoint):
+    """A server that counts how often it is looked at."""
+
+    looks = 0
+
+    def __init__(self, address):
+        self._retry_at = None
+        super().__init__(address)
+
+    @property
+    def retry_at(self):
+        Watched.looks += 1
+        return self._retry_at
+
+    @retry_at.setter
+    def retry_at(self, value):
+        self._retry_at = value
+
+
+@pytest.mark.parametrize('up', [0, 1, 5, 100, 500])
+@pytest.mark.parametrize('kind', ['modula', 'ketama'])
+def test_a_key_of_a_dead_server_does_not_look_at_all(kind, up):
+    """It costs little however many servers are down: a few looks a key."""
+    endpoints = [
+        Watched(f'10.0.{number // 250}.{number % 250}')
+        for number in range(1000)
+    ]
+    ours = pick(endpoints, kind)
+    for endpoint in endpoints[up:]:
+        endpoint.retry_at = math.inf
+    keys = KEYS[:2000]
+    ours(keys[0])
+    Watched.looks = 0
+    found = {ours(key) for key in keys}
+    assert Watched.looks <= len(keys) * 3 + len(endpoints)
+    assert found == ({None} if not up else found & set(endpoints[:up]))
+
+
+@pytest.mark.parametrize('kind', ['modula', 'ketama'])
+def test_who_is_usable_is_looked_up_anew(kind):
+    """After each change, and when it is time to try one again."""
+    endpoints = ring_of(40)
+    ours = pick(endpoints, kind)
+    places = {key: ours(key) for key in KEYS[:200]}
+    for endpoint in endpoints:
+        endpoint.retry_at = math.inf
+    assert {ours(key) for key in places} == {None}
+    for endpoint in endpoints:
+        endpoint.retry_at = None
+        assert {ours(key) for key in places} == {endpoint}
+        endpoint.retry_at = math.inf
+    endpoints[3].retry_at = time.monotonic() + 0.05
+    assert {ours(key) for key in places} == {None}
+    time.sleep(0.06)
+    assert {ours(key) for key in places} == {endpoints[3]}
+
+
+@pytest.mark.parametrize('kind', ['modula', 'ketama'])
+@pytest.mark.parametrize('up', [1, 7, 25, 60])
+def test_an_heir_is_the_same_however_many_are_down(kind, up):
+    """With ketama it is as if the dead ones were not there."""
+    endpoints = ring_of(80)
+    chance = random.Random(up)
+    alive = chance.sample(endpoints, up)
+    ours = pick(endpoints, kind)
+    own = {key: ours(key) for key in KEYS[:1000]}
+    for endpoint in endpoints:
+        endpoint.retry_at = None if endpoint in alive else math.inf
+    heirs = {key: ours(key) for key in own}
+    assert set(heirs.values()) <= set(alive)
+    if kind == 'ketama':
+        owners = ours.__self__._owners[:-1]
+        points = ours.__self__._points
+        for key, heir in heirs.items():
+            hashed = int.from_bytes(md5(key)[:4], 'little')
+            at = bisect.bisect_left(points, hashed) % len(points)
+            while owners[at] not in alive:
+                at = (at + 1) % len(points)
+            assert owners[at] is heir
+    # One that was tried just now is left out, as if it were down.
+    for key in [key for key in own if own[key] not in alive][:50]:
+        left = ours(key, None, {heirs[key]})
+        assert left in set(alive) - {heirs[key]} or (up == 1 and left is None)
+
+
+def test_a_continuum_of_a_thousand_servers():
+    """It is there after half a second of computing, or so."""
+    endpoints = [
+        Endpoint(f'10.0.{number // 250}.{number % 250}')
+        for number in range(1000)
+    ]
+    began = time.thread_time()
+    ours = pick(endpoints)
+    assert time.thread_time() - began < 1.5
+    assert len({ours(key) for key in KEYS}) == 1000
+
+
+def test_a_point_of_two_servers_belongs_to_the_later_one():
+    """As it was when uhashring made the continuum."""
+    endpoints = [
+        Endpoint(f'10.1.{number // 250}.{number % 250}')
+        for number in range(1000)
+    ]
+    points = {}
+    for place, endpoint in enumerate(endpoints):
+        for number in range(40):
+            digest = md5(f'{endpoint.address.host}-{number}'.encode())
+            for word in range(0, 16, 4):
+                point = int.from_bytes(digest[word : word + 4], 'little')
+                points.setdefault(point, []).append(place)
+    shared = {point for point, places in points.items() if len(places) > 1}
+    assert shared
+    ours = pick(endpoints)
+    for point in shared:
+        assert ours(b'key', point) is endpoints[points[point][-1]]
 
 
 # Both faces

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import itertools
+import logging
 import threading
 import time
 
@@ -11,6 +12,7 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.servers import distribution
 from sprockets.clients.memcached.testing import MemcachedServer
 
 SECONDS = 10
@@ -131,9 +133,9 @@ def test_a_call_to_a_server_that_is_gone_is_answered():
         server.release()
         assert await call == 'old'
         engine = client._engine
-        assert len(engine.lanes) == 2
-        engine._drop_gone()
-        assert len(engine.lanes) == 1
+        assert len(engine.state.lanes) == 2
+        engine.state.drop_gone()
+        assert len(engine.state.lanes) == 1
         await asyncio.to_thread(server.wait_for, lambda: not server.open)
         assert await client.get('key') == 'new'
         await client.close()
@@ -170,3 +172,143 @@ def test_a_wrong_list_changes_nothing(connect, pair):
     assert client.get('key', 'default') == 'default'
     client.set_servers([one.address])
     assert client.get('key') == 'value'
+
+
+# Which of two changes counts
+
+
+class Hold(logging.Handler):
+    """Holds up a thread that logs a text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text = text
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def emit(self, record):
+        if self.text in record.getMessage():
+            self.reached.set()
+            self.go_on.wait(SECONDS)
+
+
+def configuration(server):
+    host, port = server.address.split(':')
+    body = f'1\n{host}|{host}|{port}\n'.encode()
+    return b'CONFIG cluster 0 %d\r\n%s\r\nEND\r\n' % (len(body), body)
+
+
+def test_servers_that_are_found_do_not_undo_a_change(pair):
+    """An answer is just being used when other servers are set."""
+    logger = logging.getLogger('sprockets.clients.memcached')
+    hold = Hold('tells the memcached servers')
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(hold)
+    try:
+        with faults.ScriptedServer(*[[configuration(pair[0])]] * 3) as source:
+            client = memcached.Client(servers=f'discover:{source.address}')
+            early = threading.Thread(target=client.get, args=('key',))
+            early.start()
+            assert hold.reached.wait(SECONDS)
+            client.set_servers([pair[1].address])
+            discovering = [
+                thread
+                for thread in threading.enumerate()
+                if 'discovery' in thread.name and source.address in thread.name
+            ]
+            hold.go_on.set()
+            for thread in [early, *discovering]:
+                thread.join(SECONDS)
+                assert not thread.is_alive()
+    finally:
+        hold.go_on.set()
+        logger.removeHandler(hold)
+        logger.setLevel(level)
+    assert [s.endpoint.address.text for s in client.servers] == [
+        pair[1].address
+    ]
+    assert client.set('key', 1)
+    assert wire.ask(pair[1].address, b'get key\r\n', b'END\r\n').startswith(
+        b'VALUE key'
+    )
+    client.disconnect_all()
+
+
+def test_the_last_change_counts(pair):
+    """However long an earlier one takes to be made."""
+    client = memcached.Client(servers=pair[0].address)
+    cluster = client._shared.cluster
+    early = cluster.change([pair[0].address, '127.0.0.1:1'])
+    client.set_servers([pair[1].address])
+    early.make()
+    assert [s.endpoint.address.text for s in client.servers] == [
+        pair[1].address
+    ]
+    client.disconnect_all()
+
+
+def test_a_bad_change_changes_nothing(pair):
+    """Nor does it stop one that is being made."""
+    client = memcached.Client(servers=pair[0].address)
+    cluster = client._shared.cluster
+    change = cluster.change([pair[1].address])
+    with pytest.raises(ValueError, match='port'):
+        client.set_servers([f'{pair[0].address}:x:y'])
+    change.make()
+    assert [s.endpoint.address.text for s in client.servers] == [
+        pair[1].address
+    ]
+    client.disconnect_all()
+
+
+def test_calls_do_not_wait_for_a_continuum(pair, monkeypatch):
+    """Another thread makes one of many servers; the old servers are used."""
+    made = distribution.make
+    began, go_on = threading.Event(), threading.Event()
+
+    def make(*arguments):
+        began.set()
+        assert go_on.wait(SECONDS)
+        return made(*arguments)
+
+    client = memcached.Client(servers=pair[0].address, distribution='ketama')
+    client.set('key', 'value')
+    monkeypatch.setattr(distribution, 'make', make)
+    change = threading.Thread(
+        target=client.set_servers, args=([pair[0].address, pair[1].address],)
+    )
+    change.start()
+    assert began.wait(SECONDS)
+    assert client.get('key') == 'value'
+    assert len(client.get_stats()) == 1
+    client.servers[0].close_socket()
+    go_on.set()
+    change.join()
+    assert len(client.get_stats()) == 2
+    client.disconnect_all()
+
+
+def test_a_thousand_servers_hold_up_no_loop():
+    """A loop goes on while a thread makes their continuum."""
+    names = [f'10.0.{n // 250}.{n % 250 + 1}' for n in range(1000)]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        client = memcached.AsyncClient(
+            servers=names[0], distribution='ketama', dead_retry=60
+        )
+        cluster = client._engine.cluster
+        change = cluster.change(names)
+        assert change.takes_long
+        done = loop.run_in_executor(None, change.make)
+        turns = 0
+        while not done.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        await done
+        assert len(client._engine.cluster.endpoints) == 1000
+        assert turns > 3
+        await client.close()
+
+    asyncio.run(main())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import queue
 import socket
 import sys
 import threading
@@ -12,12 +10,27 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import settings
-from sprockets.clients.memcached.servers import discovery, distribution, health
+from sprockets.clients.memcached import process, settings
+from sprockets.clients.memcached.servers import (
+    connections,
+    discovery,
+    distribution,
+    health,
+)
+from sprockets.clients.memcached.servers.endpoints import (
+    Endpoint,
+    Identity,
+    UnavailableError,
+    fail,
+)
+from sprockets.clients.memcached.servers.endpoints import get as endpoint_for
 from sprockets.clients.memcached.wire import connection, protocol
 
+MANY = 20
+"""Servers, if there are more, that are not for an event loop to set."""
 
-class StandIn(health.Endpoint):
+
+class StandIn(Endpoint):
     """In place of the servers while they are not known yet.
 
     Its calls wait until they are, in its threads, and then go on to them.
@@ -27,7 +40,7 @@ class StandIn(health.Endpoint):
     stands_in = True
 
     def __init__(
-        self, identity: health.Identity, source: discovery.Discovery
+        self, identity: Identity, source: discovery.Discovery
     ) -> None:
         super().__init__(identity)
         self._source = source
@@ -36,22 +49,21 @@ class StandIn(health.Endpoint):
         self,
         commands: abc.Sequence[protocol.Command],
         deadline: float,
-        begun: health.Begun | None = None,
+        begun: connections.Begun | None = None,
+        trial: health.Trial | None = None,
     ) -> bool:
         if self._source.wait(deadline):
             return False
-        health.fail(
-            commands, health.UnavailableError('the servers are not known')
-        )
+        fail(commands, UnavailableError('the servers are not known'))
         return True
 
     def pick(
         self,
         key: bytes,
         hashed: int | None = None,
-        tried: abc.Container[health.Endpoint] = (),
+        tried: abc.Container[Endpoint] = (),
         /,
-    ) -> health.Endpoint | None:
+    ) -> Endpoint | None:
         """Return itself, None if nothing is to be had here."""
         return None if self._source.failing or self in tried else self
 
@@ -65,7 +77,7 @@ class Server:
 
     def __init__(
         self,
-        endpoint: health.Endpoint,
+        endpoint: Endpoint,
         weight: int,
         cluster: Cluster,
     ) -> None:
@@ -131,11 +143,10 @@ class Server:
 
     def connect(self) -> int:
         """Return 1 if the server answers, else 0."""
-        if not self.endpoint.available():
-            return 0
+        endpoint = self.endpoint
         version = protocol.Version()
-        deadline = time.monotonic() + self.endpoint.timeout
-        self.endpoint.exchange([version], deadline)
+        deadline = time.monotonic() + endpoint.timeout
+        endpoint.exchange([version], deadline, trial=endpoint.try_again())
         return int(version.answered)
 
     def mark_dead(self, reason: str) -> None:
@@ -145,10 +156,13 @@ class Server:
         the process.
 
         """
-        self.endpoint = health.Endpoint(self.endpoint.identity)
+        before = self.endpoint
+        self.endpoint = Endpoint(before.identity)
         self.endpoint.mark_down(OSError(reason))
         cluster = self._cluster()
         if cluster is not None:
+            before.let_go(cluster)
+            self.endpoint.enter(cluster)
             cluster.debuglog(f'MemCache: {self}: {reason}.  Marking dead.')
             cluster.renew()
 
@@ -175,8 +189,30 @@ class Keys(typing.NamedTuple):
     hashes: abc.Sequence[int | None] | None
 
 
-Groups = dict[health.Endpoint, abc.Sequence[protocol.Command]]
-Rounds = abc.Generator[Groups, abc.Collection[health.Endpoint], None]
+Groups = abc.Mapping[Endpoint, abc.Sequence[protocol.Command]]
+
+
+class Change(typing.NamedTuple):
+    """A change of a client's servers, which takes place once it is made.
+
+    With ketama and many servers that takes long, so that it is for a thread:
+    any thread, and no lock is held meanwhile that a call needs.
+
+    """
+
+    cluster: Cluster
+    number: int
+    listed: abc.Sequence[tuple[settings.Address, int]]
+    source: Identity | None = None
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether to make it would hold up an event loop."""
+        return len(self.listed) > MANY
+
+    def make(self) -> None:
+        """Use the servers, unless others were told of meanwhile."""
+        self.cluster.make_change(self.number, self.listed, self.source)
 
 
 class Cluster:
@@ -194,15 +230,21 @@ class Cluster:
         self.flush_on_reconnect = False
         self._options = options
         self.servers: list[Server] = []
-        self.buckets: list[health.Endpoint] = []
-        self.pick: distribution.Pick[health.Endpoint]
+        self.buckets: list[Endpoint] = []
+        self.pick: distribution.Pick[Endpoint]
+        """Finds the server of a key."""
+        self._found: distribution.Pick[Endpoint]
+        """Likewise, once it is asked which servers there are."""
         self.changed: weakref.WeakMethod[abc.Callable[[], None]] | None = None
         """Is called, in any thread, when there are other servers."""
         self.stand_in: StandIn | None = None
         """Where calls go while the servers are not known."""
         self._source: discovery.Discovery | None = None
         self._lock = threading.Lock()
+        self._change = 0
+        """Counts what was told about servers, of which the last counts."""
         self.set_servers(options.servers)
+        process.after_fork(self)
 
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
         """Use these servers from now on.
@@ -210,20 +252,48 @@ class Cluster:
         :raises ValueError: for a server that cannot be one
 
         """
+        self.change(servers).make()
+
+    def change(self, servers: abc.Iterable[settings.Weighted]) -> Change:
+        """Return a change of the servers, which takes place once it is made.
+
+        :raises ValueError: for a server that cannot be one
+        :rtype: Change
+
+        """
         servers = list(servers)
         address = settings.discovered(servers)
-        if address is None:
-            chosen = self._choose(servers)
-            self.close()
-            self._source = None
-            self._use(chosen)
-        elif self._source is None or self._source.profile.address != address:
-            identity = self._identity(address)
-            self.close()
-            self._discover(identity)
+        if address is not None:
+            return Change(self, self._next(), [], self._identity(address))
+        parsed = []
+        for server in servers:
+            text, weight = (server, 0) if isinstance(server, str) else server
+            address, _, own_weight = settings.parse_server(text)
+            parsed.append((address, weight or own_weight))
+        return Change(self, self._next(), parsed)
 
-    def _identity(self, address: settings.Address) -> health.Identity:
-        return health.Identity(
+    def _next(self) -> int:
+        with self._lock:
+            self._change += 1
+            return self._change
+
+    def make_change(
+        self,
+        number: int,
+        listed: abc.Sequence[tuple[settings.Address, int]],
+        source: Identity | None,
+    ) -> None:
+        """Make a change, unless there was another one since it was begun."""
+        if source is None:
+            self._use(self._choose(listed), number)
+        elif (
+            self._source is None
+            or self._source.profile.address != source.profile.address
+        ):
+            self._discover(source, number)
+
+    def _identity(self, address: settings.Address) -> Identity:
+        return Identity(
             connection.Profile(
                 address,
                 self.timeout,
@@ -236,62 +306,139 @@ class Cluster:
         )
 
     def _choose(
-        self, servers: abc.Iterable[settings.Weighted]
+        self, listed: abc.Iterable[tuple[settings.Address, int]]
     ) -> list[Server]:
-        chosen = []
-        for server in servers:
-            text, weight = (server, 0) if isinstance(server, str) else server
-            address, _, own_weight = settings.parse_server(text)
-            endpoint = health.get(self._identity(address))
-            chosen.append(Server(endpoint, weight or own_weight, self))
-        return chosen
+        return [
+            Server(endpoint_for(self._identity(address)), weight, self)
+            for address, weight in listed
+        ]
 
-    def _use(self, chosen: list[Server]) -> None:
+    def _use(
+        self,
+        chosen: list[Server],
+        number: int | None,
+        source: discovery.Discovery | None = None,
+    ) -> None:
+        """Use servers, unless others were told of since.
+
+        :param int number: the change that brings them, None if it is none
+        :param Discovery source: who has found them, None if they were listed
+
+        """
+        # Without the lock, for it may take long, and calls need that.
+        buckets, found = self._spreading(chosen)
         with self._lock:
+            before = self._source
+            if number != self._change if source is None else source != before:
+                return
+            self._source = source
+            gone = self.endpoints
             self.servers = chosen
             self.stand_in = None
-            self.renew()
+            self.buckets = buckets
+            # All at once, so that a thread goes on with the old ones or these.
+            self.pick = self._found = found
+        if before is not None and before is not source:
+            before.stop()
+        for endpoint in gone:
+            endpoint.let_go(self)
+        for endpoint in self.endpoints:
+            endpoint.enter(self)
         changed = self.changed and self.changed()
         if changed is not None:
             changed()
 
+    def _spreading(
+        self, servers: abc.Sequence[Server]
+    ) -> tuple[list[Endpoint], distribution.Pick[Endpoint]]:
+        """Return what spreads keys over servers."""
+        buckets = [
+            server.endpoint for server in servers for _ in range(server.weight)
+        ]
+        return buckets, distribution.make(
+            self._options.distribution,
+            [(s.endpoint.address, s.weight, s.endpoint) for s in servers],
+            self.failover,
+        )
+
+    def renew(self) -> None:
+        """Spread keys over the servers as they are now."""
+        while True:
+            with self._lock:
+                number, servers = self._change, self.servers
+                endpoints = [server.endpoint for server in servers]
+            buckets, found = self._spreading(servers)
+            with self._lock:
+                if number == self._change and endpoints == [
+                    server.endpoint for server in self.servers
+                ]:
+                    self.buckets, self._found = buckets, found
+                    if self.pick != self._pick_at_first:
+                        self.pick = found
+                    return
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Each server once."""
+        return list(dict.fromkeys(s.endpoint for s in self.servers))
+
     # Servers that are not listed
 
-    def _discover(self, identity: health.Identity) -> None:
+    def _discover(self, identity: Identity, number: int) -> None:
+        source = discovery.Discovery(
+            identity.profile, self.dead_retry, self._use_discovered
+        )
+        stand_in = StandIn(identity, source)
         with self._lock:
+            if number != self._change:
+                return
+            before, self._source = self._source, source
+            gone = self.endpoints
             self.servers = []
             self.buckets = []
-            self._source = discovery.Discovery(
-                identity.profile, self.dead_retry, self._use_discovered
-            )
-            self.stand_in = StandIn(identity, self._source)
+            self.stand_in = stand_in
+            self._found = stand_in.pick
             self.pick = self._pick_at_first
-        _discovering.add(self)
+        if before is not None:
+            before.stop()
+        for endpoint in gone:
+            endpoint.let_go(self)
 
-    def _use_discovered(self, servers: list[str]) -> None:
-        self._use(self._choose(servers))
+    def _use_discovered(
+        self, source: discovery.Discovery, servers: list[str]
+    ) -> None:
+        listed = []
+        for text in servers:
+            address, _, weight = settings.parse_server(text)
+            listed.append((address, weight))
+        self._use(self._choose(listed), None, source)
 
     def _pick_at_first(
         self,
         key: bytes,
         hashed: int | None = None,
-        tried: abc.Container[health.Endpoint] = (),
+        tried: abc.Container[Endpoint] = (),
         /,
-    ) -> health.Endpoint | None:
-        self.begin()
-        return self.pick(key, hashed, tried)
+    ) -> Endpoint | None:
+        return self.begin()(key, hashed, tried)
 
-    def begin(self) -> None:
-        """Ask for the servers from now on, if they are not listed."""
+    def begin(self) -> distribution.Pick[Endpoint]:
+        """Ask for the servers from now on, if they are not listed.
+
+        :return: what finds a server meanwhile
+
+        """
         with self._lock:
-            source = self._source
+            source, found = self._source, self._found
             if source is None or self.pick != self._pick_at_first:
-                return
-            if self.stand_in is not None:
-                self.pick = self.stand_in.pick
-            else:
-                self.renew()
-        source.start()
+                return found
+            self.pick = found
+        if not source.start():
+            with self._lock:
+                # Unless there is something else by now.
+                if self.pick is found:
+                    self.pick = self._pick_at_first
+        return found
 
     def waiting(self) -> Groups:
         """Return what to run first, where the servers are not known yet."""
@@ -299,14 +446,25 @@ class Cluster:
         stand_in = self.stand_in
         return {} if stand_in is None else {stand_in: [protocol.Version()]}
 
-    def goes_on(self, endpoint: health.Endpoint) -> bool:
+    def goes_on(self, endpoint: Endpoint) -> bool:
         """Whether what did not reach a server may go to another one."""
         return self.failover or endpoint.stands_in
 
-    def close(self) -> None:
-        """Ask for servers no more."""
+    def close(self) -> list[process.Thread]:
+        """Ask for servers no more, and release what nobody else uses.
+
+        :return: the threads that end when they have done what they do
+
+        """
         if self._source is not None:
             self._source.stop()
+        ending = []
+        for endpoint in self.endpoints:
+            # Idle ones are no loss to another client, unlike connections.
+            ending += endpoint.workers.stop()
+            if endpoint.let_go(self):
+                endpoint.disconnect()
+        return ending
 
     def forget_after_fork(self) -> None:
         """Ask anew in a forked child, where it uses the client."""
@@ -315,179 +473,7 @@ class Cluster:
             self._source.forget_after_fork()
             self.pick = self._pick_at_first
 
-    def renew(self) -> None:
-        """Spread keys over the servers as they are now."""
-        servers = self.servers
-        self.buckets = [
-            server.endpoint for server in servers for _ in range(server.weight)
-        ]
-        # All at once, so that a thread goes on with the old ones or these.
-        self.pick = distribution.make(
-            self._options.distribution,
-            [(s.endpoint.address, s.weight, s.endpoint) for s in servers],
-            self.failover,
-        )
-
-    @property
-    def endpoints(self) -> list[health.Endpoint]:
-        """Each server once."""
-        return list(dict.fromkeys(s.endpoint for s in self.servers))
-
     def debuglog(self, text: str) -> None:
         """Print what python-memcached prints, for whoever set ``debug``."""
         if self.debug:
             sys.stderr.write(f'MemCached: {text}\n')
-
-    def run(
-        self,
-        command: protocol.Command,
-        route: Route,
-        only: health.Endpoint | None = None,
-    ) -> health.Endpoint | None:
-        """Run a command on the server of its key.
-
-        :param Endpoint only: the one server it may be sent to, if not any
-        :return: the server that it was sent to, None if it was sent nowhere
-
-        """
-        deadline = time.monotonic() + self.timeout
-        tried: list[health.Endpoint] = []
-        while True:
-            endpoint = self.pick(route.key, route.hash, tried)
-            if (
-                endpoint is None
-                or endpoint in tried
-                or (only is not None and endpoint is not only)
-            ):
-                if endpoint is not None:
-                    endpoint.leave()
-                error = health.UnavailableError('no server is up')
-                command.error = command.error or error
-                return None
-            if tried:
-                command.start_over()
-            if endpoint.exchange((command,), deadline):
-                return endpoint
-            if not self.goes_on(endpoint):
-                return None
-            tried.append(endpoint)
-
-    def rounds(
-        self,
-        keys: Keys,
-        make: abc.Callable[
-            [abc.Sequence[int]], abc.Sequence[protocol.Command]
-        ],
-        done: list[protocol.Command],
-    ) -> Rounds:
-        """Spread keys over the servers, and again where one turns out down.
-
-        A generator: it gives the commands for each server, wants to be sent
-        the servers that could be reached, and ends when nothing is left.
-
-        :param make: makes the commands for the keys at some places
-        :param list done: receives the commands that were sent
-
-        """
-        tried: set[health.Endpoint] = set()
-        places: abc.Sequence[int] = range(len(keys.keys))
-        while places:
-            chosen = self._spread(keys, places, tried)
-            groups: Groups = {
-                endpoint: make(some) for endpoint, some in chosen.items()
-            }
-            reached = yield groups
-            places = []
-            for endpoint, commands in groups.items():
-                if endpoint in reached:
-                    done.extend(commands)
-                elif self.goes_on(endpoint):
-                    tried.add(endpoint)
-                    places.extend(chosen[endpoint])
-
-    def _spread(
-        self,
-        keys: Keys,
-        places: abc.Sequence[int],
-        tried: abc.Container[health.Endpoint],
-    ) -> abc.Mapping[health.Endpoint, abc.Sequence[int]]:
-        """Return the places of the keys that each server has."""
-        if len(self.servers) == 1:
-            endpoint = self.pick(b'', None, tried)
-            if endpoint is None or endpoint in tried:
-                return {}
-            return {endpoint: places}
-        chosen: dict[health.Endpoint, list[int]] = {}
-        for place in places:
-            hashed = None if keys.hashes is None else keys.hashes[place]
-            endpoint = self.pick(keys.keys[place], hashed, tried)
-            if endpoint is not None and endpoint not in tried:
-                chosen.setdefault(endpoint, []).append(place)
-        return chosen
-
-    def run_rounds(self, rounds: Rounds) -> None:
-        """Run commands on several servers at once, under one deadline."""
-        deadline = time.monotonic() + self.timeout
-        try:
-            groups = next(rounds)
-            while True:
-                groups = rounds.send(exchange_all(groups, deadline))
-        except StopIteration:
-            return
-
-
-_discovering: weakref.WeakSet[Cluster] = weakref.WeakSet()
-
-
-def _forget_discoveries_after_fork() -> None:
-    for cluster in list(_discovering):
-        cluster.forget_after_fork()
-
-
-os.register_at_fork(after_in_child=_forget_discoveries_after_fork)
-
-
-def exchange_all(
-    groups: Groups, deadline: float
-) -> abc.Collection[health.Endpoint]:
-    """Run commands on their servers, side by side.
-
-    :return: the servers that could be reached and were done in time
-
-    """
-    if len(groups) == 1:
-        ((endpoint, commands),) = groups.items()
-        return [endpoint] if endpoint.exchange(commands, deadline) else []
-    done: queue.SimpleQueue[tuple[health.Endpoint, bool]] = queue.SimpleQueue()
-    for endpoint, commands in groups.items():
-        endpoint.workers.submit(_Job(endpoint, commands, deadline, done))
-    reached = []
-    for _ in groups:
-        try:
-            left = max(deadline - time.monotonic(), 0)
-            endpoint, sent = done.get(timeout=left)
-        except queue.Empty:
-            break
-        if sent:
-            reached.append(endpoint)
-    return reached
-
-
-class _Job:
-    def __init__(
-        self,
-        endpoint: health.Endpoint,
-        commands: abc.Sequence[protocol.Command],
-        deadline: float,
-        done: queue.SimpleQueue[tuple[health.Endpoint, bool]],
-    ) -> None:
-        self._arguments = (commands, deadline)
-        self._endpoint = endpoint
-        self._done = done
-
-    def __call__(self) -> None:
-        sent = False
-        try:
-            sent = self._endpoint.exchange(*self._arguments)
-        finally:
-            self._done.put((self._endpoint, sent))

@@ -9,7 +9,7 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import settings
+from sprockets.clients.memcached import process, settings
 from sprockets.clients.memcached.wire import connection, protocol, tls
 
 LOGGER = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 INTERVAL = 60.0
 """Seconds from one question to the next."""
 
-Use = abc.Callable[[list[str]], None]
+Use = abc.Callable[['Discovery', list[str]], None]
 
 
 def parse(data: bytes) -> list[str]:
@@ -50,8 +50,8 @@ class Discovery:
 
     :param Profile profile: how to connect to whoever knows them
     :param float retry: seconds until it is asked again, while none is known
-    :param use: is called with the servers when they are known, and when they
-        have changed; a method, whose object this does not keep alive
+    :param use: is called with this and the servers when they are known, and
+        when they have changed; a method, whose object this does not keep alive
 
     """
 
@@ -69,22 +69,42 @@ class Discovery:
 
     def forget_after_fork(self) -> None:
         """Begin without a thread, and with what is known."""
-        self._thread: threading.Thread | None = None
+        self._thread: process.Thread | None = None
         self._changed = threading.Condition()
         self._stop = threading.Event()
         weakref.finalize(self, self._stop.set).atexit = False
 
-    def start(self) -> None:
-        """Ask from now on."""
+    def start(self) -> bool:
+        """Ask from now on.
+
+        :return: False if there is no thread for that now; then it fails, and
+            is to be started again
+
+        """
         with self._changed:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(
-                    target=_work,
-                    args=(weakref.ref(self), self._stop),
-                    name=f'memcached discovery {self.profile.address}',
-                    daemon=True,
+            if self._thread is not None or self._stop.is_set():
+                return True
+            try:
+                # It enters itself too, for a signal may come in between.
+                self._thread = process.start_thread(
+                    f'memcached discovery {self.profile.address}',
+                    _work,
+                    weakref.ref(self),
+                    self._stop,
                 )
-                self._thread.start()
+                self.failing = False
+                return True
+            except process.ThreadError as error:
+                failure = error
+        self._fail(failure)
+        return False
+
+    def enter(self, thread: process.Thread) -> bool:
+        """Whether a thread is the one that asks."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = thread
+            return self._thread is thread
 
     def stop(self) -> None:
         """Ask no more."""
@@ -106,11 +126,10 @@ class Discovery:
     def ask(self) -> float:
         """Ask once, and return the seconds until the next time."""
         try:
-            servers = parse(_ask(self.profile))
-        except (OSError, protocol.ProtocolError, ValueError) as error:
+            self._succeed(parse(_ask(self.profile)))
+        # Whatever it is, it is asked again.
+        except Exception as error:  # noqa: BLE001
             self._fail(error)
-        else:
-            self._succeed(servers)
         return INTERVAL if self.known else self._retry
 
     def _fail(self, error: Exception) -> None:
@@ -134,7 +153,7 @@ class Discovery:
             )
             use = self._use()
             if use is not None:
-                use(servers)
+                use(self, servers)
             self._servers = servers
         with self._changed:
             self.known = True
@@ -158,6 +177,10 @@ def _ask(profile: connection.Profile) -> bytes:
 
 def _work(discovery: weakref.ref[Discovery], stop: threading.Event) -> None:
     # Not a method: a client that nobody keeps must not live on in here.
+    asking = discovery()
+    if asking is None or not asking.enter(threading.current_thread()):
+        return
+    del asking
     seconds = 0.0
     while not stop.wait(seconds):
         asking = discovery()

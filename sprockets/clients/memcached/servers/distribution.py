@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import itertools
 import struct
+import time
 import typing
 from collections import abc
 
 import memcache
-import uhashring
 
 from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.servers import health
 
 try:
     # It takes half the time of OpenSSL's for so few bytes, and is there where
@@ -24,14 +24,18 @@ except ImportError:
 POINTS = 160
 """Points on the continuum for each server, on an average (libmemcached's)."""
 
+FEW = 20
+"""Servers of a continuum that are so few that their points are looked at, and
+not the points of all."""
+
 
 class Endpoint(typing.Protocol):
     """A server, as far as it matters here."""
 
     retry_at: float | None
-    """None while it is up."""
+    """When it is tried again (:func:`time.monotonic`), None while it is up."""
 
-    def available(self) -> bool:
+    def usable(self) -> bool:
         """Whether to send something to it now."""
 
 
@@ -41,7 +45,7 @@ Servers = abc.Sequence[tuple[settings.Address, int, E]]
 
 
 class Pick(typing.Protocol[E]):
-    """Finds the server for a key, without any I/O."""
+    """Finds the server for a key, without any I/O or other effect."""
 
     def __call__(
         self,
@@ -50,7 +54,9 @@ class Pick(typing.Protocol[E]):
         tried: abc.Container[E] = (),
         /,
     ) -> E | None:
-        """Return the server for a key, None if there is none that is up.
+        """Return the server for a key, None if there is none that is usable.
+
+        It may be one that is down, whose trial is to be taken.
 
         :param bytes key: the key
         :param int hashed: the hash to use instead of the key's own
@@ -86,8 +92,7 @@ def _none(
 
 
 def _may_try(endpoint: E, tried: abc.Container[E]) -> bool:
-    # In this order: available() may say yes to one caller only.
-    return endpoint not in tried and endpoint.available()
+    return endpoint not in tried and endpoint.usable()
 
 
 class Single(typing.Generic[E]):
@@ -109,6 +114,41 @@ class Single(typing.Generic[E]):
         return None
 
 
+class _Usable(typing.Generic[E]):
+    """Those of many servers that are usable, looked for after changes only.
+
+    A key of one that is down would have to look at them all where most are.
+
+    :param servers: each once
+
+    """
+
+    def __init__(self, servers: abc.Iterable[E]) -> None:
+        self._servers = list(servers)
+        self._seen: tuple[object, float, frozenset[E]] = (None, 0, frozenset())
+
+    def now(self) -> frozenset[E]:
+        """Return those that are usable: the same object until they change."""
+        last, until, usable = self._seen
+        if last is health.changes.last and time.monotonic() < until:
+            return usable
+        # Before the servers: what changes meanwhile is looked at next time.
+        last = health.changes.last
+        now = time.monotonic()
+        found = []
+        until = float('inf')
+        for server in self._servers:
+            retry_at = server.retry_at
+            if retry_at is None or retry_at <= now:
+                found.append(server)
+            elif retry_at < until:
+                until = retry_at
+        if len(found) != len(usable) or not usable.issuperset(found):
+            usable = frozenset(found)
+        self._seen = last, until, usable
+        return usable
+
+
 class Modula(typing.Generic[E]):
     """The remainder of the key's hash, as python-memcached does it.
 
@@ -123,6 +163,8 @@ class Modula(typing.Generic[E]):
         ]
         self._size = len(self._buckets)
         self._failover = failover
+        self._usable = _Usable(dict.fromkeys(self._buckets))
+        self._places: tuple[frozenset[E], list[int]] = (frozenset(), [])
 
     def pick(
         self,
@@ -139,19 +181,36 @@ class Modula(typing.Generic[E]):
         return self._another(hashed, tried) if self._failover else None
 
     def _another(self, hashed: int, tried: abc.Container[E]) -> E | None:
+        usable = self._usable.now()
+        if not usable:
+            return None
         # python-memcached hashes anew, and after ten tries it gives up.
         for attempt in range(memcache.Client._SERVER_RETRIES - 1):
             hashed = memcache.serverHashFunction(
                 f'{hashed}{attempt}'.encode('ascii')
             )
             endpoint = self._buckets[hashed % self._size]
-            if _may_try(endpoint, tried):
+            if endpoint in usable and endpoint not in tried:
                 return endpoint
-        for step in range(self._size):
-            endpoint = self._buckets[(hashed + step) % self._size]
-            if _may_try(endpoint, tried):
+        places = self._places_of(usable)
+        at = bisect.bisect_left(places, hashed % self._size)
+        for step in range(len(places)):
+            endpoint = self._buckets[places[(at + step) % len(places)]]
+            if endpoint not in tried:
                 return endpoint
         return None
+
+    def _places_of(self, usable: frozenset[E]) -> list[int]:
+        """Return the buckets of some servers."""
+        known, places = self._places
+        if known is not usable:
+            places = [
+                place
+                for place, endpoint in enumerate(self._buckets)
+                if endpoint in usable
+            ]
+            self._places = usable, places
+        return places
 
 
 class Ketama(typing.Generic[E]):
@@ -165,28 +224,12 @@ class Ketama(typing.Generic[E]):
     """
 
     def __init__(self, servers: Servers[E], failover: bool) -> None:
-        total = sum(weight for _, weight, _ in servers)
-        # Weights are 1 for uhashring: its rounding is not libmemcached's.
-        ring = uhashring.HashRing(
-            {
-                _name(address): {
-                    'instance': endpoint,
-                    'vnodes': _hashes(weight, total, len(servers)),
-                }
-                for address, weight, endpoint in servers
-            },
-            hash_fn='ketama',
-        )
-        # Its own look-up takes ten times as long, and a key whose hash is a
-        # point goes to the one behind it, unlike in libmemcached.
-        points = ring.get_points()
-        self._points = [point for point, _ in points]
-        self._owners: list[E] = [
-            ring.conf[name]['instance'] for _, name in points
-        ]
+        self._points, self._owners = _continuum(servers)
+        self._size = len(self._points)
         # Behind the last point comes the first one.
         self._owners.append(self._owners[0])
-        self._count = len(set(self._owners))
+        self._usable = _Usable(dict.fromkeys(self._owners))
+        self._places: dict[E, list[int]] = {}
         self._failover = failover
 
     def pick(
@@ -207,16 +250,79 @@ class Ketama(typing.Generic[E]):
         return self._another(at, tried) if self._failover else None
 
     def _another(self, at: int, tried: abc.Container[E]) -> E | None:
+        usable = self._usable.now()
+        if not usable:
+            return None
+        if len(usable) <= FEW:
+            return self._nearest(at, [e for e in usable if e not in tried])
+        owners, size = self._owners, self._size
         refused: set[E] = set()
-        for endpoint in itertools.chain(self._owners[at:], self._owners[:at]):
-            if endpoint in refused:
+        for step in range(size):
+            endpoint = owners[(at + step) % size]
+            if endpoint not in usable or endpoint in refused:
                 continue
-            if _may_try(endpoint, tried):
+            if endpoint not in tried:
                 return endpoint
             refused.add(endpoint)
-            if len(refused) == self._count:
+            if len(refused) == len(usable):
                 break
         return None
+
+    def _nearest(self, at: int, servers: abc.Iterable[E]) -> E | None:
+        """Return the one of some servers that has the first point."""
+        nearest, least = None, self._size
+        for endpoint in servers:
+            places = self._places_of(endpoint)
+            place = places[bisect.bisect_left(places, at) % len(places)]
+            distance = (place - at) % self._size
+            if distance < least:
+                nearest, least = endpoint, distance
+        return nearest
+
+    def _places_of(self, endpoint: E) -> list[int]:
+        """Return where the points of a server are, in order."""
+        if not self._places:
+            # For all at once, and where so many are down only.
+            places: dict[E, list[int]] = {}
+            for place in range(self._size):
+                places.setdefault(self._owners[place], []).append(place)
+            self._places = places
+        return self._places[endpoint]
+
+
+_four_words = struct.Struct('<4I').unpack
+
+
+def _continuum(servers: Servers[E]) -> tuple[list[int], list[E]]:
+    """Return the points of a continuum, in order, and the owner of each.
+
+    It takes a second for some thousand servers, and is made of small steps,
+    so that other threads go on.
+
+    """
+    total = sum(weight for _, weight, _ in servers)
+    named = {
+        _name(address): (_hashes(weight, total, len(servers)), endpoint)
+        for address, weight, endpoint in servers
+    }
+    owner_of: dict[int, E] = {}
+    for name, (hashes, endpoint) in named.items():
+        for number in range(hashes):
+            data = f'{name}-{number}'.encode()
+            for point in _four_words(
+                md5(data, usedforsecurity=False).digest()
+            ):
+                # Of two with the same point the later one has it.
+                owner_of[point] = endpoint
+    # To sort them all is one step.
+    parts: list[list[int]] = [[] for _ in range(256)]
+    for point in owner_of:
+        parts[point >> 24].append(point)
+    points: list[int] = []
+    for part in parts:
+        part.sort()
+        points += part
+    return points, [owner_of[point] for point in points]
 
 
 _first_word = struct.Struct('<I').unpack_from

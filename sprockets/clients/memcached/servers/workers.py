@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import collections
 import queue
+import sys
 import threading
 import weakref
 from collections import abc
 
-Job = abc.Callable[[], None]
+from sprockets.clients.memcached import process
+
+Function = abc.Callable[[], None]
+
+
+class Job:
+    """A function that a thread is to run, or that was taken back before."""
+
+    __slots__ = ('_crew', 'function')
+
+    def __init__(self, function: Function, crew: _Crew) -> None:
+        self.function = function
+        self._crew = crew
+
+    def take_back(self) -> bool:
+        """Whether no thread has taken it; then none will.
+
+        :rtype: bool
+
+        """
+        return self._crew.take_back(self)
 
 
 class Workers:
     """Up to ``limit`` threads, each started when a job finds none free.
 
-    It is for a job that does its own error handling: one that raises ends
-    its thread, loudly.
+    It is for a job that does its own error handling: what one raises is told
+    to :func:`threading.excepthook`.
 
     :param int limit: how many threads there are at most
     :param str name: how they are named
@@ -27,40 +49,34 @@ class Workers:
         self._begin()
 
     def _begin(self) -> None:
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._unfinished = [0]
-        self._end = weakref.finalize(self, _stop, self._jobs, self.limit)
+        self._crew = crew = _Crew(self.limit, self._name)
+        self._end = weakref.finalize(self, crew.end)
         # Daemon threads: the interpreter's exit does not wait for a server.
         self._end.atexit = False
 
-    def submit(self, job: Job) -> None:
-        """Have a thread run the job."""
-        with self._lock:
-            self._unfinished[0] += 1
-            self._jobs.put(job)
-            if len(self._threads) < min(self._unfinished[0], self.limit):
-                thread = threading.Thread(
-                    target=_work,
-                    args=(self._jobs, self._lock, self._unfinished),
-                    name=self._name,
-                    daemon=True,
-                )
-                self._threads.append(thread)
-                thread.start()
+    def submit(self, function: Function) -> Job:
+        """Have a thread run a function.
 
-    def stop(self) -> list[threading.Thread]:
+        :raises ThreadError: if there is no thread, and none can be started;
+            then it is not run later either
+        :rtype: Job
+
+        """
+        while True:
+            job = self._crew.submit(function)
+            if job is not None:
+                return job
+
+    def stop(self) -> list[process.Thread]:
         """Let the threads end after the jobs that they have, and return them.
 
         A later job starts new ones.
 
         """
-        with self._lock:
-            ending = self._threads
-            self._end()
-            self._begin()
-        return ending
+        ending, end = self._crew, self._end
+        self._begin()
+        end()
+        return ending.threads
 
     def forget(self) -> None:
         """Begin without threads, as a forked child has to."""
@@ -68,23 +84,103 @@ class Workers:
         self._begin()
 
 
-def _work(
-    jobs: queue.SimpleQueue[Job | None],
-    lock: threading.Lock,
-    unfinished: list[int],
-) -> None:
-    # Not a method: a thread that is idle must not keep its owner alive.
-    while True:
-        job = jobs.get()
-        if job is None:
+class _Crew:
+    """Threads and their jobs.
+
+    It is apart from its owner, which idle threads must not keep alive.
+
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit = limit
+        self._name = name
+        # One that a thread may take twice: garbage is collected, and a crew
+        # ended with its owner, at any time.
+        self._lock = threading.RLock()
+        self._jobs: collections.deque[Job] = collections.deque()
+        self._threads: set[process.Thread] = set()
+        self._idle = 0
+        # Idle threads wait for it.  Unlike a condition it is left well by a
+        # signal, whenever that comes.
+        self._awake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ended = False
+
+    @property
+    def threads(self) -> list[process.Thread]:
+        with self._lock:
+            return list(self._threads)
+
+    def submit(self, function: Function) -> Job | None:
+        """Enter a job, and see to it that there is a thread for it.
+
+        :return: None if the crew has ended
+
+        """
+        job = Job(function, self)
+        try:
+            with self._lock:
+                if self._ended:
+                    return None
+                self._jobs.append(job)
+                if len(self._jobs) <= self._idle:
+                    self._awake.put(None)
+                elif len(self._threads) < self._limit:
+                    self._start()
+        # A signal's too: who submits it takes it for one that is not run.
+        except BaseException:
+            self.take_back(job)
+            raise
+        return job
+
+    def _start(self) -> None:
+        try:
+            thread = process.start_thread(self._name, self._work)
+        except process.ThreadError:
+            if not self._threads:
+                raise
+            # One of the others takes it when it has done what it does.
             return
-        job()
-        # A job holds its futures and values; not until the next one comes.
-        del job
-        with lock:
-            unfinished[0] -= 1
+        # It does so itself too, for a signal may come in between.
+        self._threads.add(thread)
 
+    def take_back(self, job: Job) -> bool:
+        with self._lock:
+            try:
+                self._jobs.remove(job)
+            except ValueError:
+                return False
+            return True
 
-def _stop(jobs: queue.SimpleQueue[Job | None], threads: int) -> None:
-    for _ in range(threads):
-        jobs.put(None)
+    def end(self) -> None:
+        """Let the threads end when there are no more jobs."""
+        with self._lock:
+            self._ended = True
+            for _ in self._threads:
+                self._awake.put(None)
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        while (job := self._next(thread)) is not None:
+            try:
+                job.function()
+            except BaseException:  # noqa: BLE001
+                what = threading.ExceptHookArgs((*sys.exc_info(), thread))
+                threading.excepthook(what)
+                del what
+            # It holds futures and values; not until the next one comes.
+            del job
+
+    def _next(self, thread: process.Thread) -> Job | None:
+        """Wait for a job; there is none any more once the crew has ended."""
+        while True:
+            with self._lock:
+                self._threads.add(thread)
+                if self._jobs:
+                    return self._jobs.popleft()
+                if self._ended:
+                    self._threads.discard(thread)
+                    return None
+                self._idle += 1
+            self._awake.get()
+            with self._lock:
+                self._idle -= 1

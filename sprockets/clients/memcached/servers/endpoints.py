@@ -1,0 +1,468 @@
+"""Servers as the whole process knows them: the one way to the wire."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import typing
+import weakref
+from collections import abc
+
+from sprockets.clients.memcached import process, settings
+from sprockets.clients.memcached.servers import health, workers
+from sprockets.clients.memcached.servers.connections import (
+    Begun,
+    Connections,
+)
+from sprockets.clients.memcached.wire import connection, protocol
+
+LOGGER = logging.getLogger(__name__)
+
+PROBE = b'sprockets.clients.memcached.probe'
+"""It is read to see whether a server is well."""
+
+
+class UnavailableError(Exception):
+    """There is no server to send a command to, or it failed just now."""
+
+
+class StaleError(Exception):
+    """A cas unique was given out by the server in an earlier life of it."""
+
+
+class Identity(typing.NamedTuple):
+    """What clients must agree on to share a server's state."""
+
+    profile: connection.Profile
+    dead_retry: float
+    max_connections: int
+    flush_on_reconnect: bool
+
+
+class Endpoint(health.Health):
+    """A server as the whole process knows it.
+
+    All clients of the process that connect to it in the same way share its
+    health, its idle connections and its worker threads.
+
+    """
+
+    stands_in = False
+    """Whether it only stands in for servers that are not known yet."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.address = identity.profile.address
+        self.timeout = identity.profile.timeout
+        super().__init__(str(self), identity.dead_retry, self.timeout)
+        self.max_connections = identity.max_connections
+        self.workers = workers.Workers(
+            identity.max_connections, f'memcached {self.address}'
+        )
+        self.knows_meta: bool | None = None
+        """Whether it has meta commands, as old servers and some proxies have
+        not; None while nobody has asked."""
+        self._profile = identity.profile
+        self._flush_on_reconnect = identity.flush_on_reconnect
+        self._connections = Connections(self.max_connections)
+        self._users: weakref.WeakSet[object] = weakref.WeakSet()
+        weakref.finalize(self, self._connections.close).atexit = False
+        process.after_fork(self)
+
+    def __str__(self) -> str:
+        return self.address.text
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, in use or idle."""
+        return len(self._connections)
+
+    @property
+    def incarnation(self) -> int:
+        """Counts the lives of the server, as far as they can be told apart."""
+        return self._connections.lives
+
+    def mark_down(
+        self, reason: BaseException, trial: health.Trial | None = None
+    ) -> None:
+        """Let nobody wait for this server until ``dead_retry`` has passed.
+
+        Of one that is down already this is no news, but from its trial.
+
+        """
+        super().mark_down(reason, trial)
+        if self._flush_on_reconnect:
+            # A connection that outlived it would do without the flush.
+            self.disconnect()
+
+    def _came_back(self) -> None:
+        # It may be another version of the server.
+        self.knows_meta = None
+
+    def ready(self) -> Begun | None:
+        """Take a connection for :meth:`begin`, if one is idle.
+
+        It does not wait.  To a server that is down there is none: to try it
+        takes a thread.
+
+        """
+        if self.retry_at is not None or self._profile.tls is not None:
+            return None
+        return self._connections.take()
+
+    def begin(
+        self,
+        begun: Begun,
+        commands: abc.Sequence[protocol.Command],
+    ) -> Begun | None:
+        """Begin an exchange without waiting for it.
+
+        :param Begun begun: what :meth:`ready` gave
+        :return: None if it takes a thread; then nothing was sent
+
+        """
+        life = self._connections.lives
+        for command in commands:
+            if not command.meant_for(life):
+                self._connections.put_back(begun)
+                return None
+        begun.commands = commands
+        try:
+            begun.link.begin(commands)
+        except OSError as error:
+            begun.failure = error
+        except BaseException:
+            self._connections.drop(begun)
+            raise
+        return begun
+
+    def finish(self, begun: Begun) -> None:
+        """Take note that everything was answered."""
+        self._connections.put_back(begun)
+        self._log_refused(begun.commands)
+
+    def drop(self, begun: Begun) -> None:
+        """Give up an exchange of which nobody waits for the end."""
+        self._connections.drop(begun)
+
+    def exchange(
+        self,
+        commands: abc.Sequence[protocol.Command],
+        deadline: float,
+        begun: Begun | None = None,
+        trial: health.Trial | None = None,
+    ) -> bool:
+        """Run commands on the server: the one way to the wire.
+
+        Each command is ``answered``, or has an ``error`` and the result of a
+        failure.  Where a connection breaks, what is harmless to do twice is
+        tried once more on a new one.
+
+        What is short in this process, a thread or a descriptor, fails the
+        commands, and is no fault of the server.
+
+        :param float deadline: until when, on :func:`time.monotonic`'s clock
+        :param Begun begun: what an event loop has begun with them
+        :param Trial trial: that of a server that is down; however this ends,
+            it is used up or given back
+        :return: False if the server could not be reached and none of them
+            was sent, so that another server may be tried
+        :rtype: bool
+
+        """
+        try:
+            return self._exchange(commands, deadline, begun, trial)
+        finally:
+            if trial is not None:
+                trial.give_back()
+
+    def _exchange(
+        self,
+        commands: abc.Sequence[protocol.Command],
+        deadline: float,
+        begun: Begun | None,
+        trial: health.Trial | None,
+    ) -> bool:
+        began = time.monotonic()
+        if begun is not None:
+            began = begun.began
+        elif began >= deadline:
+            fail(commands, TimeoutError('timed out before it was sent'))
+            return True
+        pending = commands
+        for attempt in (1, 2):
+            reused = begun is not None
+            try:
+                if begun is None:
+                    if self.retry_at is not None and trial is None:
+                        # It went down while the call waited.
+                        fail(pending, UnavailableError(f'{self} is down'))
+                        return attempt > 1
+                    if attempt == 1:
+                        begun = self._connections.take()
+                        reused = begun is not None
+                    if begun is None:
+                        begun = self._connect(deadline)
+                    pending = begun.commands = self._meant(pending)
+                failure = self._run(begun, deadline)
+            except (OSError, protocol.ProtocolError) as error:
+                fail(pending, error)
+                if process.is_shortage(error):
+                    return True
+                self._blame(error, began, trial)
+                return attempt > 1
+            # A signal's: nobody has it any more.
+            except BaseException:
+                if begun is not None:
+                    self._connections.drop(begun)
+                raise
+            begun = None
+            if failure is None:
+                self._praise(trial)
+                break
+            out_of_step = isinstance(failure, protocol.OutOfStepError)
+            pending = [c for c in pending if not c.answered]
+            if self._refused_meta(
+                pending, failure, deadline
+            ) or self._closed_for_rare(pending, failure, reused, deadline):
+                pending = pending[1:]
+                out_of_step = True
+            again = [c for c in pending if c.repeatable]
+            lost = isinstance(failure, OSError) and not isinstance(
+                failure, TimeoutError
+            )
+            if attempt == 1 and again and (lost or out_of_step):
+                fail([c for c in pending if not c.repeatable], failure)
+                pending = again
+                for command in again:
+                    command.go_on()
+                continue
+            fail(pending, failure)
+            if out_of_step:
+                self._praise(trial)
+            elif not ((lost and reused) or process.is_shortage(failure)):
+                self._blame(failure, began, trial)
+            break
+        self._log_refused(commands)
+        return True
+
+    def _log_refused(self, commands: abc.Sequence[protocol.Command]) -> None:
+        for command in commands:
+            if isinstance(command.error, protocol.RefusedError):
+                LOGGER.warning('memcached server %s: %s', self, command.error)
+
+    def _refused_meta(
+        self,
+        pending: abc.Sequence[protocol.Command],
+        failure: Exception,
+        deadline: float,
+    ) -> bool:
+        """Whether a meta command was refused by closing the connection.
+
+        It is what some proxies do with a command that they do not know.
+
+        """
+        if (
+            not pending
+            or not pending[0].is_meta
+            or self.knows_meta is not None
+            or not isinstance(failure, ConnectionError)
+            or not self._closes_for_meta(deadline)
+        ):
+            return False
+        pending[0].answered = True
+        pending[0].error = protocol.RefusedError(
+            f'{pending[0].name}: {failure}'
+        )
+        return True
+
+    def _closed_for_rare(
+        self,
+        pending: abc.Sequence[protocol.Command],
+        failure: Exception,
+        reused: bool,
+        deadline: float,
+    ) -> bool:
+        """Whether another command was, by a server that is well otherwise."""
+        if (
+            reused
+            or not pending
+            or not pending[0].is_rare
+            or not isinstance(failure, ConnectionError)
+            or self._closes_for(protocol.Get((PROBE,)), deadline)
+        ):
+            return False
+        command = pending[0]
+        LOGGER.warning(
+            'memcached server %s closes connections on %s',
+            self,
+            command.request.split()[0].decode('ascii'),
+        )
+        command.answered = True
+        command.error = ConnectionError(str(failure))
+        return True
+
+    def _closes_for_meta(self, deadline: float) -> bool:
+        """Whether it accepts connections, but no meta commands on them."""
+        return self._closes_for(protocol.meta_noop(), deadline, False)
+
+    def _closes_for(
+        self,
+        probe: protocol.Command,
+        deadline: float,
+        if_unreachable: bool = True,
+    ) -> bool:
+        """Whether a new connection is closed, or refused, for a command.
+
+        :param bool if_unreachable: what to return if that cannot be told
+
+        """
+        try:
+            begun = self._connect(deadline)
+        except (OSError, protocol.ProtocolError):
+            return if_unreachable
+        try:
+            begun.link.exchange([probe], deadline)
+        except (ConnectionError, protocol.ProtocolError):
+            return True
+        except OSError:
+            return if_unreachable
+        finally:
+            self._connections.put_back(begun)
+        return probe.error is not None
+
+    def _blame(
+        self, failure: Exception, began: float, trial: health.Trial | None
+    ) -> None:
+        """Mark the server down, unless it was given too little time.
+
+        A call that waited elsewhere may reach a healthy server with nothing
+        left of its deadline.
+
+        """
+        given = time.monotonic() - began
+        if not isinstance(failure, TimeoutError) or given > self.timeout / 2:
+            self.mark_down(failure, trial)
+
+    def _praise(self, trial: health.Trial | None) -> None:
+        """Mark the server up if this was its trial."""
+        if trial is not None:
+            self.mark_up(trial)
+
+    def _run(self, begun: Begun, deadline: float) -> Exception | None:
+        """Exchange on a connection, and put it back if it is in step."""
+        try:
+            if begun.failure is not None:
+                raise begun.failure
+            if not self._connections.is_out(begun):
+                # A signal came when it had ended.
+                if all(command.answered for command in begun.commands):
+                    return None
+                raise ConnectionAbortedError('interrupted')
+            begun.link.exchange(begun.commands, deadline)
+        except (OSError, protocol.ProtocolError) as error:
+            self._connections.lives += 1
+            return error
+        finally:
+            self._connections.put_back(begun)
+        return None
+
+    def _meant(
+        self, commands: abc.Sequence[protocol.Command]
+    ) -> abc.Sequence[protocol.Command]:
+        """Leave out what was meant for an earlier life of the server."""
+        incarnation = self.incarnation
+        for command in commands:
+            if not command.meant_for(incarnation):
+                break
+        else:
+            return commands
+        stale = [c for c in commands if not c.meant_for(incarnation)]
+        fail(stale, StaleError(f'{self} may have been restarted since gets'))
+        return [c for c in commands if c not in stale]
+
+    def _connect(self, deadline: float) -> Begun:
+        begun = self._connections.connect(self._profile, deadline)
+        try:
+            if self._flush_on_reconnect and self.retry_at is not None:
+                # The keys that moved meanwhile would be read in their old
+                # state.
+                flush = protocol.flush_all()
+                begun.link.exchange([flush], deadline)
+                self._log_refused([flush])
+        except BaseException:
+            self._connections.drop(begun)
+            raise
+        return begun
+
+    def enter(self, user: object) -> None:
+        """Take note of a client's cluster that uses the server."""
+        self._users.add(user)
+
+    def let_go(self, user: object) -> bool:
+        """Take note that it does so no more, and return whether nobody does.
+
+        :rtype: bool
+
+        """
+        self._users.discard(user)
+        return not self._users
+
+    def disconnect(self) -> None:
+        """Close the idle connections now, and those in use once returned."""
+        self._connections.disconnect()
+
+    def forget_after_fork(self) -> None:
+        """Leave to the parent of a forked child what is the parent's."""
+        super().forget_after_fork()
+        self._connections.forget_after_fork()
+        self.workers.forget()
+
+
+def fail(
+    commands: abc.Iterable[protocol.Command], error: BaseException
+) -> None:
+    """Let commands have failed, for a reason."""
+    # Its traceback has the commands, and would keep them.
+    error = error.with_traceback(None)
+    error.__context__ = None
+    for command in commands:
+        command.error = error
+
+
+class _Endpoints:
+    """The servers that this process knows, for as long as a client does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_identity: weakref.WeakValueDictionary[Identity, Endpoint] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def get(self, identity: Identity) -> Endpoint:
+        """Return the one endpoint for an identity, which may be new."""
+        with self._lock:
+            endpoint = self._by_identity.get(identity)
+            if endpoint is None:
+                endpoint = Endpoint(identity)
+                self._by_identity[identity] = endpoint
+            return endpoint
+
+    def mark_up(self, address: settings.Address) -> None:
+        """Take a server for one that is up, however it is connected to."""
+        with self._lock:
+            endpoints = list(self._by_identity.values())
+        for endpoint in endpoints:
+            if endpoint.address == address:
+                endpoint.mark_up()
+
+    def forget_after_fork(self) -> None:
+        """Begin with a lock that no thread has."""
+        self._lock = threading.Lock()
+
+
+_known = _Endpoints()
+get = _known.get
+mark_up = _known.mark_up
+process.after_fork(_known)

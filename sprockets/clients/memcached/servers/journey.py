@@ -1,0 +1,237 @@
+"""From server to server: where a call goes, and where next."""
+
+from __future__ import annotations
+
+import queue
+import time
+import typing
+from collections import abc
+
+from sprockets.clients.memcached import process
+from sprockets.clients.memcached.servers import cluster, endpoints
+from sprockets.clients.memcached.wire import protocol
+
+
+class Many(typing.Protocol):
+    """Commands for the servers of many keys, as far as it matters here."""
+
+    keys: cluster.Keys
+
+    def commands_for(
+        self, places: abc.Sequence[int]
+    ) -> abc.Sequence[protocol.Command]:
+        """Return the commands for the keys at some places."""
+
+
+class Journey:
+    """The way of one call, of one key or of many, from server to server.
+
+    A server that could not be reached has been sent nothing, so that whatever
+    was for it may go to another one, if that is what failover says.
+
+    :param Cluster servers: the servers
+    :param Endpoint only: the one server it may go to, None for any
+
+    """
+
+    __slots__ = ('_only', '_servers', '_turned_back')
+
+    def __init__(
+        self, servers: cluster.Cluster, only: endpoints.Endpoint | None = None
+    ) -> None:
+        self._servers = servers
+        self._only = only
+        self._turned_back: set[endpoints.Endpoint] = set()
+
+    @property
+    def goes_further(self) -> bool:
+        """Whether it has been to a server in vain."""
+        return bool(self._turned_back)
+
+    def to(self, key: bytes, hashed: int | None) -> endpoints.Endpoint | None:
+        """Return the server for a key, None if there is none to go to.
+
+        It may be one that is down, for which a trial has to be taken.
+
+        """
+        endpoint = self._servers.pick(key, hashed, self._turned_back)
+        if (
+            endpoint is None
+            or endpoint in self._turned_back
+            or self._only not in (None, endpoint)
+        ):
+            return None
+        return endpoint
+
+    def turn_back(self, endpoint: endpoints.Endpoint) -> bool:
+        """Take note that a server could not be reached.
+
+        :return: whether the call may go on to another one
+
+        """
+        self._turned_back.add(endpoint)
+        return self._servers.goes_on(endpoint)
+
+    def spread(
+        self,
+        keys: cluster.Keys,
+        places: abc.Sequence[int],
+        chosen: dict[endpoints.Endpoint, list[abc.Sequence[int]]],
+    ) -> None:
+        """Find the servers for the keys at some places.
+
+        :param dict chosen: receives the places that each server has
+
+        """
+        if len(self._servers.servers) == 1:
+            endpoint = self.to(b'', None)
+            if endpoint is not None:
+                chosen.setdefault(endpoint, []).append(places)
+            return
+        pick = self._servers.pick
+        turned_back = self._turned_back
+        encoded, hashes = keys
+        found: dict[endpoints.Endpoint, list[int]] = {}
+        for place in places:
+            endpoint = pick(
+                encoded[place],
+                None if hashes is None else hashes[place],
+                turned_back,
+            )
+            if endpoint is not None and endpoint not in turned_back:
+                if endpoint in found:
+                    found[endpoint].append(place)
+                else:
+                    found[endpoint] = [place]
+        for endpoint, some in found.items():
+            before = chosen.setdefault(endpoint, [])
+            if before and isinstance(before[-1], list):
+                before[-1].extend(some)
+            else:
+                before.append(some)
+
+
+def run(
+    servers: cluster.Cluster,
+    command: protocol.Command,
+    route: cluster.Route,
+    only: endpoints.Endpoint | None = None,
+) -> endpoints.Endpoint | None:
+    """Run a command on the server of its key, in this thread.
+
+    :param Endpoint only: the one server it may be sent to, if not any
+    :return: the server that it was sent to, None if it was sent nowhere
+
+    """
+    deadline = time.monotonic() + servers.timeout
+    journey = Journey(servers, only)
+    while (endpoint := journey.to(*route)) is not None:
+        if journey.goes_further:
+            command.start_over()
+        trial = None
+        if endpoint.retry_at is not None:
+            trial = endpoint.try_again()
+        if endpoint.exchange((command,), deadline, trial=trial):
+            return endpoint
+        if not journey.turn_back(endpoint):
+            break
+    error = endpoints.UnavailableError('no server is up')
+    command.error = command.error or error
+    return None
+
+
+def run_many(servers: cluster.Cluster, many: Many) -> list[protocol.Command]:
+    """Run commands on the servers of many keys, side by side.
+
+    :return: the commands that were sent
+
+    """
+    deadline = time.monotonic() + servers.timeout
+    journey = Journey(servers)
+    done: list[protocol.Command] = []
+    left: list[abc.Sequence[int]] = [range(len(many.keys.keys))]
+    while any(left):
+        chosen: dict[endpoints.Endpoint, list[abc.Sequence[int]]] = {}
+        for places in left:
+            journey.spread(many.keys, places, chosen)
+        groups = {
+            endpoint: [c for some in places for c in many.commands_for(some)]
+            for endpoint, places in chosen.items()
+        }
+        reached = exchange_all(groups, deadline)
+        left = []
+        for endpoint, commands in groups.items():
+            if endpoint in reached:
+                done.extend(commands)
+            elif journey.turn_back(endpoint):
+                left.extend(chosen[endpoint])
+    return done
+
+
+def exchange_all(
+    groups: cluster.Groups, deadline: float
+) -> abc.Collection[endpoints.Endpoint]:
+    """Run commands on their servers, side by side.
+
+    :return: the servers that could be reached and were done in time
+
+    """
+    if len(groups) == 1:
+        ((endpoint, commands),) = groups.items()
+        trial = endpoint.try_again()
+        sent = endpoint.exchange(commands, deadline, trial=trial)
+        return [endpoint] if sent else []
+    done: queue.SimpleQueue[tuple[endpoints.Endpoint, bool]] = (
+        queue.SimpleQueue()
+    )
+    jobs = []
+    own = []
+    for endpoint, commands in groups.items():
+        function = _Job(endpoint, commands, deadline, done)
+        try:
+            jobs.append(endpoint.workers.submit(function))
+        except process.ThreadError:
+            own.append(function)
+    # One after another is better than not at all.
+    for function in own:
+        function()
+    reached = []
+    for _ in groups:
+        try:
+            left = max(deadline - time.monotonic(), 0)
+            endpoint, sent = done.get(timeout=left)
+        except queue.Empty:
+            for job in jobs:
+                # What was not begun has failed, and is not to come later.
+                job.take_back()
+            break
+        if sent:
+            reached.append(endpoint)
+    return reached
+
+
+class _Job:
+    """The exchange of one server's commands, in a thread of its own."""
+
+    def __init__(
+        self,
+        endpoint: endpoints.Endpoint,
+        commands: abc.Sequence[protocol.Command],
+        deadline: float,
+        done: queue.SimpleQueue[tuple[endpoints.Endpoint, bool]],
+    ) -> None:
+        self._commands = commands
+        self._deadline = deadline
+        self._endpoint = endpoint
+        self._done = done
+
+    def __call__(self) -> None:
+        sent = False
+        try:
+            sent = self._endpoint.exchange(
+                self._commands,
+                self._deadline,
+                trial=self._endpoint.try_again(),
+            )
+        finally:
+            self._done.put((self._endpoint, sent))
