@@ -106,7 +106,7 @@ def test_its_head_can_be_read(address):
     """Whoever looks at the server's keys sees what it is about."""
     client = memcached.Client(servers=address, hash_bad_keys=True)
     client.set('search:Zürich 8000\r\n', 'value')
-    key = client._shared.requests.route('search:Zürich 8000\r\n').key
+    key = client._shared.encoding.route('search:Zürich 8000\r\n').key
     assert wire.stored(address, key.decode()) == (16, b'value')
     head, _, digest = key.decode().rpartition('#')
     assert head == 'search:Zürich_8000__'

@@ -18,7 +18,7 @@ import pytest
 import wire
 
 from sprockets.clients.memcached import testing
-from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.requests import tokens
 
 CALLS = {
     'get': lambda client, key: client.get(key),
@@ -571,7 +571,7 @@ def test_a_key_with_and_without_a_hash_are_two_keys(connect, pair):
 
 def test_what_gets_saw_is_forgotten_in_the_end(connect, address, monkeypatch):
     """However many keys are read with gets, memory is bounded."""
-    monkeypatch.setattr(commands.Tokens, 'limit', 100)
+    monkeypatch.setattr(tokens.Tokens, 'limit', 100)
     client = connect(address, cache_cas=True)
     for number in range(101):
         client.set(f'key{number}', number)

@@ -430,7 +430,7 @@ class Scattered:
             if isinstance(key, tuple)
             else key.encode()
         )
-        route = self.ours._shared.requests.route(key)
+        route = self.ours._shared.encoding.route(key)
         ours = self.ours._shared.cluster.pick(*route)
         return (
             theirs and theirs.address[0],

@@ -11,7 +11,14 @@ import wire
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
-from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.requests import (
+    arguments,
+    encodings,
+    methods,
+    statistics,
+    tokens,
+)
 from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.wire import protocol
@@ -294,7 +301,7 @@ def test_times(monkeypatch, when, expected):
 
     """
     monkeypatch.setattr(time, 'time', lambda: NOW)
-    sent = commands.exptime(when)
+    sent = arguments.exptime(when)
     assert type(sent) is int
     if expected > 30 * DAY and expected != when:
         assert expected <= sent <= expected + 1
@@ -329,21 +336,21 @@ def test_times(monkeypatch, when, expected):
 def test_times_that_are_none(when):
     """The error names it."""
     with pytest.raises(ValueError, match=r'^time is ') as caught:
-        commands.exptime(when)
+        arguments.exptime(when)
     assert len(str(caught.value)) < 1000
 
 
 def test_a_decimal_is_a_number_of_seconds():
     """It is as good as any other."""
-    assert commands.exptime(decimal.Decimal('1.5')) == 2
+    assert arguments.exptime(decimal.Decimal('1.5')) == 2
     with pytest.raises(ValueError, match=r'^time is '):
-        commands.exptime(decimal.Decimal('nan'))
+        arguments.exptime(decimal.Decimal('nan'))
 
 
 def test_milliseconds_are_guessed():
     """The error says what it may be."""
     with pytest.raises(ValueError, match='milliseconds'):
-        commands.exptime(time.time() * 1000)
+        arguments.exptime(time.time() * 1000)
 
 
 # Deltas
@@ -361,7 +368,9 @@ class Three:
 def test_deltas(delta, sent):
     """A whole number from 0 to 2**64 - 1."""
     for verb in (protocol.INCR, protocol.DECR):
-        command = commands.count(verb, b'key', delta)
+        command = methods.count(
+            verb, encodings.Encoding(values.Codec()), 'key', delta, False
+        ).command
         assert command.request.endswith(b' key %b\r\n' % sent)
 
 
@@ -371,7 +380,7 @@ def test_deltas(delta, sent):
 def test_deltas_that_are_none(delta):
     """The error names it."""
     with pytest.raises(ValueError, match=r'^delta is ') as caught:
-        commands.count(protocol.INCR, b'key', delta)
+        arguments.delta(delta)
     assert len(str(caught.value)) < 1000
 
 
@@ -381,14 +390,13 @@ def test_deltas_that_are_none(delta):
 @pytest.mark.parametrize('argument', [None, '', b''])
 def test_no_argument_of_stats(argument):
     """It is left out."""
-    assert commands.statistics(argument).request == b'stats\r\n'
+    assert statistics.argument(argument) == b''
 
 
 @pytest.mark.parametrize('argument', ['cachedump 1 0', b'cachedump 1 0'])
 def test_arguments_of_stats(argument):
     """They are sent as they are."""
-    request = commands.statistics(argument).request
-    assert request == b'stats cachedump 1 0\r\n'
+    assert statistics.argument(argument) == b'cachedump 1 0'
 
 
 @pytest.mark.parametrize(
@@ -397,20 +405,20 @@ def test_arguments_of_stats(argument):
 def test_arguments_that_stats_cannot_have(argument):
     """The error names it."""
     with pytest.raises(ValueError, match='no argument of stats'):
-        commands.statistics(argument)
+        statistics.argument(argument)
 
 
 @pytest.mark.parametrize('delay', [None, 0, 0.0, False])
 def test_no_delay(delay):
     """Deletion is at once."""
-    commands.check_no_delay(delay)
+    arguments.check_no_delay(delay)
 
 
 @pytest.mark.parametrize('delay', [1, -1, 0.5, '0', '', [], float('nan')])
 def test_delays(delay):
     """The error names it."""
     with pytest.raises(ValueError, match=r'^time is '):
-        commands.check_no_delay(delay)
+        arguments.check_no_delay(delay)
 
 
 # What gets saw
@@ -436,47 +444,47 @@ def answered(key, unique):
 
 def test_a_token_serves_once(endpoint):
     """It is taken, not read."""
-    tokens = commands.Tokens()
+    saw = tokens.Tokens()
     route = cluster.Route(b'key', None)
-    tokens.remember(route, answered(b'key', 17), endpoint)
-    assert tokens.take(route).unique == 17
+    saw.remember(route, answered(b'key', 17), endpoint)
+    assert saw.take(route).unique == 17
     with pytest.raises(RuntimeError, match='cas without gets'):
-        tokens.take(route)
-    assert len(tokens) == 0
+        saw.take(route)
+    assert len(saw) == 0
 
 
 def test_the_last_gets_counts(endpoint):
     """Each one replaces the one before."""
-    tokens = commands.Tokens()
+    saw = tokens.Tokens()
     route = cluster.Route(b'key', None)
-    tokens.remember(route, answered(b'key', 17), endpoint)
-    tokens.remember(route, answered(b'key', None), endpoint)
-    assert tokens.take(route).unique is None
-    assert len(tokens) == 0
+    saw.remember(route, answered(b'key', 17), endpoint)
+    saw.remember(route, answered(b'key', None), endpoint)
+    assert saw.take(route).unique is None
+    assert len(saw) == 0
 
 
 def test_a_hash_makes_another_key(endpoint):
     """A token is for the key with the hash that it was read with."""
-    tokens = commands.Tokens()
-    tokens.remember(cluster.Route(b'key', 1), answered(b'key', 17), endpoint)
+    saw = tokens.Tokens()
+    saw.remember(cluster.Route(b'key', 1), answered(b'key', 17), endpoint)
     for hashed in (None, 2):
         with pytest.raises(RuntimeError, match='cas without gets'):
-            tokens.take(cluster.Route(b'key', hashed))
-    assert tokens.take(cluster.Route(b'key', 1)).unique == 17
+            saw.take(cluster.Route(b'key', hashed))
+    assert saw.take(cluster.Route(b'key', 1)).unique == 17
 
 
 def test_tokens_are_bounded_and_the_oldest_goes(endpoint, monkeypatch):
     """One that was renewed is not old."""
-    monkeypatch.setattr(commands.Tokens, 'limit', 3)
-    tokens = commands.Tokens()
+    monkeypatch.setattr(tokens.Tokens, 'limit', 3)
+    saw = tokens.Tokens()
     routes = [cluster.Route(b'key%d' % n, None) for n in range(4)]
     for route in (*routes[:3], routes[0], routes[3]):
-        tokens.remember(route, answered(route.key, 17), endpoint)
-    assert len(tokens) == 3
+        saw.remember(route, answered(route.key, 17), endpoint)
+    assert len(saw) == 3
     with pytest.raises(RuntimeError, match='cas without gets'):
-        tokens.take(routes[1])
+        saw.take(routes[1])
     for route in (routes[0], routes[2], routes[3]):
-        assert tokens.take(route).unique == 17
+        assert saw.take(route).unique == 17
 
 
 def test_reset_cas_forgets_what_gets_saw(connect, memcached_server):
@@ -522,9 +530,9 @@ def test_statistics_have_the_names_and_values_of_python_memcached(
     address = memcached_server.address
     client = connect((address, 3))
     theirs = memcache.Client([(address, 3)])
-    for arguments in ((), ('settings',), ('slabs',)):
-        [(name, ours)] = client.get_stats(*arguments)
-        [(same, other)] = theirs.get_stats(*arguments)
+    for words in ((), ('settings',), ('slabs',)):
+        [(name, ours)] = client.get_stats(*words)
+        [(same, other)] = theirs.get_stats(*words)
         assert name == same == f'{address} (3)'
         assert list(ours) == list(other)
         if arguments == ('settings',):

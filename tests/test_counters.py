@@ -112,7 +112,7 @@ class Tests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
             mock.patch.object(batches, 'MAX_CALLS', 1),
             mock.patch.object(lanes, 'MAX_WAITING_CALLS', 1),
         ):
-            client._engine.lanes.clear()
+            client._engine.state.lanes.clear()
             await asyncio.gather(
                 *[client.get(f'key{number}') for number in range(10)],
                 *[client.incr(f'key{number}') for number in range(10)],

@@ -11,6 +11,7 @@ TESTS = pathlib.Path(__file__).resolve().parent
 FILES = sorted(path.name for path in TESTS.glob('test_behaviour_*.py'))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', FILES)
 def test_python_memcached_fails_each_of_them(name, request, tmp_path):
     """A test that passes there would show nothing of ours."""

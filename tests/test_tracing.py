@@ -15,7 +15,7 @@ from opentelemetry.util import _once
 from tornado import testing, web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.testing import (
     MemcachedServer,
     MemcachedTestCase,
@@ -236,9 +236,9 @@ def test_errors(client_kind, exporter):
     assert kinds[3] in (
         'ConnectionRefusedError',
         'ConnectionResetError',
-        f'{prefix}.servers.health.UnavailableError',
+        f'{prefix}.servers.endpoints.UnavailableError',
     )
-    assert kinds[4:] == [f'{prefix}.servers.health.UnavailableError'] * 2
+    assert kinds[4:] == [f'{prefix}.servers.endpoints.UnavailableError'] * 2
     for span in spans(exporter):
         failed = 'error.type' in span.attributes
         assert (span.status.status_code is trace.StatusCode.ERROR) is failed
@@ -389,10 +389,10 @@ def test_an_interrupted_call(memcached_server, exporter, monkeypatch):
     """It is a span with the error."""
     client = memcached.Client(servers=memcached_server.address)
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(health.Endpoint, 'exchange', interrupted)
+    monkeypatch.setattr(endpoints.Endpoint, 'exchange', interrupted)
     with pytest.raises(KeyboardInterrupt):
         client.get('k')
     (span,) = spans(exporter)

@@ -5,16 +5,30 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
 import time as clock
 import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import settings
-from sprockets.clients.memcached.loop import batches, calls, engines
-from sprockets.clients.memcached.once import flights, leases, lookups
-from sprockets.clients.memcached.requests import commands
-from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached import core, settings
+from sprockets.clients.memcached.loop import batches, calls, engines, threads
+from sprockets.clients.memcached.once import (
+    computing,
+    leases,
+    lookups,
+    nesting,
+    plans,
+    steps,
+)
+from sprockets.clients.memcached.requests import (
+    arguments,
+    descriptions,
+    encodings,
+    methods,
+    tokens,
+)
+from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import observers
 from sprockets.clients.memcached.wire import protocol
 
@@ -37,47 +51,41 @@ class Methods:
         self._engine = engine
         self._observe = observe
 
-    def _tokens(self) -> commands.Tokens:
+    def _tokens(self) -> tokens.Tokens:
         """Return what the ``gets`` of this scope saw."""
         raise NotImplementedError
-
-    def _observer(
-        self, method: str, keys: observers.Keys
-    ) -> observers.Observer | None:
-        """Return who wants to know how a call goes, if anybody does."""
-        return None if self._observe is None else self._observe(method, keys)
 
     # Reading
 
     def get(self, key: typing.Any, default: typing.Any = None) -> Future:
         """Awaitable :meth:`.Client.get`."""
         engine = self._engine
-        loop = engine.entered
-        if loop is None or loop is not asyncio.get_running_loop():
-            loop = engine.enter()
-        encoded = engine.requests.key(key)
+        here = engine.entered
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = engine.enter()
+        encoded = engine.encoding.key(key)
         hashed = None
         if encoded is None:
-            encoded, hashed = engine.requests.route(key)
+            encoded, hashed = engine.encoding.route(key)
         endpoint = engine.cluster.pick(encoded, hashed)
-        future = loop.create_future()
+        future = here.loop.create_future()
         observer = None
         if self._observe is not None:
             observer = self._observe('get', (encoded,))
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
-                batches.tell(observer.over, health.UnavailableError(), 0, 0)
+                batches.tell(observer.over, endpoints.UnavailableError(), 0, 0)
             # Not at once: who only ever awaits this must let the loop turn.
-            loop.call_soon(batches.fall_back, future, default)
+            here.loop.call_soon(batches.fall_back, future, default)
         else:
-            lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-            lane.read((encoded, future, default, hashed, (), observer, None))
+            lane = here.lanes.get(endpoint) or here.lane(endpoint)
+            lane.read((encoded, future, default, hashed, None, observer, None))
         return future
 
     def gets(self, key: typing.Any) -> Future:
         """Awaitable :meth:`.Client.gets`, for this scope's :meth:`cas`."""
-        return self._gets('gets', key, None)
+        return self._one(methods.gets(self._encoding, key, self._tokens()))
 
     def gat(
         self, key: typing.Any, time: typing.Any, default: typing.Any = None
@@ -87,23 +95,7 @@ class Methods:
         .. versionadded:: 2.0
 
         """
-        engine = self._engine
-        when = commands.exptime(time)
-        route = engine.requests.route(key)
-
-        def finish(call: calls.Call) -> typing.Any:
-            command = typing.cast(protocol.Get, call.command)
-            item = command.found.get(route.key)
-            if item is None:
-                return default
-            return engine.codec.decode_or(item[0], item[1], default)
-
-        return self._call(
-            'gat',
-            protocol.Get((route.key,), 'gat', when),
-            route,
-            finish=finish,
-        )
+        return self._one(methods.gat(self._encoding, key, time, default))
 
     def gats(self, key: typing.Any, time: typing.Any) -> Future:
         """Awaitable :meth:`.Client.gats`, for this scope's :meth:`cas`.
@@ -111,45 +103,15 @@ class Methods:
         .. versionadded:: 2.0
 
         """
-        return self._gets('gats', key, commands.exptime(time))
-
-    def _gets(self, name: str, key: typing.Any, exptime: int | None) -> Future:
-        route = self._engine.requests.route(key)
-        tokens = self._tokens()
-
-        def finish(call: calls.Call) -> typing.Any:
-            if not call.is_wanted:
-                # There may have been a later gets, which it is to be about.
-                return None
-            command = typing.cast(protocol.Get, call.command)
-            tokens.remember(route, command, call.endpoint)
-            item = command.found.get(route.key)
-            if item is None:
-                return None
-            return self._engine.codec.decode_or(item[0], item[1], None)
-
-        return self._call(
-            name,
-            protocol.Get((route.key,), name, exptime),
-            route,
-            finish=finish,
+        return self._one(
+            methods.gats(self._encoding, key, time, self._tokens())
         )
 
     def get_multi(
         self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
     ) -> Future:
         """Awaitable :meth:`.Client.get_multi`."""
-        engine = self._engine
-        originals = list(keys)
-        encoded = engine.requests.keys(originals, key_prefix)
-        done: list[protocol.Command] = []
-
-        def finish() -> dict[typing.Any, typing.Any]:
-            return commands.found(originals, encoded, done, engine.codec)
-
-        return self._spread(
-            'get_multi', encoded, commands.get_all(encoded), done, finish
-        )
+        return self._many(methods.get_multi(self._encoding, keys, key_prefix))
 
     # Writing
 
@@ -162,7 +124,16 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.set`."""
-        return self._store(protocol.SET, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.SET,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def add(
         self,
@@ -173,7 +144,16 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.add`."""
-        return self._store(protocol.ADD, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.ADD,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def replace(
         self,
@@ -184,7 +164,16 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.replace`."""
-        return self._store(protocol.REPLACE, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.REPLACE,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def append(
         self,
@@ -195,7 +184,16 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.append`."""
-        return self._store(protocol.APPEND, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.APPEND,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def prepend(
         self,
@@ -206,7 +204,16 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.prepend`."""
-        return self._store(protocol.PREPEND, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.PREPEND,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def cas(
         self,
@@ -217,14 +224,16 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.cas`, after this scope's :meth:`gets`."""
-        requests = self._engine.requests
-        route = requests.route(key)
-        command, endpoint = requests.cas(
-            route, val, time, min_compress_len, self._tokens()
+        return self._one(
+            methods.cas(
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+                self._tokens(),
+            )
         )
-        if command is None:
-            return self._result('cas', 0)
-        return self._call('cas', command, route, only=endpoint)
 
     def set_multi(
         self,
@@ -235,10 +244,11 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.set_multi`."""
-        made = self._engine.requests.store_all(
-            mapping, time, key_prefix, min_compress_len
+        return self._many(
+            methods.set_multi(
+                self._encoding, mapping, time, key_prefix, min_compress_len
+            )
         )
-        return self._run_made('set_multi', made, made.failed)
 
     # The value computed once
 
@@ -251,7 +261,7 @@ class Methods:
         stale: typing.Any = 0,
         lease: typing.Any = 10,
         wait: typing.Any = None,
-        default: typing.Any = leases.MISS,
+        default: typing.Any = plans.MISS,
         cache_none: bool = True,
         min_compress_len: int = 0,
     ) -> Future:
@@ -265,100 +275,91 @@ class Methods:
         .. versionadded:: 2.0
 
         """
-        engine = self._engine
-        loop = engine.entered
-        if loop is None or loop is not asyncio.get_running_loop():
-            loop = engine.enter()
         # Its callers may not be typed.
         given: typing.Any = factory
         if not callable(given):
-            leases.check_callable('factory', factory)
-        when: int = time
-        if type(time) is not int or not 0 <= time <= commands.MONTH:
-            when = commands.exptime(time)
-        terms = leases.USUAL
-        if stale != 0 or lease != 10 or wait is not None:
-            terms = leases.terms(stale, lease, wait)
-            if when + terms[0] > commands.MONTH:
-                # What is wrong with it is said before anything is sent.
-                leases.kept(when, terms)
-        how = when, terms, default, cache_none, min_compress_len
-        if terms is not leases.USUAL or self._observe is not None:
-            return self._look_up_key(key, factory, how)
-        # Most calls are like that: as there, in fewer steps.
-        encoded = engine.requests.key(key)
-        if encoded is None:
-            return self._look_up_key(key, factory, how)
-        endpoint = engine.cluster.pick(encoded)
-        if endpoint is None:
-            return self._look_up_key(key, factory, how)
-        future = loop.create_future()
-        context = contextvars.copy_context()
-        wanted = engine, context, factory, encoded, None, how
-        lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
-        compute = lookups.compute
-        lane.read((encoded, future, wanted, None, (), None, compute))
-        return future
-
-    def _look_up_key(
-        self,
-        key: typing.Any,
-        factory: abc.Callable[[], typing.Any],
-        how: leases.How,
-    ) -> Future:
-        engine = self._engine
-        if type(key) is str and self._observe is None:
-            # To join others takes no more than the key as it is.
-            shared = engine.looks.get(key)
-            if shared is not None:
-                future = asyncio.get_running_loop().create_future()
-                context = contextvars.copy_context()
-                wanted = engine, context, factory, shared.key, None, how
-                if shared.join(how[1][0], (future, wanted, None)):
-                    return future
-        encoded = engine.requests.key(key)
-        if encoded is not None:
-            return self._look_up(encoded, None, factory, how, key)
-        route = engine.requests.route(key)
-        return self._look_up(*route, factory, how, route)
+            plans.check_callable('factory', factory)
+        if (
+            type(time) is int
+            and stale == 0
+            and lease == 10
+            and wait is None
+            and cache_none is True
+            and min_compress_len == 0
+        ):
+            plan = plans.USUAL[time]
+        else:
+            plan = plans.plan(
+                time, stale, lease, wait, cache_none, min_compress_len
+            )
+        return self._look_up(key, factory, plan, default, None)
 
     def _look_up(
         self,
-        encoded: bytes,
-        hashed: int | None,
+        key: typing.Any,
         factory: abc.Callable[[], typing.Any],
-        how: leases.How,
-        what: abc.Hashable,
+        plan: plans.Plan,
+        default: typing.Any,
+        encoded: bytes | None,
     ) -> Future:
-        """Do what :meth:`get_or_set` does, once everything is checked.
+        """Do what :meth:`get_or_set` does, once its arguments are checked.
 
-        :param what: what those have in common who want the same
+        :param bytes encoded: the key as it is sent, None if it is not known
 
         """
         engine = self._engine
-        loop = engine.entered
-        if loop is None or loop is not asyncio.get_running_loop():
-            loop = engine.enter()
-        observer = None
-        if self._observe is not None:
-            observer = self._observe('get_or_set', (encoded,))
-        future = loop.create_future()
+        here = engine.entered
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = engine.enter()
         # A hit has no use for what it takes to compute a value.
         context = contextvars.copy_context()
-        wanted = engine, context, factory, encoded, hashed, how
-        if how[1][0]:
-            lookups.look((future, wanted, observer), what, loop)
+        if here.computing.under_way:
+            nesting.note(context)
+        wanted: lookups.Wanted
+        stale = plan.stale
+        observe = self._observe
+        if stale and observe is None and type(key) is str:
+            # To join others takes no more than the key as it is.
+            read = here.computing.reads.get(key)
+            if read is not None:
+                future = here.loop.create_future()
+                wanted = (
+                    here,
+                    context,
+                    factory,
+                    read.key,
+                    None,
+                    plan,
+                    default,
+                )
+                if read.join(stale, (future, wanted, None)):
+                    return future
+        hashed = None
+        name = key
+        if encoded is None:
+            encoded = engine.encoding.key(key)
+            if encoded is None:
+                encoded, hashed = name = engine.encoding.route(key)
+        observer = None
+        if observe is not None:
+            observer = observe('get_or_set', (encoded,))
+        future = here.loop.create_future()
+        wanted = here, context, factory, encoded, hashed, plan, default
+        if stale and not here.computing.flow.failures.are_recent(
+            (encoded, hashed)
+        ):
+            lookups.look((future, wanted, observer), name)
             return future
         endpoint = engine.cluster.pick(encoded, hashed)
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
             if observer is not None:
-                batches.tell(observer.over, health.UnavailableError(), 0, 0)
-            loop.call_soon(lookups.compute, wanted, future)
+                batches.tell(observer.over, endpoints.UnavailableError(), 0, 0)
+            here.loop.call_soon(lookups.compute, wanted, future)
             return future
-        lane = engine.lanes.get(endpoint) or engine.lane(endpoint)
+        lane = here.lanes.get(endpoint) or here.lane(endpoint)
         compute = lookups.compute
-        lane.read((encoded, future, wanted, hashed, (), observer, compute))
+        lane.read((encoded, future, wanted, hashed, None, observer, compute))
         return future
 
     async def invalidate(self, key: typing.Any) -> int:
@@ -368,16 +369,11 @@ class Methods:
 
         """
         engine = self._engine
-        engine.enter()
-        route = engine.requests.route(key)
-        engine.flights.pop(route, None)
-        steps = leases.invalidate(route)
-        return typing.cast(
-            int,
-            await calls.follow(
-                engine, steps, None, self._observe, 'invalidate'
-            ),
-        )
+        here = engine.enter()
+        route = engine.encoding.route(key)
+        here.computing.forget(route)
+        runner = computing.Runner(here, self._observe, 'invalidate')
+        return await steps.follow_awaited(leases.invalidate(route), runner)
 
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Awaitable :meth:`.Client.mark_stale`.
@@ -386,16 +382,13 @@ class Methods:
 
         """
         engine = self._engine
-        engine.enter()
-        route = engine.requests.route(key)
-        seconds = commands.whole_seconds('stale', stale, 1)
-        engine.flights.pop(route, None)
-        steps = engine.flow.mark_stale(route, seconds)
-        return typing.cast(
-            int,
-            await calls.follow(
-                engine, steps, None, self._observe, 'mark_stale'
-            ),
+        here = engine.enter()
+        route = engine.encoding.route(key)
+        seconds = arguments.whole_seconds('stale', stale, 1)
+        here.computing.forget(route)
+        runner = computing.Runner(here, self._observe, 'mark_stale')
+        return await steps.follow_awaited(
+            here.computing.flow.mark_stale(route, seconds), runner
         )
 
     async def update(
@@ -415,16 +408,19 @@ class Methods:
 
         """
         engine = self._engine
-        engine.enter()
-        leases.check_callable('function', function)
-        route = engine.requests.route(key)
-        commands.exptime(time)
-        steps = engine.flow.update(route, time, min_compress_len, attempts)
-        with flights.within((engine, 'update', route)):
-            async with engine.locks.setdefault(route, asyncio.Lock()):
-                return await calls.follow(
-                    engine, steps, function, self._observe, 'update'
-                )
+        here = engine.enter()
+        plans.check_callable('function', function)
+        route = engine.encoding.route(key)
+        arguments.exptime(time)
+        runner = computing.Runner(here, self._observe, 'update')
+        async with here.computing.locked(route):
+            return await steps.follow_awaited(
+                here.computing.flow.update(
+                    route, time, min_compress_len, attempts
+                ),
+                runner,
+                function,
+            )
 
     # Numbers
 
@@ -432,13 +428,17 @@ class Methods:
         self, key: typing.Any, delta: int = 1, noreply: bool = False
     ) -> Future:
         """Awaitable :meth:`.Client.incr`."""
-        return self._count(protocol.INCR, key, delta, noreply)
+        return self._one(
+            methods.count(protocol.INCR, self._encoding, key, delta, noreply)
+        )
 
     def decr(
         self, key: typing.Any, delta: int = 1, noreply: bool = False
     ) -> Future:
         """Awaitable :meth:`.Client.decr`."""
-        return self._count(protocol.DECR, key, delta, noreply)
+        return self._one(
+            methods.count(protocol.DECR, self._encoding, key, delta, noreply)
+        )
 
     # Expiry and deletion
 
@@ -446,17 +446,13 @@ class Methods:
         self, key: typing.Any, time: typing.Any = 0, noreply: bool = False
     ) -> Future:
         """Awaitable :meth:`.Client.touch`."""
-        when = commands.exptime(time)
-        route = self._engine.requests.route(key)
-        return self._call('touch', protocol.touch(route.key, when), route)
+        return self._one(methods.touch(self._encoding, key, time))
 
     def delete(
         self, key: typing.Any, time: typing.Any = None, noreply: bool = False
     ) -> Future:
         """Awaitable :meth:`.Client.delete`."""
-        commands.check_no_delay(time)
-        route = self._engine.requests.route(key)
-        return self._call('delete', protocol.delete(route.key), route)
+        return self._one(methods.delete(self._encoding, key, time))
 
     def delete_multi(
         self,
@@ -466,48 +462,48 @@ class Methods:
         noreply: bool = False,
     ) -> Future:
         """Awaitable :meth:`.Client.delete_multi`."""
-        commands.check_no_delay(time)
-        made = self._engine.requests.delete_all(keys, key_prefix)
-        return self._run_made(
-            'delete_multi', made, lambda done: int(not made.failed(done))
+        return self._many(
+            methods.delete_multi(self._encoding, keys, time, key_prefix)
         )
 
     # Servers
 
     def flush_all(self) -> Future:
         """Awaitable :meth:`.Client.flush_all`."""
-        return self._on_every_server(
-            'flush_all', protocol.flush_all, lambda asked: None
-        )
+        return self._everywhere(methods.flush_all())
 
     def get_stats(self, stat_args: str | None = None) -> Future:
         """Awaitable :meth:`.Client.get_stats`."""
-        return self._statistics('get_stats', stat_args, lambda pairs: pairs)
+        return self._everywhere(
+            methods.get_stats(self._engine.cluster, stat_args)
+        )
 
     def get_slab_stats(self) -> Future:
         """Awaitable :meth:`.Client.get_slab_stats`."""
-        return self._statistics(
-            'get_slab_stats', 'slabs', commands.slab_statistics
-        )
+        return self._everywhere(methods.get_slab_stats(self._engine.cluster))
 
     def get_slabs(self) -> Future:
         """Awaitable :meth:`.Client.get_slabs`."""
-        return self._statistics('get_slabs', 'items', commands.item_statistics)
+        return self._everywhere(methods.get_slabs(self._engine.cluster))
 
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> Future:
-        """Awaitable :meth:`.Client.set_servers`; done once it returns."""
-        self._engine.blocking.set_servers(servers)
-        return self._result('set_servers', None)
+        """Awaitable :meth:`.Client.set_servers`.
+
+        Done once it returns, unless there are so many servers that a thread
+        has to find the places of keys; those of before are used until then.
+
+        """
+        return self._engine.set_servers(servers)
 
     def forget_dead_hosts(self) -> Future:
         """Awaitable :meth:`.Client.forget_dead_hosts`; done at once."""
-        self._engine.blocking.forget_dead_hosts()
-        return self._result('forget_dead_hosts', None)
+        self._engine.core.forget_dead_hosts()
+        return self._done()
 
     def disconnect_all(self) -> Future:
         """Awaitable :meth:`.Client.disconnect_all`; done once it returns."""
-        self._engine.blocking.disconnect_all()
-        return self._result('disconnect_all', None)
+        self._engine.core.disconnect_all()
+        return self._done()
 
     def quit_all(self) -> Future:
         """Awaitable :meth:`.Client.quit_all`; done once it returns."""
@@ -516,155 +512,34 @@ class Methods:
     def reset_cas(self) -> Future:
         """Awaitable :meth:`.Client.reset_cas`, of this scope; at once."""
         self._tokens().clear()
-        return self._result('reset_cas', None)
+        return self._done()
 
     # The way to the engine
 
-    def _result(self, method: str, result: typing.Any) -> Future:
-        future = self._engine.enter().create_future()
-        future.set_result(result)
+    @property
+    def _encoding(self) -> encodings.Encoding:
+        return self._engine.encoding
+
+    def _one(self, request: descriptions.One[typing.Any]) -> Future:
+        # In another loop there may be another observer.
+        here = self._engine.enter()
+        return calls.one(here, request, self._observe)
+
+    def _many(self, request: descriptions.Many[typing.Any]) -> Future:
+        here = self._engine.enter()
+        return calls.many(here, request, self._observe)
+
+    def _everywhere(
+        self, request: descriptions.Everywhere[typing.Any]
+    ) -> Future:
+        here = self._engine.enter()
+        return calls.everywhere(here, request, self._observe)
+
+    def _done(self) -> Future:
+        """Return the future of what is done already."""
+        future = self._engine.enter().loop.create_future()
+        future.set_result(None)
         return future
-
-    def _call(
-        self,
-        method: str,
-        command: protocol.Command,
-        route: cluster.Route,
-        only: health.Endpoint | None = None,
-        finish: abc.Callable[[calls.Call], typing.Any] | None = None,
-    ) -> Future:
-        engine = self._engine
-        loop = engine.enter()
-        observer = self._observer(method, (route.key,))
-        return calls.Call(
-            engine, command, route, only, finish, observer
-        ).start(loop)
-
-    def _store(
-        self,
-        verb: protocol.Verb,
-        key: typing.Any,
-        val: typing.Any,
-        time: typing.Any,
-        min_compress_len: int,
-    ) -> Future:
-        requests = self._engine.requests
-        route = requests.route(key)
-        command = requests.store(verb, route.key, val, time, min_compress_len)
-        if command is None:
-            return self._result(verb.name, 0)
-        return self._call(verb.name, command, route)
-
-    def _count(
-        self,
-        verb: protocol.Verb,
-        key: typing.Any,
-        delta: typing.Any,
-        noreply: bool,
-    ) -> Future:
-        route = self._engine.requests.route(key)
-        return self._call(
-            verb.name,
-            commands.count(verb, route.key, delta),
-            route,
-            finish=_nothing if noreply else None,
-        )
-
-    def _run_made(
-        self,
-        method: str,
-        made: commands.Made,
-        result: abc.Callable[[list[protocol.Command]], typing.Any],
-    ) -> Future:
-        done: list[protocol.Command] = []
-        return self._spread(
-            method,
-            made.keys,
-            made.commands_for,
-            done,
-            lambda: result(done),
-        )
-
-    def _spread(
-        self,
-        method: str,
-        keys: cluster.Keys,
-        make: abc.Callable[
-            [abc.Sequence[int]], abc.Sequence[protocol.Command]
-        ],
-        done: list[protocol.Command],
-        result: abc.Callable[[], typing.Any],
-    ) -> Future:
-        engine = self._engine
-        future = engine.enter().create_future()
-        observer = self._observer(method, keys.keys)
-
-        def over() -> None:
-            if not future.done():
-                future.set_result(result())
-            if observer is not None:
-                batches.tell(observer.over, *commands.outcome(keys.keys, done))
-
-        rounds = engine.cluster.rounds(keys, make, done)
-        calls.Spread(engine, rounds, future, over).start()
-        return future
-
-    def _on_every_server(
-        self,
-        method: str,
-        make: abc.Callable[[], protocol.Command],
-        result: abc.Callable[
-            [dict[health.Endpoint, protocol.Command]], typing.Any
-        ],
-    ) -> Future:
-        engine = self._engine
-        future = engine.enter().create_future()
-        observer = self._observer(method, ())
-        asked: dict[health.Endpoint, protocol.Command] = {}
-        reached: list[health.Endpoint] = []
-
-        def rounds() -> cluster.Rounds:
-            if waiting := engine.cluster.waiting():
-                yield waiting
-            for endpoint in engine.cluster.endpoints:
-                if endpoint.available():
-                    asked[endpoint] = make()
-            reached.extend((yield {e: [c] for e, c in asked.items()}))
-
-        def over() -> None:
-            if not future.done():
-                try:
-                    future.set_result(result({e: asked[e] for e in reached}))
-                except ValueError as error:
-                    future.set_exception(error)
-            if observer is not None:
-                batches.tell(
-                    observer.over, *commands.outcome((), asked.values())
-                )
-
-        calls.Spread(engine, rounds(), future, over).start()
-        return future
-
-    def _statistics(
-        self,
-        method: str,
-        argument: str | None,
-        arrange: abc.Callable[[list[tuple[str, dict[str, str]]]], typing.Any],
-    ) -> Future:
-        # What is wrong with it raises here rather than for each server.
-        commands.statistics(argument)
-        servers = self._engine.cluster
-        return self._on_every_server(
-            method,
-            lambda: commands.statistics(argument),
-            lambda asked: arrange(
-                commands.statistics_of(servers.servers, asked)
-            ),
-        )
-
-
-def _nothing(call: calls.Call) -> None:
-    """Return what ``noreply`` promises."""
 
 
 class Scope(Methods):
@@ -679,9 +554,9 @@ class Scope(Methods):
         self, engine: engines.Engine, observe: Observe | None = None
     ) -> None:
         super().__init__(engine, observe)
-        self._saw = commands.Tokens()
+        self._saw = tokens.Tokens()
 
-    def _tokens(self) -> commands.Tokens:
+    def _tokens(self) -> tokens.Tokens:
         return self._saw
 
 
@@ -712,7 +587,7 @@ class AsyncClient(Methods):
         threads is left to others; what hangs on one server may hold up the
         others unless it has more than one thread a server.
         Default: threads of the library, up to ``max_connections`` for each
-        server in this process
+        server in this process, and four for values that take long to make
     :param options: the options of :class:`Client`
     :raises TypeError: for an option that there is not, or an executor that
         is none, or one of processes
@@ -729,20 +604,16 @@ class AsyncClient(Methods):
         executor: concurrent.futures.Executor | None = None,
         **options: typing.Any,
     ) -> None:
-        # Its callers may not be typed.
-        given: typing.Any = executor
-        if given is not None and (
-            not isinstance(given, concurrent.futures.Executor)
-            or isinstance(given, concurrent.futures.ProcessPoolExecutor)
-        ):
-            raise TypeError(
-                f'executor is {given!r}; expected an executor of threads'
-            )
-        super().__init__(engines.Engine(prefix, executor, options))
+        if executor is not None:
+            threads.check(executor)
+        belongings = core.Core(prefix, options)
+        flow = leases.Flow(belongings.encoding, belongings.cluster)
+        make = functools.partial(computing.Computing, flow)
+        super().__init__(engines.Engine(belongings, executor, make))
         # It looks for a tracer in each loop; a scope when it is made.
         self._engine.client = weakref.ref(self)
         self._by_task: weakref.WeakKeyDictionary[
-            asyncio.Task[typing.Any], commands.Tokens
+            asyncio.Task[typing.Any], tokens.Tokens
         ] = weakref.WeakKeyDictionary()
 
     def scope(self, observe: Observe | None = None) -> Scope:
@@ -764,11 +635,11 @@ class AsyncClient(Methods):
         """
         await self._engine.close()
 
-    def _tokens(self) -> commands.Tokens:
+    def _tokens(self) -> tokens.Tokens:
         self._engine.enter()
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError(
                 'gets and cas outside of a task belong to no one; use scope()'
             )
-        return self._by_task.setdefault(task, commands.Tokens())
+        return self._by_task.setdefault(task, tokens.Tokens())

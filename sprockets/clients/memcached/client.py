@@ -11,61 +11,37 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import settings
-from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.once import flights, leases
-from sprockets.clients.memcached.requests import anykeys, commands
-from sprockets.clients.memcached.servers import cluster, health
-from sprockets.clients.memcached.watch import tracing
+from sprockets.clients.memcached import core, settings
+from sprockets.clients.memcached.once import (
+    computations,
+    leases,
+    plans,
+    steps,
+)
+from sprockets.clients.memcached.requests import (
+    arguments,
+    descriptions,
+    encodings,
+    methods,
+    tokens,
+)
+from sprockets.clients.memcached.servers import cluster, endpoints, journey
 from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
 
-BASE_OPTIONS = (
-    'debug',
-    'pickleProtocol',
-    'pickler',
-    'unpickler',
-    'compressor',
-    'decompressor',
-    'pload',
-    'pid',
-    'server_max_key_length',
-    'server_max_value_length',
-    'cache_cas',
-    'flush_on_reconnect',
-    'check_keys',
-    'key_encoder',
-)
-"""Arguments of :class:`memcache.Client` that are taken as keywords as well."""
+T = typing.TypeVar('T')
 
 
-class Shared:
+class Shared(core.Core):
     """What the threads that use a client have in common."""
 
     def __init__(
         self, prefix: str | None, options: abc.Mapping[str, typing.Any]
     ) -> None:
-        self.settings = settings.Settings(
-            prefix,
-            {k: v for k, v in options.items() if k not in BASE_OPTIONS},
-        )
-        self.codec = values.Codec(
-            self.settings.min_compress_len,
-            self.settings.max_inflated_len,
-            self.settings.serializer,
-        )
-        requests = (
-            anykeys.Requests
-            if self.settings.hash_bad_keys
-            else commands.Requests
-        )
-        self.requests = requests(self.codec, self.settings.key_prefix)
-        self.cluster = cluster.Cluster(self.settings)
-        self.flow = leases.Flow(self.requests, self.cluster)
-        self.tracing = tracing.Tracing(self.cluster, self.settings.trace_keys)
-        self.flights = flights.Flights()
-        self.cache_cas: typing.Any = False
+        super().__init__(prefix, options)
+        self.flow = leases.Flow(self.encoding, self.cluster)
+        self.computations = computations.Computations()
         self.pickler_is_keyword = True
         self.stats: dict[str, int] = {}
 
@@ -78,14 +54,12 @@ class Shared:
 def _attribute(path: str) -> property:
     """Return an attribute of python-memcached's that all threads share."""
     where = operator.attrgetter(path)
-    owner, _, name = path.rpartition('.')
-    find_owner = operator.attrgetter(f'_shared.{owner}'.rstrip('.'))
 
     def get(self: Client) -> typing.Any:
         return where(self._shared)
 
     def set_(self: Client, value: typing.Any) -> None:
-        setattr(find_owner(self), name, value)
+        self._shared.assign(path, value)
 
     return property(get, set_)
 
@@ -134,9 +108,9 @@ class Client(memcache.Client):  # type: ignore[misc]
     flush_on_reconnect = _attribute('cluster.flush_on_reconnect')
     servers = _attribute('cluster.servers')
     buckets = _attribute('cluster.buckets')
-    do_check_key = _attribute('requests.do_check_key')
-    key_encoder = _attribute('requests.key_encoder')
-    server_max_key_length = _attribute('requests.server_max_key_length')
+    do_check_key = _attribute('encoding.do_check_key')
+    key_encoder = _attribute('encoding.key_encoder')
+    server_max_key_length = _attribute('encoding.server_max_key_length')
     server_max_value_length = _attribute('codec.max_length')
     pickleProtocol = _attribute('codec.pickle_protocol')  # noqa: N815
     pickler = _attribute('codec.pickler')
@@ -150,25 +124,29 @@ class Client(memcache.Client):  # type: ignore[misc]
         self, prefix: str | None = None, **options: typing.Any
     ) -> None:
         # Each thread's own, and so not a slot.
-        self._tokens = commands.Tokens()  # type: ignore[misc]
+        self._tokens = tokens.Tokens()  # type: ignore[misc]
         # threading.local calls this again in each thread that comes.
         if hasattr(self, '_shared'):
             return
         self._shared = shared = Shared(prefix, options)
         LOGGER.debug('Servers are %r', shared.settings.servers)
-        arguments = {k: v for k, v in options.items() if k in BASE_OPTIONS}
+        given = {k: v for k, v in options.items() if k in core.BASE_OPTIONS}
         for name in ('socket_timeout', 'dead_retry'):
             if shared.settings.sources[name] != 'default':
-                arguments[name] = getattr(shared.settings, name)
+                given[name] = getattr(shared.settings, name)
         codec = shared.codec
         ours = codec.pickle_protocol, codec.decompressor
-        super().__init__(shared.settings.servers, **arguments)
+        super().__init__(shared.settings.servers, **given)
         if 'pickleProtocol' not in options:
             codec.pickle_protocol = ours[0]
         if 'decompressor' not in options:
             codec.decompressor = ours[1]
-        if 'key_encoder' not in options:
-            shared.requests.key_encoder = None
+        if options.get('key_encoder') is None:
+            shared.encoding.key_encoder = None
+
+    @property
+    def _encoding(self) -> encodings.Encoding:
+        return self._shared.encoding
 
     # Servers
 
@@ -179,12 +157,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for a server that cannot be one
 
         """
-        self._shared.cluster.set_servers(servers)
+        self._shared.set_servers(servers)
 
     def forget_dead_hosts(self) -> None:
         """Take every server for one that is up, in every thread."""
-        for endpoint in self._shared.cluster.endpoints:
-            endpoint.mark_up()
+        self._shared.forget_dead_hosts()
 
     def disconnect_all(self) -> None:
         """Close the connections of every thread.
@@ -192,8 +169,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         Calls that are under way end first; later ones connect anew.
 
         """
-        for endpoint in self._shared.cluster.endpoints:
-            endpoint.disconnect()
+        self._shared.disconnect_all()
 
     def quit_all(self) -> None:
         """Close the connections, as :meth:`disconnect_all` does."""
@@ -205,8 +181,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         It never raises; a server that refuses is logged.
 
         """
-        self._shared.count('flush_all')
-        self._on_every_server('flush_all', protocol.flush_all)
+        self._everywhere(methods.flush_all())
 
     def get_stats(
         self, stat_args: str | None = None
@@ -220,7 +195,9 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for an argument that memcached refuses
 
         """
-        return self._statistics(stat_args)
+        return self._everywhere(
+            methods.get_stats(self._shared.cluster, stat_args)
+        )
 
     def get_slab_stats(self) -> list[tuple[str, dict[str, typing.Any]]]:
         """Return ``stats slabs`` of each server that answers.
@@ -230,7 +207,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :rtype: list
 
         """
-        return commands.slab_statistics(self._statistics('slabs'))
+        return self._everywhere(methods.get_slab_stats(self._shared.cluster))
 
     def get_slabs(self) -> list[tuple[str, dict[str, typing.Any]]]:
         """Return ``stats items`` of each server that answers.
@@ -240,38 +217,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :rtype: list
 
         """
-        return commands.item_statistics(self._statistics('items'))
-
-    def _statistics(
-        self, argument: str | None
-    ) -> list[tuple[str, dict[str, str]]]:
-        commands.statistics(argument)
-        asked = self._on_every_server(
-            'get_stats', lambda: commands.statistics(argument)
-        )
-        return commands.statistics_of(self._shared.cluster.servers, asked)
-
-    def _on_every_server(
-        self, name: str, make: abc.Callable[[], protocol.Command]
-    ) -> dict[health.Endpoint, protocol.Command]:
-        deadline = clock.monotonic() + self._shared.cluster.timeout
-        if waiting := self._shared.cluster.waiting():
-            cluster.exchange_all(waiting, deadline)
-        endpoints = [
-            endpoint
-            for endpoint in self._shared.cluster.endpoints
-            if endpoint.available()
-        ]
-        asked = {endpoint: make() for endpoint in endpoints}
-        call = self._shared.tracing.call(name, ())
-        with call or contextlib.nullcontext():
-            reached = cluster.exchange_all(
-                {endpoint: [command] for endpoint, command in asked.items()},
-                deadline,
-            )
-            if call is not None:
-                call.error = commands.outcome((), asked.values())[0]
-        return {e: c for e, c in asked.items() if e in reached}
+        return self._everywhere(methods.get_slabs(self._shared.cluster))
 
     # The way to the servers
 
@@ -280,34 +226,79 @@ class Client(memcache.Client):  # type: ignore[misc]
         name: str,
         command: protocol.Command,
         route: cluster.Route,
-        only: health.Endpoint | None = None,
-    ) -> health.Endpoint | None:
+        only: endpoints.Endpoint | None = None,
+    ) -> endpoints.Endpoint | None:
         """Run a command on the server of its key, and let it be traced."""
         shared = self._shared
         call = shared.tracing.call(name, (route.key,))
         if call is None:
-            return shared.cluster.run(command, route, only)
+            return journey.run(shared.cluster, command, route, only)
         with call:
-            call.endpoint = shared.cluster.run(command, route, only)
+            call.endpoint = journey.run(shared.cluster, command, route, only)
             call.error = command.error
         return call.endpoint
 
-    def _run_rounds(
-        self,
-        name: str,
-        keys: cluster.Keys,
-        make: abc.Callable[
-            [abc.Sequence[int]], abc.Sequence[protocol.Command]
-        ],
-        done: list[protocol.Command],
-    ) -> None:
-        """Run commands on the servers of their keys, likewise."""
+    def _one(self, request: descriptions.One[T]) -> T:
+        """Run what is described, count it, and let it be traced."""
         shared = self._shared
-        call = shared.tracing.call(name, keys.keys)
+        shared.count(request.name)
+        command = request.command
+        if command is None:
+            return request.failure
+        endpoint = self._run(
+            request.name, command, request.route, request.only
+        )
+        if shared.cluster.debug and isinstance(command, protocol.Line):
+            self._debug_reply(request.wanted, command.reply)
+        request.note(command, endpoint)
+        return request.unpack(command)
+
+    def _many(self, request: descriptions.Many[T]) -> T:
+        """Run what is described, likewise."""
+        shared = self._shared
+        shared.count(request.name)
+        keys = request.keys
+        call = shared.tracing.call(request.name, keys.keys)
         with call or contextlib.nullcontext():
-            shared.cluster.run_rounds(shared.cluster.rounds(keys, make, done))
+            done = journey.run_many(shared.cluster, request)
             if call is not None:
-                call.error = commands.outcome(keys.keys, done)[0]
+                call.error = descriptions.outcome(keys.keys, done)[0]
+        for command in done:
+            request.unpack(command)
+            if shared.cluster.debug and isinstance(command, protocol.Many):
+                for line in command.others:
+                    self._debug_reply(command.wanted, line)
+        return request.result()
+
+    def _everywhere(self, request: descriptions.Everywhere[T]) -> T:
+        """Run what is described, likewise."""
+        shared = self._shared
+        shared.count(request.name)
+        deadline = clock.monotonic() + shared.cluster.timeout
+        if waiting := shared.cluster.waiting():
+            journey.exchange_all(waiting, deadline)
+        asked = {
+            endpoint: request.make()
+            for endpoint in shared.cluster.endpoints
+            if endpoint.usable()
+        }
+        call = shared.tracing.call(request.name, ())
+        with call or contextlib.nullcontext():
+            reached = journey.exchange_all(
+                {endpoint: [command] for endpoint, command in asked.items()},
+                deadline,
+            )
+            if call is not None:
+                call.error = descriptions.outcome((), asked.values())[0]
+        return request.result({e: c for e, c in asked.items() if e in reached})
+
+    def _debug_reply(self, wanted: str, reply: bytes) -> None:
+        """Print a reply that python-memcached prints too."""
+        line = reply.decode('ascii', 'backslashreplace')
+        if wanted and line and line != wanted:
+            self.debuglog(
+                f'while expecting {wanted!r}, got unexpected response {line!r}'
+            )
 
     # Reading
 
@@ -322,10 +313,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('get')
-        route = shared.requests.route(key)
+        route = shared.encoding.route(key)
         command = protocol.Get((route.key,))
         if shared.tracing.off():
-            shared.cluster.run(command, route)
+            journey.run(shared.cluster, command, route)
         else:
             self._run('get', command, route)
         item = command.found.get(route.key)
@@ -341,21 +332,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
 
         """
-        return self._gets('gets', key, None)
-
-    def _gets(
-        self, name: str, key: typing.Any, exptime: int | None
-    ) -> typing.Any:
-        shared = self._shared
-        shared.count(name)
-        route = shared.requests.route(key)
-        command = protocol.Get((route.key,), name, exptime)
-        endpoint = self._run(name, command, route)
-        self._tokens.remember(route, command, endpoint)
-        item = command.found.get(route.key)
-        if item is None:
-            return None
-        return shared.codec.decode_or(item[0], item[1], None)
+        return self._one(methods.gets(self._encoding, key, self._tokens))
 
     def get_multi(
         self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
@@ -370,13 +347,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
 
         """
-        shared = self._shared
-        shared.count('get_multi')
-        originals = list(keys)
-        encoded = shared.requests.keys(originals, key_prefix)
-        done: list[protocol.Command] = []
-        self._run_rounds('get_multi', encoded, commands.get_all(encoded), done)
-        return commands.found(originals, encoded, done, shared.codec)
+        return self._many(methods.get_multi(self._encoding, keys, key_prefix))
 
     def gat(
         self, key: typing.Any, time: typing.Any, default: typing.Any = None
@@ -392,15 +363,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         .. versionadded:: 2.0
 
         """
-        shared = self._shared
-        shared.count('gat')
-        route = shared.requests.route(key)
-        command = protocol.Get((route.key,), 'gat', commands.exptime(time))
-        self._run('gat', command, route)
-        item = command.found.get(route.key)
-        if item is None:
-            return default
-        return shared.codec.decode_or(item[0], item[1], default)
+        return self._one(methods.gat(self._encoding, key, time, default))
 
     def gats(self, key: typing.Any, time: typing.Any) -> typing.Any:
         """Return the value of a key as :meth:`gat`, for :meth:`cas` later.
@@ -408,7 +371,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         .. versionadded:: 2.0
 
         """
-        return self._gets('gats', key, commands.exptime(time))
+        return self._one(methods.gats(self._encoding, key, time, self._tokens))
 
     # Writing
 
@@ -439,7 +402,16 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the time is none
 
         """
-        return self._store(protocol.SET, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.SET,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def add(
         self,
@@ -450,7 +422,16 @@ class Client(memcache.Client):  # type: ignore[misc]
         noreply: bool = False,
     ) -> int:
         """Store a value if the key has none; otherwise as :meth:`set`."""
-        return self._store(protocol.ADD, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.ADD,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def replace(
         self,
@@ -461,7 +442,16 @@ class Client(memcache.Client):  # type: ignore[misc]
         noreply: bool = False,
     ) -> int:
         """Store a value if the key has one; otherwise as :meth:`set`."""
-        return self._store(protocol.REPLACE, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.REPLACE,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def append(
         self,
@@ -477,7 +467,16 @@ class Client(memcache.Client):  # type: ignore[misc]
         as :meth:`set`.
 
         """
-        return self._store(protocol.APPEND, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.APPEND,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def prepend(
         self,
@@ -493,7 +492,16 @@ class Client(memcache.Client):  # type: ignore[misc]
         as :meth:`set`.
 
         """
-        return self._store(protocol.PREPEND, key, val, time, min_compress_len)
+        return self._one(
+            methods.store(
+                protocol.PREPEND,
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+            )
+        )
 
     def cas(
         self,
@@ -517,16 +525,16 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the time is none
 
         """
-        shared = self._shared
-        shared.count('cas')
-        route = shared.requests.route(key)
-        command, endpoint = shared.requests.cas(
-            route, val, time, min_compress_len, self._tokens
+        return self._one(
+            methods.cas(
+                self._encoding,
+                key,
+                val,
+                time,
+                min_compress_len,
+                self._tokens,
+            )
         )
-        if command is None:
-            return 0
-        self._run('cas', command, route, endpoint)
-        return typing.cast(int, command.result)
 
     def set_multi(
         self,
@@ -550,52 +558,15 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises Exception: what pickling raises; it names the key
 
         """
-        shared = self._shared
-        shared.count('set_multi')
-        made = shared.requests.store_all(
-            mapping, time, key_prefix, min_compress_len
-        )
-        return self._run_made('set_multi', made)
-
-    def _store(
-        self,
-        verb: protocol.Verb,
-        key: typing.Any,
-        val: typing.Any,
-        time: typing.Any,
-        min_compress_len: int,
-    ) -> int:
-        shared = self._shared
-        shared.count(verb.name)
-        route = shared.requests.route(key)
-        command = shared.requests.store(
-            verb, route.key, val, time, min_compress_len
-        )
-        if command is None:
-            return 0
-        self._run(verb.name, command, route)
-        if shared.cluster.debug:
-            self._debug_reply('STORED', command.reply)
-        return typing.cast(int, command.result)
-
-    def _debug_reply(self, wanted: str, reply: bytes) -> None:
-        """Print a reply that python-memcached prints too."""
-        line = reply.decode('ascii', 'backslashreplace')
-        if line and line != wanted:
-            self.debuglog(
-                f'while expecting {wanted!r}, got unexpected response {line!r}'
+        return self._many(
+            methods.set_multi(
+                self._encoding,
+                mapping,
+                time,
+                key_prefix,
+                min_compress_len,
             )
-
-    def _run_made(self, name: str, made: commands.Made) -> list[typing.Any]:
-        """Run commands, and return the keys whose command did not succeed."""
-        done: list[protocol.Command] = []
-        self._run_rounds(name, made.keys, made.commands_for, done)
-        if self._shared.cluster.debug:
-            for command in done:
-                if isinstance(command, protocol.Many):
-                    for line in command.others:
-                        self._debug_reply(command.wanted, line)
-        return made.failed(done)
+        )
 
     # The value computed once
 
@@ -608,7 +579,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         stale: typing.Any = 0,
         lease: typing.Any = 10,
         wait: typing.Any = None,
-        default: typing.Any = leases.MISS,
+        default: typing.Any = plans.MISS,
         cache_none: bool = True,
         min_compress_len: int = 0,
     ) -> typing.Any:
@@ -629,7 +600,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param time: when the value is to be computed anew; see :meth:`set`
         :param stale: seconds or a timedelta, for which the value is served
             after that while one caller computes it anew.  On an error the old
-            value is served, and the error is logged
+            value is served, the error is logged, and the factory is left
+            alone for half a second, for longer each time
         :param lease: seconds or a timedelta that a computation may take
             before another process begins one; at most a second longer
         :param wait: seconds or a timedelta to wait for another process; then
@@ -649,44 +621,46 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('get_or_set')
-        leases.check_callable('factory', factory)
-        terms = leases.terms(stale, lease, wait)
-        exptime = commands.exptime(time)
-        route = shared.requests.route(key)
-        if not terms.stale:
+        plans.check_callable('factory', factory)
+        plan = plans.plan(
+            time, stale, lease, wait, cache_none, min_compress_len
+        )
+        route = shared.encoding.route(key)
+        want = plans.Want(route, plan, default)
+        if plan.stale and not shared.flow.failures.are_recent(route):
+            value = self._get_stale(want, factory)
+        else:
             command = protocol.Get((route.key,))
             self._run('get_or_set', command, route)
             item = command.found.get(route.key)
+            value = plans.MISS
             if item is not None:
-                value = shared.codec.decode_or(item[0], item[1], leases.MISS)
-                if value is not leases.MISS:
-                    return value
-        plan = leases.plan(
-            route, exptime, terms, default, cache_none, min_compress_len
-        )
-        if terms.stale:
-            value = self._get_stale(plan, factory)
-            if value is not leases.MISS:
-                return value
-        outcome = shared.flights.run(
+                value = shared.codec.decode_or(item[0], item[1], plans.MISS)
+        if value is not plans.MISS:
+            return value
+        flow = shared.flow
+        outcome = shared.computations.run(
             route,
-            lambda: self._follow(shared.flow.compute_once(plan), factory),
-            plan.patience if default is leases.MISS else None,
+            lambda: self._follow(flow.compute_once(want), factory),
+            plan.patience if default is plans.MISS else None,
+            lambda: self._follow(flow.compute_alone(want), factory),
         )
         return default if outcome is None else outcome.take()
 
     def _get_stale(
-        self, plan: leases.Plan, factory: abc.Callable[[], typing.Any]
+        self, want: plans.Want, factory: abc.Callable[[], typing.Any]
     ) -> typing.Any:
         """Return a value, computed anew if that is for this caller to do."""
         flow = self._shared.flow
-        value, stale = self._follow(flow.look(plan))
+        value, stale = self._follow(flow.look(want))
         if stale is None:
             return value
         try:
-            return self._follow(flow.recompute(plan, stale), factory).take()
-        except Exception:
-            LOGGER.exception('A stale value could not be computed anew')
+            return self._follow(flow.recompute(want, stale), factory).take()
+        except Exception as error:  # noqa: BLE001
+            flow.failures.log(
+                'A stale value could not be computed anew', error
+            )
             return value
 
     def invalidate(self, key: typing.Any) -> int:
@@ -706,8 +680,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('invalidate')
-        route = shared.requests.route(key)
-        shared.flights.forget(route)
+        route = shared.encoding.route(key)
+        shared.computations.forget(route)
         return typing.cast(int, self._follow(leases.invalidate(route)))
 
     def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
@@ -728,9 +702,9 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('mark_stale')
-        route = shared.requests.route(key)
-        seconds = commands.whole_seconds('stale', stale, 1)
-        shared.flights.forget(route)
+        route = shared.encoding.route(key)
+        seconds = arguments.whole_seconds('stale', stale, 1)
+        shared.computations.forget(route)
         return typing.cast(
             int, self._follow(shared.flow.mark_stale(route, seconds))
         )
@@ -766,10 +740,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('update')
-        leases.check_callable('function', function)
-        route = shared.requests.route(key)
-        commands.exptime(time)
-        with shared.flights.turn(route):
+        plans.check_callable('function', function)
+        route = shared.encoding.route(key)
+        arguments.exptime(time)
+        with shared.computations.locked(route):
             return self._follow(
                 shared.flow.update(route, time, min_compress_len, attempts),
                 function,
@@ -777,34 +751,13 @@ class Client(memcache.Client):  # type: ignore[misc]
 
     def _follow(
         self,
-        steps: leases.Steps[typing.Any],
+        work: steps.Steps[typing.Any],
         function: abc.Callable[..., typing.Any] | None = None,
     ) -> typing.Any:
-        """Do one step after another, and return what came of it."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = self._do(step, function)
-                # It is for the steps to clean up, or to let it pass.
-                except BaseException as error:  # noqa: BLE001
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as stop:
-            return stop.value
+        return steps.follow(work, self._ask, function)
 
-    def _do(
-        self,
-        step: leases.Step,
-        function: abc.Callable[..., typing.Any] | None,
-    ) -> typing.Any:
-        if isinstance(step, leases.Ask):
-            return self._run(step.command.name, *step)
-        if isinstance(step, leases.Pause):
-            return clock.sleep(step.seconds)
-        assert function is not None
-        return function(*step.arguments)
+    def _ask(self, step: steps.Ask) -> endpoints.Endpoint | None:
+        return self._run(step.command.name, *step)
 
     # Numbers
 
@@ -823,27 +776,17 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the delta is none
 
         """
-        return self._count(protocol.INCR, key, delta, noreply)
+        return self._one(
+            methods.count(protocol.INCR, self._encoding, key, delta, noreply)
+        )
 
     def decr(
         self, key: typing.Any, delta: int = 1, noreply: bool = False
     ) -> int | None:
         """Take from a number, which ends at 0; otherwise as :meth:`incr`."""
-        return self._count(protocol.DECR, key, delta, noreply)
-
-    def _count(
-        self,
-        verb: protocol.Verb,
-        key: typing.Any,
-        delta: typing.Any,
-        noreply: bool,
-    ) -> int | None:
-        shared = self._shared
-        shared.count(verb.name)
-        route = shared.requests.route(key)
-        command = commands.count(verb, route.key, delta)
-        self._run(verb.name, command, route)
-        return None if noreply else command.result
+        return self._one(
+            methods.count(protocol.DECR, self._encoding, key, delta, noreply)
+        )
 
     # Expiry and deletion
 
@@ -861,12 +804,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the time is none
 
         """
-        shared = self._shared
-        shared.count('touch')
-        route = shared.requests.route(key)
-        command = protocol.touch(route.key, commands.exptime(time))
-        self._run('touch', command, route)
-        return typing.cast(int, command.result)
+        return self._one(methods.touch(self._encoding, key, time))
 
     def delete(
         self, key: typing.Any, time: typing.Any = None, noreply: bool = False
@@ -882,13 +820,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for a time other than 0
 
         """
-        commands.check_no_delay(time)
-        shared = self._shared
-        shared.count('delete')
-        route = shared.requests.route(key)
-        command = protocol.delete(route.key)
-        self._run('delete', command, route)
-        return typing.cast(int, command.result)
+        return self._one(methods.delete(self._encoding, key, time))
 
     def delete_multi(
         self,
@@ -910,11 +842,9 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for a time other than 0
 
         """
-        commands.check_no_delay(time)
-        shared = self._shared
-        shared.count('delete_multi')
-        made = shared.requests.delete_all(keys, key_prefix)
-        return int(not self._run_made('delete_multi', made))
+        return self._many(
+            methods.delete_multi(self._encoding, keys, time, key_prefix)
+        )
 
     def reset_cas(self) -> None:
         """Forget what this thread's :meth:`gets` saw."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import io
 import logging
@@ -34,11 +35,58 @@ SHAREABLE = frozenset(
 )
 """The flags of values that nobody can change, so that callers may share."""
 
+HEAVY = 64 * 1024
+"""The weight from which on values are made in a thread; see :func:`weight`."""
+
+
+class _Absent(enum.Enum):
+    """What is in place of something that is not there."""
+
+    MISS = 'MISS'
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+MISS: typing.Any = _Absent.MISS
+"""In place of the value of a key that has none."""
+
+Item = tuple[int, bytes, int | None]
+"""What the server holds for a key: its flags, its bytes, its cas unique."""
+
 MAX_INFLATED = 16 * 1024 * 1024
 """Bytes at which the inflating of a compressed value stops."""
 
 MAX_LENGTH = 1024 * 1024
 """Bytes of the largest value that memcached stores unless told otherwise."""
+
+
+def weight(flags: int, size: int) -> int:
+    """Return how much work it is to make a value, in bytes to deserialize.
+
+    An event loop has time for values that weigh no more than :data:`HEAVY`
+    all together; the rest is for a thread.
+
+    :param int flags: the flags that are stored with it
+    :param int size: how many bytes are stored
+
+    """
+    if flags in PLAIN:
+        # Text is checked, which is quick; the rest is there as it is.
+        return size >> 4 if flags == TEXT else 0
+    if flags & COMPRESSED:
+        # Nobody knows what a few bytes inflate to.
+        return HEAVY + 1
+    return size
+
+
+def weight_of(items: abc.Iterable[Item]) -> int:
+    """Return how much work it is to make the values of some items."""
+    return sum([weight(item[0], len(item[1])) for item in items])
+
+
+ENDS = (KeyboardInterrupt, SystemExit)
+"""What may come while a value is made, and is not about the value."""
 
 
 class UndecodableError(Exception):
@@ -172,8 +220,10 @@ class Codec:
                 return self.decoders[flags & ~COMPRESSED](data)
         except UndecodableError:
             raise
+        except ENDS:
+            raise
         # Unpickling runs what the value says, which may raise anything.
-        except Exception as error:
+        except BaseException as error:
             # The rest of a message may be a part of the value.
             reason = type(error).__name__
             if isinstance(error, ImportError | AttributeError):
@@ -193,9 +243,47 @@ class Codec:
         """
         try:
             return self.decoders[flags](data)
-        except Exception:  # noqa: BLE001
+        except ENDS:
+            raise
+        except BaseException:  # noqa: BLE001
             # It is rare: compressed, or broken, and decode() says which.
             return self._decode_or_report(flags, data, default)
+
+    def value_of(self, item: Item | None, default: typing.Any) -> typing.Any:
+        """Return the value of an item.
+
+        :param item: None where the server has none
+        :param default: for that, and for what is undecodable
+
+        """
+        if item is None:
+            return default
+        return self.decode_or(item[0], item[1], default)
+
+    def values_of(
+        self, keys: abc.Iterable[bytes], items: abc.Mapping[bytes, Item]
+    ) -> abc.Iterator[typing.Any]:
+        """Yield the value of each key, in order; MISS where there is none.
+
+        A key that comes twice gets two values, unless they are of a kind that
+        nobody can change.
+
+        """
+        decoders = self.decoders
+        for key in keys:
+            item = items.get(key)
+            if item is None:
+                yield MISS
+                continue
+            flags, data, _ = item
+            try:
+                value = decoders[flags](data)
+            except ENDS:
+                raise
+            except BaseException:  # noqa: BLE001
+                # It is rare, and is looked at there.
+                value = self._decode_or_report(flags, data, MISS)
+            yield value
 
     def _decode_or_report(
         self, flags: int, data: bytes, default: typing.Any

@@ -10,7 +10,7 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.requests import encodings
 
 DIGEST = 24
 """Bytes of the hash: so many that nobody can find two keys with the same."""
@@ -46,8 +46,8 @@ def fit(key: bytes, limit: int) -> bytes:
     )
 
 
-class Requests(commands.Requests):
-    """Makes the commands of a client that takes any text for a key.
+class Encoding(encodings.Encoding):
+    """How the keys are sent of a client that takes any text for a key.
 
     What counts is the whole key, with all that is put before it: so the key
     of ``get`` is found by ``get_multi`` with a ``key_prefix``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections import abc
 
-from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.servers import endpoints
 
 Keys = abc.Sequence[bytes]
 """The keys of a call, as they are sent."""
@@ -19,7 +19,7 @@ class Observer(typing.Protocol):
         error: BaseException | None,
         hits: int,
         misses: int,
-        endpoint: health.Endpoint | None = None,
+        endpoint: endpoints.Endpoint | None = None,
     ) -> None:
         """Take note that the call is over.
 
@@ -69,7 +69,7 @@ class Pair:
         error: BaseException | None,
         hits: int,
         misses: int,
-        endpoint: health.Endpoint | None = None,
+        endpoint: endpoints.Endpoint | None = None,
     ) -> None:
         """Tell both; what goes wrong for one is not the other's concern."""
         try:

@@ -16,7 +16,7 @@ import typing
 if typing.TYPE_CHECKING:
     import types
 
-from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.watch import observers
 
 LOGGER = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ NAME = 'sprockets.clients.memcached'
 TRACE = 'opentelemetry.trace'
 
 PATIENCE = 1.0
-"""Seconds before it is looked again whether there is a tracer provider."""
+"""Seconds between two searches for a tracer provider."""
 
 MAX_TEXT = 1000
 """Characters of ``db.query.text``, in which keys are recorded, at most."""
@@ -45,7 +45,7 @@ class Tracing:
 
     def __init__(self, servers: cluster.Cluster, keys: bool) -> None:
         self._servers = servers
-        self._look_again = 0.0
+        self._next_search = 0.0
         self.keys = keys
         self.tracer: typing.Any = None
         self.trace: typing.Any = None
@@ -57,7 +57,7 @@ class Tracing:
             return False
         return (
             TRACE not in sys.modules
-            or time.monotonic() < self._look_again
+            or time.monotonic() < self._next_search
             or not self._find()
         )
 
@@ -65,16 +65,16 @@ class Tracing:
         """Return what begins a span, None while there is no provider."""
         return None if self.off() else self._begin
 
-    def call(self, method: str, keys: observers.Keys) -> Call | None:
+    def call(self, method: str, keys: observers.Keys) -> TracedCall | None:
         """Return a context for a call that blocks, None if nobody traces."""
-        return None if self.off() else Call(self._begin(method, keys))
+        return None if self.off() else TracedCall(self._begin(method, keys))
 
     def _begin(self, method: str, keys: observers.Keys) -> Span:
         return Span(self, method, keys)
 
     def _find(self) -> bool:
         """Whether there is a provider, and so a tracer, now."""
-        self._look_again = time.monotonic() + PATIENCE
+        self._next_search = time.monotonic() + PATIENCE
         trace: typing.Any = sys.modules[TRACE]
         if not hasattr(trace, 'get_tracer_provider'):
             # Another thread has not come to the end of it.
@@ -92,7 +92,7 @@ class Tracing:
         self.trace, self.context, self.tracer = trace, context, tracer
         return True
 
-    def only_server(self) -> health.Endpoint | None:
+    def only_server(self) -> endpoints.Endpoint | None:
         """Return the client's server, None if it has several."""
         servers = self._servers.servers
         return servers[0].endpoint if len(servers) == 1 else None
@@ -122,7 +122,7 @@ class Span:
         error: BaseException | None,
         hits: int,
         misses: int,
-        endpoint: health.Endpoint | None = None,
+        endpoint: endpoints.Endpoint | None = None,
     ) -> None:
         """Record the span."""
         tracing = self._tracing
@@ -158,7 +158,7 @@ class Span:
         span.end()
 
 
-class Call:
+class TracedCall:
     """The context in which a call is made that blocks.
 
     :ivar error: why it failed, though nothing was raised
@@ -168,10 +168,10 @@ class Call:
 
     def __init__(self, observer: observers.Observer) -> None:
         self.error: BaseException | None = None
-        self.endpoint: health.Endpoint | None = None
+        self.endpoint: endpoints.Endpoint | None = None
         self._observer = observer
 
-    def __enter__(self) -> Call:
+    def __enter__(self) -> TracedCall:
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""What a look at a server promises."""
+"""What a check of a server promises."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ import wire
 from sprockets.clients import memcached
 from sprockets.clients.memcached.servers import health
 from sprockets.clients.memcached.testing import MemcachedServer
-from sprockets.clients.memcached.watch import looks
+from sprockets.clients.memcached.watch import checks
 from sprockets.clients.memcached.wire import protocol
 
 
@@ -24,12 +24,12 @@ def endpoint_of(server, **options):
         client.disconnect_all()
 
 
-def look(endpoint):
-    return looks.look(endpoint, time.monotonic() + endpoint.timeout)
+def check(endpoint):
+    return checks.check(endpoint, time.monotonic() + endpoint.timeout)
 
 
 def describe(endpoint):
-    return looks.describe(endpoint, look(endpoint))
+    return checks.describe(endpoint, check(endpoint))
 
 
 def now():
@@ -43,7 +43,7 @@ def test_a_server_that_is_up(memcached_server):
     plain.get_multi(['a', 'b', 'c', 'd'])
     said = wire.statistics(memcached_server.address)
     with endpoint_of(memcached_server) as endpoint:
-        look(endpoint)
+        check(endpoint)
         state = describe(endpoint)
     assert state['address'] == memcached_server.address
     assert state['up'] is True
@@ -67,14 +67,17 @@ def test_one_connection(memcached_server):
         endpoint_of(proxy) as endpoint,
     ):
         for _ in range(20):
-            assert look(endpoint).error is None
+            assert check(endpoint).error is None
         assert len(proxy.connections) == 1
 
 
 def test_a_server_that_is_down():
     """It has a reason and the time; its statistics are not known."""
-    with MemcachedServer() as server, endpoint_of(server) as endpoint:
-        look(endpoint)
+    with (
+        MemcachedServer() as server,
+        endpoint_of(server, dead_retry=0) as endpoint,
+    ):
+        check(endpoint)
         before = now()
         server.kill()
         state = describe(endpoint)
@@ -141,19 +144,19 @@ def test_a_server_that_knows_version_no_longer(memcached_server):
         faults.FaultProxy(memcached_server.address) as proxy,
         endpoint_of(proxy) as endpoint,
     ):
-        assert look(endpoint).version
+        assert check(endpoint).version
         proxy.next_reply(faults.replace(b'ERROR\r\n'))
-        assert look(endpoint).version is None
-        assert look(endpoint).version
+        assert check(endpoint).version is None
+        assert check(endpoint).version
 
 
 def test_a_server_that_hangs(memcached_server):
     """It is down after the timeout, for the calls as well."""
     with endpoint_of(memcached_server, socket_timeout=0.2) as endpoint:
-        assert look(endpoint).error is None
+        assert check(endpoint).error is None
         memcached_server.pause()
         began = time.monotonic()
-        assert look(endpoint).error == 'timed out'
+        assert check(endpoint).error == 'timed out'
         assert 0.15 < time.monotonic() - began < 5
         assert endpoint.retry_at is not None
         memcached_server.resume()
@@ -184,6 +187,6 @@ def test_what_is_said_in_place_of_an_answer_is_not_told():
 
 def test_rate():
     """It is None where nothing was read."""
-    assert looks.rate(None, 3) is None
-    assert looks.rate(0, 0) is None
-    assert looks.rate(1, 2) == 0.3333
+    assert checks.rate(None, 3) is None
+    assert checks.rate(0, 0) is None
+    assert checks.rate(1, 2) == 0.3333

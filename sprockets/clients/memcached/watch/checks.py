@@ -8,17 +8,17 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.servers import endpoints, health
 from sprockets.clients.memcached.wire import protocol
 
-KEY = b'sprockets.clients.memcached.look'
+KEY = b'sprockets.clients.memcached.check'
 """It is read from servers that do not answer ``version``."""
 
 PATIENCE = 300
 """Seconds before a server that refused a command is asked again."""
 
 
-class Look(typing.NamedTuple):
+class Finding(typing.NamedTuple):
     """What was seen of a server."""
 
     error: str | None
@@ -48,21 +48,21 @@ class _Statistics(protocol.Statistics):
     repeatable = False
 
 
-_learned: weakref.WeakKeyDictionary[health.Endpoint, dict[str, float]] = (
+_learned: weakref.WeakKeyDictionary[endpoints.Endpoint, dict[str, float]] = (
     weakref.WeakKeyDictionary()
 )
 """When to ask a server that refused a command again (:func:`time.monotonic`);
 0 for one that it knows."""
 
 
-def look(endpoint: health.Endpoint, deadline: float) -> Look:
+def check(endpoint: endpoints.Endpoint, deadline: float) -> Finding:
     """Ask a server for its version and statistics, and wait for them.
 
     It is the same way to the server that calls go, so that what turns out is
     known to them as well.
 
     :param float deadline: until when, on :func:`time.monotonic`'s clock
-    :rtype: Look
+    :rtype: Finding
 
     """
     learned = _learned.setdefault(endpoint, {})
@@ -71,7 +71,8 @@ def look(endpoint: health.Endpoint, deadline: float) -> Look:
 
     def ask() -> protocol.Command:
         command = protocol.Version() if knows_version else protocol.Get((KEY,))
-        endpoint.exchange((command,), deadline)
+        trial = endpoint.try_again()
+        endpoint.exchange((command,), deadline, trial=trial)
         return command
 
     connected = endpoint.connections > 0
@@ -85,7 +86,7 @@ def look(endpoint: health.Endpoint, deadline: float) -> Look:
     if answer.error is not None:
         learned.clear()
         if not answer.answered:
-            return Look(health.words(answer.error))
+            return Finding(endpoint.reason or health.words(answer.error))
     answers: dict[str, typing.Any] = {}
     for command in (_Version(), _Statistics()):
         name = command.name
@@ -98,12 +99,14 @@ def look(endpoint: health.Endpoint, deadline: float) -> Look:
             endpoint.exchange((command,), deadline)
             learned[name] = 0 if command.error is None else now + PATIENCE
             answers[name] = command.result
-    return Look(
+    return Finding(
         None, round_trip, answers.get('version'), answers.get('stats') or {}
     )
 
 
-def describe(endpoint: health.Endpoint, seen: Look) -> dict[str, typing.Any]:
+def describe(
+    endpoint: endpoints.Endpoint, seen: Finding
+) -> dict[str, typing.Any]:
     """Return a server's state as it is shown: what is not known is None.
 
     :rtype: dict
@@ -149,7 +152,7 @@ def _numbers(
 
 
 def _up_since(
-    endpoint: health.Endpoint, number: abc.Callable[[str], int | None]
+    endpoint: endpoints.Endpoint, number: abc.Callable[[str], int | None]
 ) -> float | None:
     """Return when it was started, or was seen to come back if that is later.
 

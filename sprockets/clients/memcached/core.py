@@ -1,0 +1,100 @@
+"""What belongs to one client, whichever face it has."""
+
+from __future__ import annotations
+
+import operator
+import typing
+from collections import abc
+
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.requests import anykeys, encodings
+from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.watch import tracing
+
+BASE_OPTIONS = {
+    'debug': 'cluster.debug',
+    'pickleProtocol': 'codec.pickle_protocol',
+    'pickler': 'codec.pickler',
+    'unpickler': 'codec.unpickler',
+    'compressor': 'codec.compressor',
+    'decompressor': 'codec.decompressor',
+    'pload': 'codec.persistent_load',
+    'pid': 'codec.persistent_id',
+    'server_max_key_length': 'encoding.server_max_key_length',
+    'server_max_value_length': 'codec.max_length',
+    'cache_cas': 'cache_cas',
+    'flush_on_reconnect': 'cluster.flush_on_reconnect',
+    'check_keys': 'encoding.do_check_key',
+    'key_encoder': 'encoding.key_encoder',
+}
+"""Arguments of :class:`memcache.Client` that are taken as keywords as well,
+and what they set."""
+
+
+class Core:
+    """A client's settings, its servers, and how it encodes keys and values.
+
+    Threads share it, and so do event loops that come one after another.
+
+    :param str prefix: the prefix of the variables
+    :param dict options: the options of :class:`Client`
+    :raises TypeError: for an option that there is not
+    :raises ValueError: for a value that cannot be; it names the variable
+
+    """
+
+    def __init__(
+        self, prefix: str | None, options: abc.Mapping[str, typing.Any]
+    ) -> None:
+        self.settings = settings.Settings(
+            prefix,
+            {k: v for k, v in options.items() if k not in BASE_OPTIONS},
+        )
+        self.codec = values.Codec(
+            self.settings.min_compress_len,
+            self.settings.max_inflated_len,
+            self.settings.serializer,
+        )
+        kind = (
+            anykeys.Encoding
+            if self.settings.hash_bad_keys
+            else encodings.Encoding
+        )
+        self.encoding = kind(self.codec, self.settings.key_prefix)
+        self.cluster = cluster.Cluster(self.settings)
+        self.tracing = tracing.Tracing(self.cluster, self.settings.trace_keys)
+        self.cache_cas: typing.Any = False
+        for name, value in options.items():
+            # None is python-memcached's word for its own limit.
+            if name in BASE_OPTIONS and (
+                value is not None or not name.startswith('server_max_')
+            ):
+                self.assign(BASE_OPTIONS[name], value)
+        if self.cluster.flush_on_reconnect:
+            # Servers that are flushed are others than those that are not.
+            self.cluster.set_servers(self.settings.servers)
+
+    def assign(self, path: str, value: typing.Any) -> None:
+        """Set an attribute, of a part as well: ``codec.pickler``."""
+        owner, _, name = path.rpartition('.')
+        part = operator.attrgetter(owner)(self) if owner else self
+        setattr(part, name, value)
+
+    def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
+        """Use other servers from now on.
+
+        :raises ValueError: for a server that cannot be one
+
+        """
+        self.cluster.set_servers(servers)
+
+    def forget_dead_hosts(self) -> None:
+        """Take every server for one that is up."""
+        for endpoint in self.cluster.endpoints:
+            endpoint.mark_up()
+
+    def disconnect_all(self) -> None:
+        """Close the connections when the calls that use them are over."""
+        for endpoint in self.cluster.endpoints:
+            endpoint.disconnect()

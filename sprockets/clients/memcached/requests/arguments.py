@@ -1,0 +1,133 @@
+"""Times and numbers, as callers give them and as memcached takes them."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import numbers
+import operator
+import time as clock
+import typing
+
+from sprockets.clients.memcached.wire import protocol
+
+MONTH = 60 * 60 * 24 * 30
+"""Seconds up to which memcached takes an exptime for a delta
+(protocol.txt, "Expiration times")."""
+
+EARLIEST_DATE = 1_000_000_000
+"""Seconds since the epoch (September 2001) from which a number is taken for
+a date.  As a delta it would be more than 31 years."""
+
+LATEST_DATE = (1 << 31) - 1
+"""The latest exptime that memcached reads, in seconds since the epoch."""
+
+MAX_DELTA = (1 << 64) - 1
+"""The largest number that memcached adds or takes away."""
+
+
+def exptime(time: typing.Any) -> int:
+    """Return what memcached is told about when a value expires.
+
+    :param time: seconds, or a :class:`datetime.timedelta`: a delta, unless it
+        is a number that is plausible as a date in seconds since the epoch; 0
+        for never
+    :return: 0, up to 30 days as a delta, or seconds since the epoch
+    :rtype: int
+    :raises ValueError: if it is no number, or cannot be a time
+
+    """
+    if type(time) is int and 0 <= time <= MONTH:
+        return time
+    if isinstance(time, datetime.timedelta):
+        return _from_delta(time.total_seconds())
+    try:
+        # A decimal is a number, but none of the real ones.
+        known = isinstance(time, numbers.Number)
+        seconds = float(typing.cast(typing.Any, time)) if known else math.nan
+    except (TypeError, OverflowError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ValueError(f'time is {time!r}; expected seconds or a timedelta')
+    if seconds < EARLIEST_DATE:
+        return _from_delta(seconds)
+    if seconds > LATEST_DATE:
+        raise ValueError(
+            f'time is {time!r}, too late for memcached as a date in seconds'
+            ' since the epoch; milliseconds?'
+        )
+    return math.ceil(seconds)
+
+
+def seconds(name: str, value: typing.Any) -> float:
+    """Return a time span in seconds.
+
+    :param str name: the argument, for the error
+    :param value: seconds, or a :class:`datetime.timedelta`
+    :raises ValueError: if it is none, or less than 0
+
+    """
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(
+            f'{name} is {value!r}; expected seconds or a timedelta'
+        )
+    return float(value)
+
+
+def whole_seconds(name: str, value: typing.Any, least: int) -> int:
+    """Return a time span in whole seconds, rounded up, up to 30 days.
+
+    :param str name: the argument, for the error
+    :param value: seconds, or a :class:`datetime.timedelta`
+    :raises ValueError: if it is none, or out of bounds
+
+    """
+    whole = math.ceil(seconds(name, value))
+    if not least <= whole <= MONTH:
+        raise ValueError(
+            f'{name} is {value!r}; expected {least} to {MONTH} seconds'
+        )
+    return whole
+
+
+def _from_delta(seconds: float) -> int:
+    if seconds < 0:
+        return protocol.EXPIRED
+    # A part of a second counts as one: 0 would be never.
+    whole = math.ceil(seconds)
+    if whole <= MONTH:
+        return whole
+    return min(int(clock.time()) + whole, LATEST_DATE)
+
+
+def check_no_delay(time: typing.Any) -> None:
+    """Refuse the delay of ``delete`` that memcached gave up in 1.4.
+
+    :raises ValueError: if there is one, or if it is no number
+
+    """
+    if time is None or (isinstance(time, numbers.Real) and time == 0):
+        return
+    raise ValueError(
+        f'time is {time!r}; memcached does not delay deletions any more, None'
+        ' or 0 expected'
+    )
+
+
+def delta(value: typing.Any) -> int:
+    """Return by how much a number is to change.
+
+    :raises ValueError: if it is no whole number from 0 to 2**64 - 1
+
+    """
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise ValueError(
+            f'delta is {value!r}; expected a whole number'
+        ) from None
+    if not 0 <= whole <= MAX_DELTA:
+        raise ValueError(f'delta is {value!r}; expected 0 to 2**64 - 1')
+    return whole

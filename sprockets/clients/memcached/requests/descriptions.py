@@ -1,0 +1,392 @@
+"""What a method asks of the servers, described: either face can run it.
+
+A description says which commands a call consists of, where they go, and what
+its result is.  It knows neither a socket nor a loop: a face sends the
+commands, by way of threads or of batches.
+
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections import abc
+
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.requests import tokens
+from sprockets.clients.memcached.servers import cluster, endpoints
+from sprockets.clients.memcached.wire import protocol
+
+MAX_KEYS = 1000
+"""The most keys that one command is about."""
+
+DROP = protocol.Verb('set', {b'DELETED': 0, b'NOT_FOUND': 0}, True)
+"""A ``set`` of a value that is too large: the old one is served no more."""
+
+T = typing.TypeVar('T')
+R = typing.TypeVar('R')
+"""What the caller of a method gets."""
+
+
+class One(typing.Generic[R]):
+    """A command for the server of one key.
+
+    :ivar name: the method
+    :ivar command: None if nothing is to be sent, for it has failed already
+    :ivar route: the key as it is sent
+    :ivar only: the one server that it may be sent to, None for any
+    :ivar wanted: the reply of which python-memcached prints all others while
+        its ``debug`` is set
+
+    """
+
+    __slots__ = ('command', 'name', 'only', 'route', 'wanted')
+
+    def __init__(
+        self,
+        name: str,
+        command: protocol.Command | None,
+        route: cluster.Route,
+        only: endpoints.Endpoint | None = None,
+        wanted: str = '',
+    ) -> None:
+        self.name = name
+        self.command = command
+        self.route = route
+        self.only = only
+        self.wanted = wanted
+
+    def note(
+        self, command: protocol.Command, endpoint: endpoints.Endpoint | None
+    ) -> None:
+        """Take note of what came, if the caller still waits for it.
+
+        It is called in the caller's thread.
+
+        :param Endpoint endpoint: the server, None if it was sent to none
+
+        """
+
+    def weight(self, command: protocol.Command) -> int:
+        """Return how much :meth:`unpack` has to do; see values.weight."""
+        return 0
+
+    def unpack(self, command: protocol.Command) -> R:
+        """Return what the caller gets; it may be called in any thread."""
+        return typing.cast(R, command.result)
+
+    @property
+    def failure(self) -> R:
+        """What the caller gets where there is nothing to be sent."""
+        return typing.cast(R, 0)
+
+
+class Silent(One[int | None]):
+    """A command of whose result the caller wants to know nothing."""
+
+    __slots__ = ()
+
+    def unpack(self, command: protocol.Command) -> None:
+        """Return what ``noreply`` promises."""
+
+
+class Read(One[typing.Any]):
+    """A command that brings the value of its key, or the default."""
+
+    __slots__ = ('_codec', '_default')
+
+    def __init__(
+        self,
+        name: str,
+        command: protocol.Get,
+        route: cluster.Route,
+        codec: values.Codec,
+        default: typing.Any = None,
+    ) -> None:
+        super().__init__(name, command, route)
+        self._codec = codec
+        self._default = default
+
+    def weight(self, command: protocol.Command) -> int:
+        return values.weight_of(_found(command).values())
+
+    def unpack(self, command: protocol.Command) -> typing.Any:
+        item = _found(command).get(self.route.key)
+        return self._codec.value_of(item, self._default)
+
+
+class ReadForCas(Read):
+    """A read after which a ``cas`` of the same scope may store a value."""
+
+    __slots__ = ('_saw',)
+
+    def __init__(
+        self,
+        name: str,
+        command: protocol.Get,
+        route: cluster.Route,
+        codec: values.Codec,
+        saw: tokens.Tokens,
+    ) -> None:
+        super().__init__(name, command, route, codec)
+        self._saw = saw
+
+    def note(
+        self, command: protocol.Command, endpoint: endpoints.Endpoint | None
+    ) -> None:
+        self._saw.remember(
+            self.route, typing.cast(protocol.Get, command), endpoint
+        )
+
+
+class Many(typing.Generic[R]):
+    """Commands for the servers of many keys.
+
+    :ivar name: the method
+    :ivar keys: the keys as they are sent
+
+    """
+
+    def __init__(self, name: str, keys: cluster.Keys) -> None:
+        self.name = name
+        self.keys = keys
+
+    def commands_for(
+        self, places: abc.Sequence[int]
+    ) -> list[protocol.Command]:
+        """Return the commands for the keys at some places, in order.
+
+        All of them are keys of the same server.
+
+        """
+        raise NotImplementedError
+
+    def fit(self, places: abc.Sequence[int], size: int) -> int:
+        """Return for how many of these keys one command is best.
+
+        :param int size: the most bytes of a request, unless it is for one key
+
+        """
+        return min(len(places), MAX_KEYS)
+
+    def weight(self, command: protocol.Command) -> int:
+        """Return how much :meth:`unpack` has to do; see values.weight."""
+        return 0
+
+    def unpack(self, command: protocol.Command) -> None:
+        """Take what a command brought that was sent and is over.
+
+        It may be called in any thread, for several commands at once.
+
+        """
+        raise NotImplementedError
+
+    def result(self) -> R:
+        """Return what the caller gets, put together of what was taken."""
+        raise NotImplementedError
+
+
+class ReadMany(Many[dict[typing.Any, typing.Any]]):
+    """Commands that bring the values of many keys.
+
+    Each key gets a value of its own, though others share its bytes.
+
+    :param list originals: the keys as they were given
+    :raises TypeError: if one of them cannot be the key of a dict
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        originals: abc.Sequence[typing.Any],
+        keys: cluster.Keys,
+        codec: values.Codec,
+    ) -> None:
+        super().__init__(name, keys)
+        # What is wrong with it as a dict's key is said before it is asked for.
+        dict.fromkeys(originals)
+        self._originals = originals
+        self._codec = codec
+        self._places: dict[protocol.Command, abc.Sequence[int]] = {}
+        self._values: list[typing.Any] = [values.MISS] * len(originals)
+
+    def commands_for(
+        self, places: abc.Sequence[int]
+    ) -> list[protocol.Command]:
+        commands: list[protocol.Command] = []
+        for some in _chunks(places):
+            wanted = dict.fromkeys(_at(some, self.keys.keys))
+            command = protocol.Get(wanted)
+            self._places[command] = some
+            commands.append(command)
+        return commands
+
+    def weight(self, command: protocol.Command) -> int:
+        return values.weight_of(_found(command).values())
+
+    def unpack(self, command: protocol.Command) -> None:
+        places = self._places[command]
+        keys = _at(places, self.keys.keys)
+        made = self._codec.values_of(keys, _found(command))
+        for place, value in zip(places, made, strict=True):
+            self._values[place] = value
+
+    def result(self) -> dict[typing.Any, typing.Any]:
+        miss = values.MISS
+        return {
+            original: value
+            for original, value in zip(
+                self._originals, self._values, strict=True
+            )
+            if value is not miss
+        }
+
+
+class WriteMany(Many[R]):
+    """Commands of one verb for many keys.
+
+    :param Verb verb: what all of them are
+    :param list originals: the keys as they were given
+    :param list requests: the request for each key
+    :param set dropped: the places of the keys whose value is too large: what
+        there is in its place is deleted, but nothing is stored
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        originals: abc.Sequence[typing.Any],
+        keys: cluster.Keys,
+        verb: protocol.Verb,
+        requests: abc.Sequence[bytes],
+        dropped: abc.Set[int] = frozenset(),
+    ) -> None:
+        super().__init__(name, keys)
+        self._originals = originals
+        self._verb = verb
+        self._requests = requests
+        self._dropped = dropped
+        self._places: dict[protocol.Command, abc.Sequence[int]] = {}
+        self._succeeded: set[int] = set()
+
+    def commands_for(
+        self, places: abc.Sequence[int]
+    ) -> list[protocol.Command]:
+        commands: list[protocol.Command] = []
+        for some in _chunks(places):
+            if self._dropped:
+                dropped = [p for p in some if p in self._dropped]
+                some = [p for p in some if p not in self._dropped]
+                if dropped:
+                    commands.append(self._many(DROP, dropped))
+            if some:
+                commands.append(self._many(self._verb, some))
+        return commands
+
+    def fit(self, places: abc.Sequence[int], size: int) -> int:
+        for number, place in enumerate(places[:MAX_KEYS]):
+            size -= len(self._requests[place])
+            if size < 0:
+                return max(number, 1)
+        return min(len(places), MAX_KEYS)
+
+    def _many(
+        self, verb: protocol.Verb, places: abc.Sequence[int]
+    ) -> protocol.Many:
+        command = protocol.Many(verb, _at(places, self._requests))
+        self._places[command] = places
+        return command
+
+    def unpack(self, command: protocol.Command) -> None:
+        command = typing.cast(protocol.Many, command)
+        places = self._places[command]
+        succeeded = {*places[: command.done]}
+        succeeded.difference_update([places[at] for at in command.failed])
+        self._succeeded |= succeeded
+
+    def failed(self) -> list[typing.Any]:
+        """Return the keys, as they were given, whose command failed."""
+        succeeded = self._succeeded
+        if len(succeeded) == len(self._originals):
+            return []
+        return [
+            original
+            for place, original in enumerate(self._originals)
+            if place not in succeeded
+        ]
+
+
+class StoreMany(WriteMany[list[typing.Any]]):
+    """Commands that store, whose result is what was not stored."""
+
+    def result(self) -> list[typing.Any]:
+        return self.failed()
+
+
+class DeleteMany(WriteMany[int]):
+    """Commands that delete, whose result is whether all succeeded."""
+
+    def result(self) -> int:
+        return int(not self.failed())
+
+
+@dataclasses.dataclass(frozen=True)
+class Everywhere(typing.Generic[R]):
+    """A command for every server that is up."""
+
+    name: str
+    """The method."""
+    make: abc.Callable[[], protocol.Command]
+    """Returns the command, another one for each server."""
+    result: abc.Callable[
+        [abc.Mapping[endpoints.Endpoint, protocol.Command]], R
+    ]
+    """Returns what the caller gets, of the commands that were sent.
+
+    It raises :exc:`ValueError` if a server says that the call is at fault.
+
+    """
+
+
+def outcome(
+    keys: abc.Sequence[bytes],
+    done: abc.Iterable[protocol.Command],
+) -> tuple[BaseException | None, int, int]:
+    """Return an error if there was one, the hits, and the misses of reads.
+
+    :param keys: all that the call is about
+    :param done: the commands that were sent
+
+    """
+    error: BaseException | None = None
+    hits = asked = reached = 0
+    for command in done:
+        error = error or command.error
+        reached += command.count
+        if isinstance(command, protocol.Get):
+            hits += len(command.found)
+            asked += (
+                len(command.keys) if command.answered else len(command.found)
+            )
+    # Keys that were given twice are read once.
+    if reached < len(keys) and reached < len({*keys}):
+        error = error or endpoints.UnavailableError('no server is up')
+    return error, hits, asked - hits
+
+
+def _found(command: protocol.Command) -> dict[bytes, protocol.Item]:
+    return typing.cast(protocol.Get, command).found
+
+
+def _at(places: abc.Sequence[int], items: abc.Sequence[T]) -> abc.Sequence[T]:
+    """Return the items at some places."""
+    if isinstance(places, range) and places.step == 1:
+        return items[places.start : places.stop]
+    return [items[place] for place in places]
+
+
+def _chunks(places: abc.Sequence[T]) -> abc.Iterator[abc.Sequence[T]]:
+    for at in range(0, len(places), MAX_KEYS):
+        yield places[at : at + MAX_KEYS]

@@ -1,0 +1,238 @@
+"""Keys and values, checked, as they are sent."""
+
+from __future__ import annotations
+
+import logging
+import re
+import typing
+from collections import abc
+
+import memcache
+
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.wire import protocol
+
+LOGGER = logging.getLogger(__name__)
+
+_KEY_CHARACTERS = re.compile(rb'[\x21-\x7e\x80-\xff]+')
+
+_PLAIN = {str, int}
+"""Types of keys of which the text is what is sent."""
+
+
+class Name:
+    """A key that is used again and again, and what it is on the wire.
+
+    :param str key: the key
+
+    """
+
+    __slots__ = ('key', 'sent')
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.sent: tuple[object, bytes] = (None, b'')
+        """The :attr:`Encoding.rules` by which it was last encoded, and what
+        it was then."""
+
+
+class Encoding:
+    """How one client's keys and values are sent.
+
+    The attributes are the constructor arguments of :class:`memcache.Client`
+    of the same name.
+
+    :param Codec codec: turns values into bytes
+    :param bytes prefix: put before every key
+
+    """
+
+    def __init__(self, codec: values.Codec, prefix: bytes = b'') -> None:
+        self.rules = object()
+        """Another one each time that keys may be encoded in another way."""
+        self.codec = codec
+        self.prefix = prefix
+        self.do_check_key = True
+        self.key_encoder: abc.Callable[[typing.Any], typing.Any] | None = None
+        self.server_max_key_length = memcache.SERVER_MAX_KEY_LENGTH
+
+    def __setattr__(self, name: str, value: typing.Any) -> None:
+        # What was remembered of keys does not count any more.
+        super().__setattr__(name, value)
+        super().__setattr__('rules', object())
+
+    def key(self, key: typing.Any) -> bytes | None:
+        """Return the bytes of a plain key, None if it wants a closer look."""
+        if (
+            type(key) is str
+            and key.isascii()
+            and key.isprintable()
+            and ' ' not in key
+            and self.key_encoder is None
+        ):
+            encoded = self.prefix + key.encode()
+            if len(key) > 0 and len(encoded) <= self.server_max_key_length:
+                return encoded
+        return None
+
+    def route(self, key: typing.Any) -> cluster.Route:
+        """Return the key as it is sent, and the hash that came with it.
+
+        :param key: text, bytes, or a tuple of a hash and one of them
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+
+        """
+        encoded = self.key(key)
+        if encoded is not None:
+            return cluster.Route(encoded, None)
+        key, hashed = self._split(key)
+        return cluster.Route(
+            self._joined(self.prefix, self._encoded(key)), hashed
+        )
+
+    def encoded_name(self, name: Name) -> bytes | None:
+        """Return what :meth:`key` does, and remember it with the name.
+
+        What a ``key_encoder`` makes of a key may differ the next time.
+
+        """
+        rules = self.rules
+        encoded = self.key(name.key)
+        if encoded is not None:
+            # Both at once, for the sake of other threads.
+            name.sent = rules, encoded
+        return encoded
+
+    def keys(
+        self, originals: abc.Sequence[typing.Any], key_prefix: typing.Any
+    ) -> cluster.Keys:
+        """Return the keys of a ``*_multi`` method as they are sent.
+
+        Here a key may be anything, a number say: its ``str()`` is sent.
+
+        :raises memcache.Client.MemcachedKeyError: what is wrong with a key
+
+        """
+        prefix = self._encoded(key_prefix)
+        if prefix != b'':
+            self._check_prefix(prefix)
+        prefix = self.prefix + prefix
+        keys = self._plain_keys(originals, prefix)
+        if keys is not None:
+            return cluster.Keys(keys, None)
+        keys = []
+        hashes = []
+        for original in originals:
+            key, hashed = self._split(original)
+            encoded = self._encoded(key)
+            if encoded is not None and not isinstance(encoded, bytes):
+                encoded = str(encoded).encode('utf-8')
+            keys.append(self._joined(prefix, encoded))
+            hashes.append(hashed)
+        return cluster.Keys(keys, hashes)
+
+    def _plain_keys(
+        self, originals: abc.Sequence[typing.Any], prefix: bytes
+    ) -> list[bytes] | None:
+        """Return the bytes of keys if all are plain, as :meth:`key` does.
+
+        They are looked at as one text, for which Python needs no loop.
+
+        """
+        kinds = {*map(type, originals)}
+        if self.key_encoder is not None or not kinds or kinds - _PLAIN:
+            return None
+        texts = originals if kinds == {str} else [*map(str, originals)]
+        sizes = {*map(len, texts)}
+        text = ''.join(texts)
+        if (
+            not text.isascii()
+            or not text.isprintable()
+            or ' ' in text
+            or 0 in sizes
+            or len(prefix) + max(sizes) > self.server_max_key_length
+        ):
+            return None
+        start = prefix.decode('latin-1')
+        between = f' {start}'
+        encoded = f'{start}{between.join(texts)}'.encode('latin-1')
+        return encoded.split(b' ')
+
+    def _split(self, key: typing.Any) -> tuple[typing.Any, int | None]:
+        """Return what ``key_encoder`` makes of a key, and the hash for it.
+
+        Either may be a tuple with a hash; the encoder's is the last word.
+
+        """
+        key, hashed = _split(key)
+        if self.key_encoder is not None:
+            key = self.key_encoder(key)
+            if isinstance(key, tuple):
+                return _split(key)
+        return key, hashed
+
+    def _encoded(self, key: typing.Any) -> typing.Any:
+        return key.encode('utf-8') if isinstance(key, str) else key
+
+    def _check_prefix(self, prefix: typing.Any) -> None:
+        self._checked(prefix, len(self.prefix))
+
+    def _joined(self, prefix: bytes, key: typing.Any) -> bytes:
+        """Return a key with what goes before it, as it is sent."""
+        return prefix + self._checked(key, len(prefix))
+
+    def _checked(self, key: typing.Any, extra: int) -> bytes:
+        limit = self.server_max_key_length
+        if (
+            type(key) is bytes
+            and len(key) + extra <= limit
+            and _KEY_CHARACTERS.fullmatch(key)
+        ):
+            # As most are, in fewer steps.
+            return key
+        if self.do_check_key or not isinstance(key, bytes):
+            memcache.Client.check_key(self, key, extra)
+        # check_key lets a newline at the end pass, which would end the
+        # command and begin another.
+        if not _KEY_CHARACTERS.fullmatch(key):
+            raise memcache.Client.MemcachedKeyCharacterError(
+                f'Control/space characters not allowed (key={key!r})'
+            )
+        return typing.cast(bytes, key)
+
+    def encoded(
+        self, verb: protocol.Verb, value: typing.Any, min_compress_len: int
+    ) -> tuple[int, bytes] | None:
+        """Return the flags and the bytes of a value, None if it is too large.
+
+        :raises Exception: what pickling raises for what cannot be pickled
+
+        """
+        flags, data = self.codec.encode(
+            value,
+            # What is appended becomes a part of another value.
+            -1
+            if verb is protocol.APPEND or verb is protocol.PREPEND
+            else min_compress_len,
+        )
+        limit = self.codec.max_length
+        if limit and len(data) > limit:
+            LOGGER.warning(
+                'A value of %d bytes is not stored, %d are the limit',
+                len(data),
+                limit,
+            )
+            return None
+        return flags, data
+
+
+def _split(key: typing.Any) -> tuple[typing.Any, int | None]:
+    """Return the key and the hash of a ``(hash, key)``."""
+    if not isinstance(key, tuple):
+        return key, None
+    if len(key) != 2 or not isinstance(key[0], int):
+        raise memcache.Client.MemcachedKeyTypeError(
+            f'{key!r} is not a tuple of a whole number and a key'
+        )
+    return key[1], key[0]

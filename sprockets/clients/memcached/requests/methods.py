@@ -1,0 +1,276 @@
+"""Each method once: its arguments, checked, as what is asked of the servers.
+
+Whatever is wrong with an argument raises here, before anything is sent.  How
+the methods are called, and what they return, is said where they are public:
+:class:`~sprockets.clients.memcached.Client`.
+
+"""
+
+from __future__ import annotations
+
+import typing
+from collections import abc
+
+from sprockets.clients.memcached.requests import (
+    arguments,
+    descriptions,
+    encodings,
+    statistics,
+    tokens,
+)
+from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.wire import protocol
+
+T = typing.TypeVar('T')
+
+# Reading
+
+
+def gets(
+    encoding: encodings.Encoding, key: typing.Any, saw: tokens.Tokens
+) -> descriptions.One[typing.Any]:
+    route = encoding.route(key)
+    command = protocol.Get((route.key,), 'gets')
+    return descriptions.ReadForCas('gets', command, route, encoding.codec, saw)
+
+
+def gat(
+    encoding: encodings.Encoding,
+    key: typing.Any,
+    time: typing.Any,
+    default: typing.Any,
+) -> descriptions.One[typing.Any]:
+    route = encoding.route(key)
+    command = protocol.Get((route.key,), 'gat', arguments.exptime(time))
+    return descriptions.Read('gat', command, route, encoding.codec, default)
+
+
+def gats(
+    encoding: encodings.Encoding,
+    key: typing.Any,
+    time: typing.Any,
+    saw: tokens.Tokens,
+) -> descriptions.One[typing.Any]:
+    route = encoding.route(key)
+    command = protocol.Get((route.key,), 'gats', arguments.exptime(time))
+    return descriptions.ReadForCas('gats', command, route, encoding.codec, saw)
+
+
+def get_multi(
+    encoding: encodings.Encoding,
+    keys: abc.Iterable[typing.Any],
+    key_prefix: typing.Any,
+) -> descriptions.Many[dict[typing.Any, typing.Any]]:
+    originals = list(keys)
+    encoded = encoding.keys(originals, key_prefix)
+    return descriptions.ReadMany(
+        'get_multi', originals, encoded, encoding.codec
+    )
+
+
+# Writing
+
+
+def store(
+    verb: protocol.Verb,
+    encoding: encodings.Encoding,
+    key: typing.Any,
+    val: typing.Any,
+    time: typing.Any,
+    min_compress_len: typing.Any,
+) -> descriptions.One[int]:
+    """Describe ``set``, ``add``, ``replace``, ``append`` and ``prepend``."""
+    route = encoding.route(key)
+    when = arguments.exptime(time)
+    data = encoding.encoded(verb, val, min_compress_len)
+    command: protocol.Command | None = None
+    if data is not None:
+        command = protocol.store(verb, route.key, data[0], when, data[1])
+    elif verb is protocol.SET:
+        # The old value is served no more.
+        request = protocol.delete_request(route.key)
+        command = protocol.Line(descriptions.DROP, request)
+    return descriptions.One(verb.name, command, route, wanted='STORED')
+
+
+def cas(
+    encoding: encodings.Encoding,
+    key: typing.Any,
+    val: typing.Any,
+    time: typing.Any,
+    min_compress_len: typing.Any,
+    saw: tokens.Tokens,
+) -> descriptions.One[int]:
+    route = encoding.route(key)
+    return cas_of(encoding, route, val, time, min_compress_len, saw)
+
+
+def cas_of(
+    encoding: encodings.Encoding,
+    route: cluster.Route,
+    val: typing.Any,
+    time: typing.Any,
+    min_compress_len: typing.Any,
+    saw: tokens.Tokens,
+) -> descriptions.One[int]:
+    """Describe ``cas`` of a key that is checked and encoded already."""
+    when = arguments.exptime(time)
+    data = encoding.encoded(protocol.CAS, val, min_compress_len)
+    token = saw.take(route)
+    command: protocol.Command | None = None
+    if data is not None and token.endpoint is not None:
+        if token.unique is None:
+            command = protocol.store(
+                protocol.ADD, route.key, data[0], when, data[1]
+            )
+        else:
+            command = protocol.compare_and_swap(
+                route.key,
+                data[0],
+                when,
+                data[1],
+                token.unique,
+                token.incarnation,
+            )
+    return descriptions.One('cas', command, route, token.endpoint)
+
+
+def set_multi(
+    encoding: encodings.Encoding,
+    mapping: abc.Mapping[typing.Any, typing.Any],
+    time: typing.Any,
+    key_prefix: typing.Any,
+    min_compress_len: typing.Any,
+) -> descriptions.Many[list[typing.Any]]:
+    when = arguments.exptime(time)
+    originals = list(mapping)
+    keys = encoding.keys(originals, key_prefix)
+    requests: list[bytes] = []
+    put = requests.append
+    dropped = set()
+    for place, key in enumerate(keys.keys):
+        try:
+            data = encoding.encoded(
+                protocol.SET, mapping[originals[place]], min_compress_len
+            )
+        except Exception as error:
+            _name_key(error, originals[place])
+            raise
+        if data is None:
+            dropped.add(place)
+            put(protocol.delete_request(key))
+        else:
+            flags, value = data
+            put(
+                b'set %b %d %d %d\r\n%b\r\n'
+                % (key, flags, when, len(value), value)
+            )
+    return descriptions.StoreMany(
+        'set_multi', originals, keys, protocol.SET, requests, dropped
+    )
+
+
+def _name_key(error: Exception, key: typing.Any) -> None:
+    """Make an error say which key's value it is about."""
+    if isinstance(error, UnicodeEncodeError):
+        error.reason += f', in the value of {key!r}'
+    elif error.args and isinstance(error.args[0], str):
+        error.args = (f'value of {key!r}: {error.args[0]}', *error.args[1:])
+    elif hasattr(error, 'add_note'):
+        error.add_note(f'This was the value of {key!r}.')
+
+
+# Numbers
+
+
+def count(
+    verb: protocol.Verb,
+    encoding: encodings.Encoding,
+    key: typing.Any,
+    delta: typing.Any,
+    noreply: typing.Any,
+) -> descriptions.One[int | None]:
+    """Describe ``incr`` and ``decr``."""
+    route = encoding.route(key)
+    command = protocol.count(verb, route.key, arguments.delta(delta))
+    if noreply:
+        return descriptions.Silent(verb.name, command, route)
+    return descriptions.One(verb.name, command, route)
+
+
+# Expiry and deletion
+
+
+def touch(
+    encoding: encodings.Encoding, key: typing.Any, time: typing.Any
+) -> descriptions.One[int]:
+    route = encoding.route(key)
+    command = protocol.touch(route.key, arguments.exptime(time))
+    return descriptions.One('touch', command, route)
+
+
+def delete(
+    encoding: encodings.Encoding, key: typing.Any, time: typing.Any
+) -> descriptions.One[int]:
+    arguments.check_no_delay(time)
+    route = encoding.route(key)
+    return descriptions.One('delete', protocol.delete(route.key), route)
+
+
+def delete_multi(
+    encoding: encodings.Encoding,
+    keys: abc.Iterable[typing.Any],
+    time: typing.Any,
+    key_prefix: typing.Any,
+) -> descriptions.Many[int]:
+    arguments.check_no_delay(time)
+    originals = list(keys)
+    encoded = encoding.keys(originals, key_prefix)
+    return descriptions.DeleteMany(
+        'delete_multi',
+        originals,
+        encoded,
+        protocol.DELETE_ANY,
+        [*map(protocol.delete_request, encoded.keys)],
+    )
+
+
+# Servers
+
+
+def flush_all() -> descriptions.Everywhere[None]:
+    return descriptions.Everywhere(
+        'flush_all', protocol.flush_all, lambda asked: None
+    )
+
+
+def get_stats(
+    servers: cluster.Cluster, argument: typing.Any
+) -> descriptions.Everywhere[statistics.Pairs]:
+    return _get_stats('get_stats', servers, argument, lambda pairs: pairs)
+
+
+def get_slab_stats(
+    servers: cluster.Cluster,
+) -> descriptions.Everywhere[statistics.BySlab]:
+    return _get_stats('get_slab_stats', servers, 'slabs', statistics.by_slab)
+
+
+def get_slabs(
+    servers: cluster.Cluster,
+) -> descriptions.Everywhere[statistics.BySlab]:
+    return _get_stats('get_slabs', servers, 'items', statistics.items_by_slab)
+
+
+def _get_stats(
+    name: str,
+    servers: cluster.Cluster,
+    argument: typing.Any,
+    arrange: abc.Callable[[statistics.Pairs], T],
+) -> descriptions.Everywhere[T]:
+    words = statistics.argument(argument)
+    return descriptions.Everywhere(
+        name,
+        lambda: protocol.Statistics(words),
+        lambda asked: arrange(statistics.of(servers.servers, asked)),
+    )
