@@ -38,6 +38,7 @@ import re
 import select
 import socket
 import struct
+import sys
 import threading
 
 SECONDS = 10
@@ -66,6 +67,38 @@ class Do(enum.Enum):
     CLOSE = 'close the connection, after all that was sent'
     RESET = 'reset the connection'
     STALL = 'go on when release() is called'
+
+
+@contextlib.contextmanager
+def interrupted(at):
+    """Press Ctrl-C at some point of what is done in this thread.
+
+    The points are those at which an interpreter sees to signals: where a
+    function is entered, and where one of C's returns.
+
+    :param int at: the number of the point, from 1
+    :return: a list that has something in it once it has come
+
+    """
+    left = at
+    seen = []
+
+    def look(frame, event, argument):
+        nonlocal left
+        own = frame.f_code.co_filename in (contextlib.__file__, __file__)
+        if event in ('call', 'c_return') and not own:
+            left -= 1
+            if left == 0:
+                seen.append(frame.f_code.co_name)
+                raise KeyboardInterrupt
+
+    sys.setprofile(look)
+    try:
+        yield seen
+    except KeyboardInterrupt:
+        assert seen
+    finally:
+        sys.setprofile(None)
 
 
 def cut(at, end=Do.CLOSE):

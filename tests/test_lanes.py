@@ -12,12 +12,13 @@ import faults
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached.loop import batches, lanes, turns
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.loop import batches, lanes, permits
 from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.wire import connection, protocol
 
 SMALL = ['x' * 10]
-LARGE = ['x' * (batches.HEAVY + 1)]
+LARGE = ['x' * (values.HEAVY + 1)]
 
 
 class Threads(concurrent.futures.ThreadPoolExecutor):
@@ -151,7 +152,7 @@ def test_deserializing_much_is_a_threads(server):
         _, more, large = serializer.threads
         assert more == here != large
         # Some of middling size are much, too.
-        third = ['x' * (batches.HEAVY // 3)]
+        third = ['x' * (values.HEAVY // 3)]
         await client.set('third', third)
         calls = [client.get('third') for _ in range(5)]
         assert await asyncio.gather(*calls) == [third] * 5
@@ -262,7 +263,7 @@ def test_a_loop_that_is_late_does_not_blame_the_server(server):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         time.sleep(0.4)  # noqa: ASYNC251
-        (lane,) = client._engine.lanes.values()
+        (lane,) = client._engine.state.lanes.values()
         lane._look()
         assert await call == 'value'
         (endpoint,) = client._engine.cluster.endpoints
@@ -363,7 +364,7 @@ def test_an_interrupt_in_the_loop(proxy, place):
     places = {
         'read': (protocol.Get, 'read'),
         'send': (connection.Connection, '_send'),
-        'leave': (lanes.Lane, '_first'),
+        'leave': (batches.Batch, 'begin'),
         'sent': (lanes.Lane, '_attend'),
     }
 
@@ -388,8 +389,8 @@ def test_an_interrupt_in_the_loop(proxy, place):
         assert loop.run_until_complete(call('get', 'two')) == 2
         (endpoint,) = client._engine.cluster.endpoints
         assert endpoint.retry_at is None
-        (lane,) = client._engine.lanes.values()
-        assert lane._turns._free == lane._turns.limit
+        (lane,) = client._engine.state.lanes.values()
+        assert lane.permits.free == lane.permits.limit
         loop.run_until_complete(call('close'))
         assert connections(client) == 0
         proxy.wait_for(lambda: not proxy.open)
@@ -486,87 +487,160 @@ def test_nothing_is_left_to_the_collector(server, name):
     run(main, server)
 
 
-# Turns
+# Permits
 
 
-class Lane:
-    """Takes a turn whenever it is told that there may be one."""
+class Waiter:
+    """Takes a permit whenever it is told that there may be one."""
 
     def __init__(self, loop, of):
         self.loop = loop
         self.of = of
-        self.turns = 0
-        self.told = 0
+        self.permits = []
+        self.permit = None
+
+    @property
+    def number(self):
+        return len(self.permits)
 
     def leave(self):
-        self.told += 1
-        self.turns += self.of.take(self)
+        if self.of.take(self, self):
+            self.permits.append(self.permit)
 
 
-def test_turns_are_taken_in_order():
-    """Whoever waits longest is next, and a lane that just had one is not."""
+def test_permits_are_had_in_order():
+    """Whoever waits longest is next, and who just had one is not."""
 
     async def main():
         loop = asyncio.get_running_loop()
-        of = turns.Turns(1)
-        lanes = [Lane(loop, of) for _ in range(3)]
-        for lane in lanes:
-            lane.leave()
-        assert [lane.turns for lane in lanes] == [1, 0, 0]
-        of.give_back()
-        # It is the second's, which was told and will take it.
-        lanes[0].leave()
+        of = permits.Permits(1)
+        waiters = [Waiter(loop, of) for _ in range(3)]
+        for waiter in waiters:
+            waiter.leave()
+        assert [waiter.number for waiter in waiters] == [1, 0, 0]
+        waiters[0].permits[0].release()
+        # It is for the second one, which was told and will take it.
+        waiters[0].leave()
         await asyncio.sleep(0)
-        assert [lane.turns for lane in lanes] == [1, 1, 0]
-        of.give_back()
+        assert [waiter.number for waiter in waiters] == [1, 1, 0]
+        waiters[1].permits[0].release()
         await asyncio.sleep(0)
-        assert [lane.turns for lane in lanes] == [1, 1, 1]
-        of.give_back()
+        assert [waiter.number for waiter in waiters] == [1, 1, 1]
+        waiters[2].permits[0].release()
         await asyncio.sleep(0)
-        assert [lane.turns for lane in lanes] == [2, 1, 1]
+        assert [waiter.number for waiter in waiters] == [2, 1, 1]
 
     asyncio.run(main())
 
 
-def test_a_lane_that_waits_no_more_is_passed_over():
+def test_who_waits_no_more_is_passed_over():
     """It said so, it is gone, or its loop is closed."""
 
     async def main():
         closed = asyncio.new_event_loop()
         closed.close()
         loop = asyncio.get_running_loop()
-        of = turns.Turns(1)
+        of = permits.Permits(1)
         holder, one, two, three, last = (
-            Lane(each, of) for each in (loop, loop, loop, closed, loop)
+            Waiter(each, of) for each in (loop, loop, loop, closed, loop)
         )
-        for lane in (holder, one, two, three, last):
-            lane.leave()
+        for waiter in (holder, one, two, three, last):
+            waiter.leave()
         of.withdraw(one)
         gone = weakref.ref(two)
-        del two, lane
+        del two, waiter
         gc.collect()
         assert gone() is None
-        of.give_back()
-        await asyncio.sleep(0)
-        assert (one.turns, three.turns, last.turns) == (0, 0, 1)
+        holder.permits[0].release()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (one.number, three.number, last.number) == (0, 0, 1)
 
     asyncio.run(main())
 
 
-def test_turns_at_once():
+def test_permits_at_once():
     """As many as there are, and with more than one free more are told."""
 
     async def main():
         loop = asyncio.get_running_loop()
-        of = turns.Turns(2)
-        lanes = [Lane(loop, of) for _ in range(4)]
-        for lane in lanes:
-            lane.leave()
-        assert [lane.turns for lane in lanes] == [1, 1, 0, 0]
-        of.give_back()
-        of.give_back()
+        of = permits.Permits(2)
+        waiters = [Waiter(loop, of) for _ in range(4)]
+        for waiter in waiters:
+            waiter.leave()
+        assert [waiter.number for waiter in waiters] == [1, 1, 0, 0]
+        for waiter in waiters[:2]:
+            waiter.permits[0].release()
         for _ in range(3):
             await asyncio.sleep(0)
-        assert [lane.turns for lane in lanes] == [1, 1, 1, 1]
+        assert [waiter.number for waiter in waiters] == [1, 1, 1, 1]
 
     asyncio.run(main())
+
+
+def test_a_permit_is_released_once():
+    """Whoever does so once more changes nothing, in whatever thread."""
+
+    async def main():
+        of = permits.Permits(2)
+        waiter = Waiter(asyncio.get_running_loop(), of)
+        waiter.leave()
+        waiter.leave()
+        first, second = waiter.permits
+        first.release()
+        await asyncio.gather(
+            *[asyncio.to_thread(first.release) for _ in range(8)]
+        )
+        assert of.free == 1
+        second.release()
+        assert of.free == 2
+
+    asyncio.run(main())
+
+
+def test_nobody_stands_back_for_a_loop_that_rests():
+    """It was first, and will be told too, but it does not run."""
+    of = permits.Permits(1)
+    rests = asyncio.new_event_loop()
+    try:
+        first = Waiter(rests, of)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            holder, second = (Waiter(loop, of) for _ in range(2))
+            holder.leave()
+            first.leave()
+            second.leave()
+            holder.permits[0].release()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert second.number == 1
+            second.permits[0].release()
+
+        asyncio.run(main())
+        assert first.number == 0
+        rests.run_until_complete(asyncio.sleep(0))
+        assert first.number == 1
+    finally:
+        rests.close()
+
+
+# A batch
+
+
+def test_a_batch_goes_from_state_to_state():
+    """Each state leads to those that the table says, and to no other."""
+    every = {*batches.TRANSITIONS}
+    assert every == {
+        state for after in batches.TRANSITIONS.values() for state in after
+    } | {batches.GATHERING}
+    for state, after in batches.TRANSITIONS.items():
+        for other in every:
+            batch = batches.Batch(mock.Mock(), mock.Mock(), 0, None)
+            batch.state = state
+            if other in after:
+                batch.become(other)
+                assert batch.state == other
+            else:
+                with pytest.raises(RuntimeError, match=f'{state} .* {other}'):
+                    batch.become(other)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import typing
 from collections import abc
 
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.loop import futures, permits
+from sprockets.clients.memcached.servers import (
+    connections,
+    endpoints,
+    health,
+    journey,
+)
 from sprockets.clients.memcached.watch import counters, observers
 from sprockets.clients.memcached.wire import connection, protocol
 
@@ -22,30 +27,49 @@ MAX_BYTES = 512 * 1024
 """Bytes of the requests of one batch, and of its replies as far as earlier
 ones let expect; a single call that is larger travels alone."""
 
-HEAVY = 64 * 1024
-"""Bytes of values to deserialize that are too many for the loop."""
+GATHERING = 'gathering'
+"""Calls join it."""
+FULL = 'full'
+"""It waits to leave, and nobody joins any more."""
+IN_LOOP = 'in the loop'
+"""The loop has begun its exchange, and reads what comes."""
+IN_THREAD = 'in a thread'
+"""A thread does its exchange, or the rest of it, or is to do so."""
+ANSWERED = 'answered'
+"""Its exchange is over; a thread makes what is left of its values."""
+GIVEN_UP = 'given up'
+"""Its callers have been answered, but a thread still has it."""
+OVER = 'over'
+"""Nobody has anything to do with it any more."""
 
-Future = asyncio.Future[typing.Any]
+TRANSITIONS: dict[str, frozenset[str]] = {
+    GATHERING: frozenset((FULL, IN_LOOP, IN_THREAD, OVER)),
+    FULL: frozenset((IN_LOOP, IN_THREAD, OVER)),
+    IN_LOOP: frozenset((IN_THREAD, ANSWERED, OVER)),
+    IN_THREAD: frozenset((ANSWERED, GIVEN_UP, OVER)),
+    ANSWERED: frozenset((GIVEN_UP, OVER)),
+    GIVEN_UP: frozenset((OVER,)),
+    OVER: frozenset(),
+}
+"""The states of a batch, and those that follow each.  Only the loop moves it
+from one to another."""
 
 Otherwise = abc.Callable[..., None]
 """What to do about a read that has no value."""
 
 Waiter = tuple[
     bytes,
-    Future,
+    futures.Future,
     typing.Any,
     int | None,
-    tuple[health.Endpoint, ...],
+    journey.Journey | None,
     observers.Observer | None,
     Otherwise | None,
 ]
 """A caller of ``get``: its key, its future, its default, the hash that it
-gave, the servers that could not be reached, its observer; and what to do
-without a value, with the default and the future as arguments, None to give the
-default."""
-
-
-_MISS = object()
+gave, its journey if it has been to a server in vain, its observer; and what to
+do without a value, with the default and the future as arguments, None to give
+the default."""
 
 
 class Part(typing.Protocol):
@@ -60,57 +84,31 @@ class Part(typing.Protocol):
     def commands(self) -> abc.Sequence[protocol.Command]:
         """The commands, in order."""
 
+    def weigh(self) -> int:
+        """Return what it takes to :meth:`unpack`, in bytes to deserialize."""
+
+    def unpack(self) -> None:
+        """Make values of what came; in a thread, if that is much."""
+
     def back(self, sent: bool) -> None:
-        """Take note, in the loop, that it is over.
+        """Take note, in the loop, that it is over; once is enough.
 
         :param bool sent: False if the server could not be reached
 
         """
 
+    def fail(self, error: BaseException) -> None:
+        """Take note, in the loop, that nothing more will come of it.
 
-class Chunk:
-    """As many commands of one call as go into one batch."""
+        What would take long to :meth:`unpack` is left, for its time is over.
 
-    __slots__ = ('_back', '_commands', 'calls', 'size')
-
-    def __init__(
-        self,
-        commands: abc.Sequence[protocol.Command],
-        back: abc.Callable[[bool], None],
-    ) -> None:
-        self._commands = commands
-        self.calls = sum([command.count for command in commands])
-        self.size = sum([len(command.request) for command in commands])
-        self._back = back
-
-    @property
-    def commands(self) -> abc.Sequence[protocol.Command]:
-        return self._commands
-
-    def back(self, sent: bool) -> None:
-        self._back(sent)
-
-
-def split(
-    commands: abc.Iterable[protocol.Command],
-) -> abc.Iterator[list[protocol.Command]]:
-    """Cut a list of commands into such as go into one batch each."""
-    chunk: list[protocol.Command] = []
-    calls = size = 0
-    for command in commands:
-        calls += command.count
-        size += len(command.request)
-        if chunk and (calls > MAX_CALLS or size > MAX_BYTES):
-            yield chunk
-            chunk = []
-            calls, size = command.count, len(command.request)
-        chunk.append(command)
-    if chunk:
-        yield chunk
+        """
 
 
 def fall_back(
-    future: Future, default: typing.Any, otherwise: Otherwise | None = None
+    future: futures.Future,
+    default: typing.Any,
+    otherwise: Otherwise | None = None,
 ) -> None:
     """Give a caller its default, or do what it wants done instead.
 
@@ -126,7 +124,7 @@ def fall_back(
         otherwise(default, future)
     # So that the others are told too.
     except Exception as error:  # noqa: BLE001
-        future.set_exception(error)
+        futures.fail(future, error)
 
 
 def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
@@ -137,6 +135,29 @@ def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
         LOGGER.exception('A caller could not take its result')
 
 
+class Job(typing.Protocol):
+    """Something that a thread is to do for a batch, as far as it matters."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is done."""
+
+    def take_back(self) -> bool:
+        """Whether no thread has it, nor ever will."""
+
+    def end(self) -> None:
+        """Take note, in the loop, that it is done."""
+
+
+class Joined(typing.NamedTuple):
+    """Those who joined a batch by some moment, and until when they wait."""
+
+    deadline: float
+    waiters: int
+    writing: int
+    reading: int
+
+
 class Batch:
     """Calls that travel together: one write, one read.
 
@@ -145,7 +166,8 @@ class Batch:
 
     :param Endpoint endpoint: the server
     :param Codec codec: turns bytes into values
-    :param float deadline: until when, on :func:`time.monotonic`'s clock
+    :param float deadline: until when those wait who join it now, on
+        :func:`time.monotonic`'s clock
     :param Batch after: which has to be back before this one leaves, None if
         there is none
 
@@ -154,29 +176,28 @@ class Batch:
     __slots__ = (
         '_codec',
         '_commands',
-        '_endpoint',
-        '_error',
+        '_early',
         '_errors',
         '_get',
+        '_heavy_parts',
         '_hits',
         '_misses',
         '_seconds',
         '_size',
         '_values',
-        'abandoned',
         'after',
-        'answered',
         'begun',
         'calls',
         'deadline',
-        'finished',
-        'in_thread',
+        'endpoint',
+        'error',
+        'job',
         'keys',
+        'permit',
+        'reached',
         'reading',
-        'returned',
-        'sent',
         'size',
-        'started',
+        'state',
         'trial',
         'value_size',
         'waiters',
@@ -185,26 +206,27 @@ class Batch:
 
     def __init__(
         self,
-        endpoint: health.Endpoint,
+        endpoint: endpoints.Endpoint,
         codec: values.Codec,
         deadline: float,
         after: Batch | None,
     ) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._codec = codec
-        self._commands: list[protocol.Command] = []
+        self._commands: abc.Sequence[protocol.Command] = ()
         self._get: protocol.Get | None = None
-        self._values: list[typing.Any] | None = None
-        self._error: BaseException | None = None
+        self._values: abc.Sequence[tuple[Waiter, typing.Any]] = ()
+        self._heavy_parts: abc.Sequence[Part] = ()
+        self._early: abc.Sequence[Joined] = ()
         self._hits = 0
         self._misses = 0
         self._errors = 0
         self._seconds = 0.0
         self._size = 0
+        self.state = GATHERING
         self.deadline = deadline
+        """Until when the last of its callers waits."""
         self.after = after
-        self.trial = endpoint.retry_at is not None
-        """Whether it is to try a server that is down."""
         self.calls = 0
         self.size = 0
         """The bytes of its requests, but for the keys that are read."""
@@ -213,22 +235,95 @@ class Batch:
         self.keys: dict[bytes, None] = {}
         """The keys that :attr:`waiters` ask for."""
         self.waiters: list[Waiter] = []
-        self.started = False
-        """Whether anything was done about it."""
-        self.in_thread = False
-        """Whether a thread has it, and nobody else may touch it."""
-        self.begun: health.Begun | None = None
-        """What the loop has begun, None if it was nothing."""
-        self.answered = False
-        """Whether all replies are here."""
-        self.finished = False
-        """Whether its thread has done its part, and only the loop is late."""
-        self.sent = True
-        """Whether the server was reached."""
-        self.returned = False
-        self.abandoned = False
+        self.permit: permits.Permit | None = None
+        """Leave to be with the server, until the connection is idle again."""
+        self.trial: health.Trial | None = None
+        """What lets it try a server that is down."""
+        self.begun: connections.Begun | None = None
+        """What the loop has begun, until it is ended."""
+        self.job: Job | None = None
+        """What a thread is to do for it."""
+        self.reached = True
+        """Whether it came to the server, so far as is known."""
+        self.error: BaseException | None = None
+        """Why nothing came of it, if that is known."""
         self.value_size: float | None = None
         """The mean number of bytes of its values, None if it is unknown."""
+
+    def become(self, state: str) -> None:
+        """Go over to another state.
+
+        :raises RuntimeError: if none leads there; see :data:`TRANSITIONS`
+
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f'a batch {self.state} cannot be {state}')
+        self.state = state
+
+    def release(self) -> None:
+        """Let another batch be with the server."""
+        if self.permit is not None:
+            self.permit.release()
+
+    @property
+    def is_back(self) -> bool:
+        """Whether its writes are done, as far as anybody will know."""
+        return self.state in (ANSWERED, GIVEN_UP, OVER)
+
+    # Who waits, and until when
+
+    def prolong(self, deadline: float) -> None:
+        """Let those who join from now on wait longer than those before."""
+        joined = Joined(
+            self.deadline,
+            len(self.waiters),
+            len(self.writing),
+            len(self.reading),
+        )
+        self._early = (*self._early, joined)
+        self.deadline = deadline
+
+    @property
+    def due(self) -> float:
+        """When the time of the first of its callers is over.
+
+        Infinite where that is none but the last.
+
+        """
+        return self._early[0].deadline if self._early else float('inf')
+
+    def by_deadline(self) -> abc.Iterator[tuple[list[Waiter], float]]:
+        """Yield those who wait for a value, and until when."""
+        before = 0
+        for joined in self._early:
+            yield self.waiters[before : joined.waiters], joined.deadline
+            before = joined.waiters
+        yield self.waiters[before:], self.deadline
+
+    def expire(self, now: float, error: BaseException) -> None:
+        """Answer those whose time is over, while others still wait."""
+        while self._early and self._early[0].deadline <= now:
+            _, waiters, writing, reading = self._early[0]
+            over = self.waiters[:waiters]
+            parts = self.writing[:writing] + self.reading[:reading]
+            # New lists: a thread may be reading the old ones.
+            self.waiters = self.waiters[waiters:]
+            self.writing = self.writing[writing:]
+            self.reading = self.reading[reading:]
+            self._early = [
+                Joined(
+                    joined.deadline,
+                    joined.waiters - waiters,
+                    joined.writing - writing,
+                    joined.reading - reading,
+                )
+                for joined in self._early[1:]
+            ]
+            _give_defaults(over, self.endpoint, error)
+            for part in parts:
+                tell(part.fail, error)
+
+    # The exchange
 
     def begin(self) -> bool:
         """Set out without waiting for anything, in the loop.
@@ -236,42 +331,58 @@ class Batch:
         :return: False if it takes a thread
 
         """
-        if self.size > connection.WINDOW:
+        if self.size > connection.WINDOW or self.trial is not None:
             return False
-        link = self._endpoint.ready()
-        if link is None:
+        begun = self.endpoint.ready()
+        if begun is None:
             return False
-        commands = self._gather()
-        self.begun = self._endpoint.begin(link, commands)
+        try:
+            self._commands = self._gather()
+            self.begun = self.endpoint.begin(begun, self._commands)
+        except BaseException:
+            self.endpoint.drop(begun)
+            raise
         if self.begun is None:
             return False
-        self._commands = commands
-        self.started = True
+        self.become(IN_LOOP)
         return True
 
     def go_on(self) -> int:
-        """Read what has come, in the loop, as :meth:`health.Begun.go_on`."""
+        """Read what has come, in the loop; see ``connections.Begun.go_on``."""
         begun = self.begun
         assert begun is not None
         missing = begun.go_on()
         if missing == 0:
-            self._endpoint.finish(begun)
+            self.endpoint.finish(begun)
             self._seconds = time.monotonic() - begun.began
-            self.answered = True
+            self.begun = None
         return missing
 
-    def run(self) -> None:
-        """Do what is left to do, however long it takes, in a thread."""
+    def exchange(self) -> None:
+        """Bring the exchange to an end, however long it takes."""
+        begun, trial = self.begun, self.trial
+        self.begun = self.trial = None
+        began = time.monotonic() if begun is None else begun.began
         try:
-            self.started = True
-            if not self.answered:
-                self._exchange()
-            self.unpack()
+            if begun is None:
+                self._commands = self._gather()
+            self.reached = self.endpoint.exchange(
+                self._commands, self.deadline, begun, trial
+            )
         # The callers wait in another thread and have to be told.
         except BaseException as error:
-            LOGGER.exception('A batch for %s failed', self._endpoint)
-            self.fail(error)
-        self.finished = True
+            LOGGER.exception('A batch for %s failed', self.endpoint)
+            self.error = error
+        self._seconds = time.monotonic() - began
+
+    def drop_exchange(self) -> None:
+        """End what is begun, and let another call try the server."""
+        begun, trial = self.begun, self.trial
+        self.begun = self.trial = None
+        if begun is not None:
+            self.endpoint.drop(begun)
+        if trial is not None:
+            trial.give_back()
 
     def _gather(self) -> list[protocol.Command]:
         commands = [c for part in self.writing for c in part.commands]
@@ -282,46 +393,124 @@ class Batch:
             commands.extend(part.commands)
         return commands
 
-    def _exchange(self) -> None:
-        began = time.monotonic()
-        if self.begun is None:
-            self._commands = self._gather()
-        else:
-            began = self.begun.began
-        self.sent = self._endpoint.exchange(
-            self._commands, self.deadline, self.begun
-        )
-        self._seconds = time.monotonic() - began
+    # What it brought
 
-    def unpack(self) -> None:
-        """Make values of what came, in a thread."""
-        get = self._get
-        if get is not None and get.answered and get.error is None:
-            self._values = self._decode(get.found)
-        self._count_results()
-
-    def unpack_light(self) -> bool:
-        """Give what came to the callers of ``get``, in the loop.
+    def give_light(self) -> bool:
+        """Give callers what came for them, in the loop.
 
         :return: False if there is more to do than is for the loop; whoever
-            has no value yet is left to a thread
+            has no value yet is left to :meth:`make_values`
 
         """
+        if self.error is not None:
+            self.fail(self.error)
+            return True
         get = self._get
-        if get is not None and get.answered and get.error is None:
-            self.waiters = self._decode_light(get.found)
-            if self.waiters:
-                return False
-        self._count_results()
-        return True
-
-    def _count_results(self) -> None:
-        get = self._get
+        left: list[Waiter] = []
+        heavy = 0
+        if get is None:
+            pass
+        elif get.answered and get.error is None:
+            left, heavy = self._give_values(get.found)
+        else:
+            self._errors += len(self.waiters) - 1
+            if self.reached:
+                _give_defaults(self.waiters, self.endpoint, get.error)
         for command in self._commands:
             if command.error is not None:
                 self._errors += 1
-        if get is not None and get.error is not None:
-            self._errors += len(self.waiters) - 1
+        if self.writing or self.reading:
+            self._count_parts()
+            self._give_parts(heavy)
+        if self.reached:
+            self._keep(left)
+        return not left and not self._heavy_parts
+
+    def turn_back(self) -> None:
+        """Tell the calls of a batch that did not leave where they stand.
+
+        Those that :attr:`waiters` are for are left to whoever sends them on.
+
+        """
+        self.reached = False
+        for part in self.writing + self.reading:
+            tell(part.back, False)
+
+    def make_values(self) -> None:
+        """Make what takes long, in a thread."""
+        try:
+            get = self._get
+            if get is not None:
+                self._values = self._make(get.found)
+            for part in self._heavy_parts:
+                part.unpack()
+        # The callers wait in another thread and have to be told.
+        except BaseException as error:
+            LOGGER.exception('What %s answered is lost', self.endpoint)
+            self.error = error
+
+    def give_heavy(self) -> None:
+        """Give callers, in the loop, what :meth:`make_values` made."""
+        if self.error is not None:
+            self.fail(self.error)
+            return
+        for waiter, value in self._values:
+            _, future, default, _, _, observer, otherwise = waiter
+            # A caller may have been cancelled, or have timed out.
+            if future.done():
+                continue
+            hit = value is not values.MISS
+            if observer is not None:
+                tell(observer.over, None, hit, not hit, self.endpoint)
+            if hit:
+                future.set_result(value)
+            else:
+                fall_back(future, default, otherwise)
+        for part in self._heavy_parts:
+            tell(part.back, True)
+
+    def fail(self, error: BaseException) -> None:
+        """Give everybody who waits, in the loop, the result of a failure."""
+        _give_defaults(self.waiters, self.endpoint, error)
+        parts: abc.Sequence[Part] = self.writing + self.reading
+        if self.state is ANSWERED:
+            parts = self._heavy_parts
+        for part in parts:
+            tell(part.fail, error)
+
+    def _keep(self, left: list[Waiter]) -> None:
+        """Let only these wait on, each until its own time is over."""
+        if self._early and left:
+            kept = {id(waiter) for waiter in left}
+            self._early = [
+                joined._replace(
+                    waiters=sum(
+                        id(waiter) in kept
+                        for waiter in self.waiters[: joined.waiters]
+                    )
+                )
+                for joined in self._early
+            ]
+        self.waiters = left
+
+    def _give_parts(self, heavy: int) -> None:
+        """Let calls take what came for them, but for what is a thread's.
+
+        :param int heavy: what it took to make values already
+
+        """
+        left: list[Part] = []
+        for parts in (self.writing, self.reading):
+            for part in parts:
+                weight = part.weigh()
+                if weight and heavy + weight > values.HEAVY:
+                    left.append(part)
+                    continue
+                heavy += weight
+                tell(part.back, self.reached)
+        self._heavy_parts = left
+
+    def _count_parts(self) -> None:
         for part in self.reading:
             for command in part.commands:
                 if not command.answered:
@@ -333,47 +522,22 @@ class Batch:
                     self._hits += part.calls if command.found else 0
                     self._misses += 0 if command.found else part.calls
 
-    def _decode(self, found: dict[bytes, protocol.Item]) -> list[typing.Any]:
-        """Return the values of all who wait for one."""
-        decoders = self._codec.decoders
-        decode_or = self._codec.decode_or
-        repeated = len(self.keys) < len(self.waiters)
-        made: list[typing.Any] = []
-        known: dict[bytes, typing.Any] = {}
-        size = misses = 0
-        for waiter in self.waiters:
-            key = waiter[0]
-            item = found.get(key)
-            if item is None:
-                misses += 1
-                made.append(_MISS)
-                continue
-            flags, data, _ = item
-            size += len(data)
-            if key in known:
-                made.append(known[key])
-                continue
-            try:
-                value = decoders[flags](data)
-            except Exception:  # noqa: BLE001
-                # It is rare, and is looked at there.
-                value = decode_or(flags, data, _MISS)
-            # What can be changed is not shared by its readers.
-            if repeated and flags in values.SHAREABLE:
-                known[key] = value
-            made.append(value)
-        self._note(size, len(made), misses)
-        return made
+    def _give_values(
+        self, found: dict[bytes, protocol.Item]
+    ) -> tuple[list[Waiter], int]:
+        """Give values to those who wait.
 
-    def _decode_light(self, found: dict[bytes, protocol.Item]) -> list[Waiter]:
-        """Give values to those who wait, and return whose take a thread.
+        One pass for both, to make them and to give them: it is most of what
+        a read costs.
 
-        One pass for both: it is most of what a read costs.
+        :return: those whose value is for a thread to make, and what it took
+            to make the others, in bytes to deserialize
 
         """
         decoders = self._codec.decoders
         decode_or = self._codec.decode_or
         plain = values.PLAIN
+        limit = values.HEAVY
         shareable = values.SHAREABLE
         repeated = len(self.keys) < len(self.waiters)
         known: dict[bytes, typing.Any] = {}
@@ -385,12 +549,12 @@ class Batch:
             if item is None:
                 misses += 1
                 if observer is not None:
-                    tell(observer.over, None, 0, 1, self._endpoint)
+                    tell(observer.over, None, 0, 1, self.endpoint)
                 fall_back(future, default, otherwise)
                 continue
             flags, data, _ = item
             if flags not in plain:
-                if heavy + len(data) > HEAVY or flags & values.COMPRESSED:
+                if heavy + len(data) > limit or flags & values.COMPRESSED:
                     left.append(waiter)
                     continue
                 heavy += len(data)
@@ -401,21 +565,46 @@ class Batch:
             else:
                 try:
                     value = decoders[flags](data)
-                except Exception:  # noqa: BLE001
+                except values.ENDS:
+                    raise
+                except BaseException:  # noqa: BLE001
                     # It is rare, and is looked at there.
-                    value = decode_or(flags, data, _MISS)
+                    value = decode_or(flags, data, values.MISS)
                 if repeated and flags in shareable:
                     known[key] = value
             if observer is not None:
-                hit = value is not _MISS
-                tell(observer.over, None, hit, not hit, self._endpoint)
-            if value is _MISS:
+                hit = value is not values.MISS
+                tell(observer.over, None, hit, not hit, self.endpoint)
+            if value is values.MISS:
                 fall_back(future, default, otherwise)
             # A caller may have been cancelled, or have timed out.
             elif not future.done():
                 future.set_result(value)
         self._note(size, len(self.waiters) - len(left), misses)
-        return left
+        return left, heavy
+
+    def _make(
+        self, found: dict[bytes, protocol.Item]
+    ) -> list[tuple[Waiter, typing.Any]]:
+        """Return all who still wait for a value, each with its own."""
+        decode_or = self._codec.decode_or
+        made: list[tuple[Waiter, typing.Any]] = []
+        known: dict[bytes, typing.Any] = {}
+        size = 0
+        for waiter in self.waiters:
+            key = waiter[0]
+            flags, data, _ = found[key]
+            size += len(data)
+            if key in known:
+                made.append((waiter, known[key]))
+                continue
+            value = decode_or(flags, data, values.MISS)
+            # What can be changed is not shared by its readers.
+            if flags in values.SHAREABLE:
+                known[key] = value
+            made.append((waiter, value))
+        self._note(size, len(made), 0)
+        return made
 
     def _note(self, size: int, count: int, misses: int) -> None:
         """Add up what reads brought.
@@ -430,31 +619,6 @@ class Batch:
         given = self._hits + self._misses
         self.value_size = self._size / given if given else None
 
-    def fail(self, error: BaseException) -> None:
-        """Let everything have failed, for a reason."""
-        for part in self.writing + self.reading:
-            for command in part.commands:
-                command.error = command.error or error
-        self._values = None
-        self._error = error
-        self.sent = True
-
-    def abandon(self, error: BaseException) -> None:
-        """Give every caller, in the loop, the result of a failure.
-
-        The thread may be at work on the batch: what it writes is not touched.
-
-        """
-        self.abandoned = True
-        if self.started and not self.answered:
-            # It is with the server, which has had its time.
-            self._endpoint.mark_down(error)
-        self._give_defaults(error)
-        for part in self.writing + self.reading:
-            for command in part.commands:
-                command.error = command.error or error
-            tell(part.back, True)
-
     def count(self, counters: counters.Counters) -> None:
         """Add up, in the loop, what the batch did."""
         now = time.monotonic()
@@ -462,43 +626,20 @@ class Batch:
             counters.turn(now)
         counters.batches += 1
         counters.seconds += self._seconds
-        if self.abandoned:
-            return
         counters.calls += self.calls
         counters.hits += self._hits
         counters.misses += self._misses
         counters.errors += self._errors
 
-    def settle(self) -> None:
-        """Give every caller, in the loop, what the batch brought for it."""
-        if self.abandoned:
-            return
-        if self._values is not None:
-            self._give_values(self._values)
-        elif self.sent:
-            error = self._error
-            if error is None and self._get is not None:
-                error = self._get.error
-            self._give_defaults(error)
-        for part in self.writing:
-            tell(part.back, self.sent)
-        for part in self.reading:
-            tell(part.back, self.sent)
 
-    def _give_values(self, made: list[typing.Any]) -> None:
-        for waiter, value in zip(self.waiters, made, strict=True):
-            _, future, default, _, _, observer, otherwise = waiter
-            hit = value is not _MISS
-            if observer is not None:
-                tell(observer.over, None, hit, not hit, self._endpoint)
-            if not hit:
-                fall_back(future, default, otherwise)
-            # A caller may have been cancelled, or have timed out.
-            elif not future.done():
-                future.set_result(value)
-
-    def _give_defaults(self, error: BaseException | None) -> None:
-        for _, future, default, _, _, observer, otherwise in self.waiters:
-            if observer is not None:
-                tell(observer.over, error, 0, 0, self._endpoint)
-            fall_back(future, default, otherwise)
+def _give_defaults(
+    waiters: abc.Iterable[Waiter],
+    endpoint: endpoints.Endpoint,
+    error: BaseException | None,
+) -> None:
+    for _, future, default, _, _, observer, otherwise in waiters:
+        if future.done():
+            continue
+        if observer is not None:
+            tell(observer.over, error, 0, 0, endpoint)
+        fall_back(future, default, otherwise)

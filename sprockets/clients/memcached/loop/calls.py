@@ -3,55 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
+import collections
 import time as clock
 import typing
 from collections import abc
 
-from sprockets.clients.memcached.loop import batches, engines
-from sprockets.clients.memcached.once import leases
-from sprockets.clients.memcached.servers import cluster, health
+from sprockets.clients.memcached.loop import batches, futures, state
+from sprockets.clients.memcached.requests import descriptions
+from sprockets.clients.memcached.servers import cluster, endpoints, journey
 from sprockets.clients.memcached.watch import observers
 from sprockets.clients.memcached.wire import protocol
 
-Future = asyncio.Future[typing.Any]
+Future = futures.Future
+
+AHEAD = 4
+"""Commands of one call that wait for a server at the same time: as many as
+keep it busy, and no more, for other calls come in between."""
+
+SLICE = 0.005
+"""Seconds that a call may work in one turn of the loop."""
+
+BURST = 32
+"""Commands that a call sends in one turn of the loop: each may take a thread
+to connect, and each answer has to be taken."""
+
+PAUSE = 0.002
+"""Seconds that the loop is left to others after so many."""
+
+PLACES = 2000
+"""Keys for which servers are found between two looks at the clock."""
 
 
 class Call:
-    """One command of one caller, on its way to the server of its key."""
+    """One command of one caller, on its way to the server of its key.
+
+    :param finish: makes what the caller gets of this call, when it is over;
+        None for the command's result
+
+    """
 
     __slots__ = (
         '_deadline',
         '_endpoint',
-        '_engine',
         '_finish',
         '_future',
+        '_here',
+        '_journey',
         '_observer',
-        '_only',
-        '_route',
-        '_tried',
+        '_over',
         'calls',
         'command',
+        'route',
         'size',
     )
 
     def __init__(
         self,
-        engine: engines.Engine,
+        here: state.LoopState,
         command: protocol.Command,
         route: cluster.Route,
-        only: health.Endpoint | None,
-        finish: abc.Callable[[Call], typing.Any] | None,
+        only: endpoints.Endpoint | None,
+        finish: abc.Callable[[typing.Any], typing.Any] | None,
         observer: observers.Observer | None,
     ) -> None:
-        self._engine = engine
-        self._route = route
-        self._only = only
+        self._here = here
+        self.route = route
+        """Where the key is."""
+        self._journey = journey.Journey(here.cluster, only)
         self._finish = finish
         self._observer = observer
-        self._tried: list[health.Endpoint] = []
-        self._endpoint: health.Endpoint | None = None
+        self._endpoint: endpoints.Endpoint | None = None
+        self._over = False
         self.command = command
         self.calls = 1
         self.size = len(command.request)
@@ -64,17 +86,12 @@ class Call:
     def start(self, loop: asyncio.AbstractEventLoop) -> Future:
         """Set out, and return the future for what the caller gets."""
         self._future = loop.create_future()
-        self._deadline = clock.monotonic() + self._engine.cluster.timeout
+        self._deadline = clock.monotonic() + self._here.cluster.timeout
         self._send()
         return self._future
 
     @property
-    def route(self) -> cluster.Route:
-        """Where the key is."""
-        return self._route
-
-    @property
-    def endpoint(self) -> health.Endpoint | None:
+    def endpoint(self) -> endpoints.Endpoint | None:
         """The server that it was sent to, None if there is none."""
         return self._endpoint
 
@@ -84,62 +101,71 @@ class Call:
         return not self._future.done()
 
     def _send(self) -> None:
-        engine = self._engine
+        here = self._here
         command = self.command
-        endpoint = engine.cluster.pick(*self._route, self._tried)
-        if (
-            endpoint is None
-            or endpoint in self._tried
-            or (self._only is not None and endpoint is not self._only)
-        ):
-            if endpoint is not None:
-                endpoint.leave()
-            command.error = command.error or health.UnavailableError()
-            engine.unserved.fail(clock.monotonic())
+        endpoint = self._journey.to(*self.route)
+        if endpoint is None:
+            error = endpoints.UnavailableError('no server is up')
+            command.error = command.error or error
+            here.engine.unserved.fail(clock.monotonic())
             # Not at once: who only ever awaits this must let the loop turn.
             self._future.get_loop().call_soon(self._end)
             return
-        if self._tried:
-            command.start_over()
         self._endpoint = endpoint
-        self._tried.append(endpoint)
-        engine.lane(endpoint).add(self, command.only_reads)
+        lane = here.lanes.get(endpoint) or here.lane(endpoint)
+        lane.add(self, command.only_reads)
+
+    def weigh(self) -> int:
+        return 0
+
+    def unpack(self) -> None:
+        """Nothing: what it takes is done in the loop."""
 
     def back(self, sent: bool) -> None:
         """Come back from a server that it was sent to, or was not."""
-        if sent:
+        if sent or self._over:
             self._end()
-        elif self._engine.cluster.goes_on(self._tried[-1]):
-            if len(self._tried) == 1:
-                self._engine.limit(self._future, self._deadline, self._give_up)
-            self._endpoint = None
-            self._send()
-        else:
+            return
+        endpoint, self._endpoint = self._endpoint, None
+        assert endpoint is not None
+        further = self._journey.goes_further
+        if not self._journey.turn_back(endpoint):
             # Nobody has tried if it went down while the call waited.
-            error = health.UnavailableError(f'{self._endpoint} is down')
+            self._endpoint = endpoint
+            error = endpoints.UnavailableError(f'{endpoint} is down')
             self.command.error = self.command.error or error
             self._end()
+            return
+        if not further:
+            self._here.limit(self._future, self._deadline, self._give_up)
+        self.command.start_over()
+        self._send()
+
+    def fail(self, error: BaseException) -> None:
+        command = self.command
+        if self.weigh():
+            command.start_over()
+        command.error = command.error or error
+        self._end()
 
     def _give_up(self) -> None:
-        command = self.command
-        command.error = command.error or TimeoutError('timed out')
-        finish, self._finish = self._finish, None
-        self._future.set_result(
-            command.result if finish is None else finish(self)
-        )
+        self.fail(TimeoutError('timed out'))
 
     def _end(self) -> None:
-        command = self.command
-        result = command.result
-        finish = self._finish
-        if finish is not None:
-            # It may have this call, and both would wait for the collector.
-            self._finish = None
-            result = finish(self)
-        # The caller may have been cancelled.
-        if not self._future.done():
-            self._future.set_result(result)
+        if self._over:
+            return
+        try:
+            futures.settle(self._future, self._make)
+        # A signal's: nobody comes back to this.
+        except BaseException as error:
+            futures.fail(self._future, error)
+            raise
+        finally:
+            self._over = True
+        # It may have this call, and both would wait for the collector.
+        self._finish = None
         if self._observer is not None:
+            command = self.command
             found = getattr(command, 'found', None)
             hits = int(bool(found))
             misses = int(command.answered and not found)
@@ -151,114 +177,426 @@ class Call:
                 self._endpoint,
             )
 
-
-def endpoint_of(call: Call) -> health.Endpoint | None:
-    return call.endpoint
-
-
-async def follow(
-    engine: engines.Engine,
-    steps: leases.Steps[typing.Any],
-    function: abc.Callable[..., typing.Any] | None = None,
-    observe: observers.Observe | None = None,
-    method: str = '',
-) -> typing.Any:
-    """Do one step after another, and return what came of it.
-
-    :param observe: is told about each command, by the method's name
-
-    """
-    try:
-        step = next(steps)
-        while True:
-            try:
-                if isinstance(step, leases.Ask):
-                    if engine.released:
-                        raise RuntimeError(engines.CLOSED)
-                    observer = None
-                    if observe is not None:
-                        observer = observe(method, (step.route.key,))
-                    result: typing.Any = await Call(
-                        engine, *step, endpoint_of, observer
-                    ).start(asyncio.get_running_loop())
-                elif isinstance(step, leases.Pause):
-                    result = None
-                    await asyncio.sleep(step.seconds)
-                else:
-                    assert function is not None
-                    result = function(*step.arguments)
-                    if inspect.isawaitable(result):
-                        result = await result
-            # It is for the steps to clean up, or to let it pass.
-            except BaseException as error:  # noqa: BLE001
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as stop:
-        return stop.value
+    def _make(self) -> typing.Any:
+        if self._finish is None:
+            return self.command.result
+        return self._finish(self)
 
 
-class Spread:
-    """The commands of one call for several servers."""
+class OneCall(Call):
+    """A call that a description is about, of one key."""
+
+    __slots__ = ('_made', '_request')
 
     def __init__(
         self,
-        engine: engines.Engine,
-        rounds: cluster.Rounds,
-        future: Future,
-        over: abc.Callable[[], None],
+        here: state.LoopState,
+        command: protocol.Command,
+        request: descriptions.One[typing.Any],
+        observer: observers.Observer | None,
     ) -> None:
-        self._engine = engine
+        super().__init__(
+            here, command, request.route, request.only, None, observer
+        )
+        self._request = request
+        self._made: abc.Callable[[], typing.Any] | None = None
+
+    def weigh(self) -> int:
+        return self._request.weight(self.command)
+
+    def unpack(self) -> None:
+        self._made = futures.outcome(self._request.unpack, self.command)
+
+    def _make(self) -> typing.Any:
+        self._request.note(self.command, self._endpoint)
+        if self._made is not None:
+            return self._made()
+        return self._request.unpack(self.command)
+
+
+def one(
+    here: state.LoopState,
+    request: descriptions.One[typing.Any],
+    observe: observers.Observe | None,
+) -> Future:
+    """Run what is described, and return the future of its result."""
+    loop = here.loop
+    command = request.command
+    if command is None:
+        future = loop.create_future()
+        future.set_result(request.failure)
+        return future
+    observer = None
+    if observe is not None:
+        observer = observe(request.name, (request.route.key,))
+    return OneCall(here, command, request, observer).start(loop)
+
+
+Unpack = abc.Callable[['Chunk'], typing.Any]
+
+
+class Chunk:
+    """Commands of a call for one server that travel in one batch."""
+
+    __slots__ = (
+        '_owner',
+        '_unpacked',
+        'calls',
+        'commands',
+        'endpoint',
+        'places',
+        'size',
+    )
+
+    def __init__(
+        self,
+        owner: Several,
+        endpoint: endpoints.Endpoint,
+        commands: abc.Sequence[protocol.Command],
+        places: abc.Sequence[int],
+    ) -> None:
+        self._owner: Several | None = owner
+        self._unpacked: Unpack | None = None
+        self.endpoint = endpoint
+        self.commands = commands
+        self.places = places
+        """The places of its keys among those of the call."""
+        self.calls = sum([command.count for command in commands])
+        self.size = sum([len(command.request) for command in commands])
+
+    def weigh(self) -> int:
+        owner = self._owner
+        return 0 if owner is None else owner.weigh(self)
+
+    def unpack(self) -> None:
+        owner = self._owner
+        if owner is not None:
+            outcome = futures.outcome(owner.unpack, self)
+            self._unpacked = lambda _: outcome()
+
+    def back(self, sent: bool) -> None:
+        owner = self._owner
+        if owner is not None:
+            self._end(owner, sent, self._unpacked or owner.unpack)
+
+    def fail(self, error: BaseException) -> None:
+        owner = self._owner
+        if owner is not None:
+            for command in self.commands:
+                command.error = command.error or error
+            unpack = None if owner.weigh(self) else owner.unpack
+            self._end(owner, True, unpack)
+
+    def _end(self, owner: Several, sent: bool, unpack: Unpack | None) -> None:
+        """Come back, once; it may be given up before or after."""
+        try:
+            owner.back(self, sent, unpack)
+        except BaseException as error:
+            owner.interrupt(error)
+            raise
+        finally:
+            self._owner = None
+
+
+class Several:
+    """The commands of one call for several servers.
+
+    It works in slices, so that a call of many keys lets others come in
+    between: those of the loop, and those that wait for the same server.
+
+    """
+
+    def __init__(
+        self,
+        here: state.LoopState,
+        future: Future,
+        observer: observers.Observer | None,
+    ) -> None:
+        self._here = here
         self._future = future
-        self._deadline = clock.monotonic() + engine.cluster.timeout
-        self._rounds = rounds
-        self._over = over
-        self._left = 0
-        self._first = True
-        self._ended = False
-        self._reached: list[health.Endpoint] = []
+        self._loop = future.get_loop()
+        self._observer = observer
+        self._deadline = clock.monotonic() + here.cluster.timeout
+        self._is_limited = False
+        self._is_scheduled = False
+        self._is_over = False
+        self._away = 0
+        self._burst = 0
 
     def start(self) -> None:
         """Set out for the first servers."""
-        self._step(None)
+        self._work()
+        if not self._away and not self._is_scheduled:
+            # Not at once: who only ever awaits this must let the loop turn.
+            self._loop.call_soon(self._end)
+            self.limit()
 
-    def _step(self, reached: abc.Collection[health.Endpoint] | None) -> None:
-        try:
-            if reached is None:
-                groups = next(self._rounds)
-            else:
-                groups = self._rounds.send(reached)
-            # With no server up there is nothing to wait for.
-            while not groups:
-                groups = self._rounds.send(())
-        except StopIteration:
-            # Not at once, as in Call.
-            self._future.get_loop().call_soon(self._end)
+    def step(self) -> bool:
+        """Do a little of what is to be done before anything comes back.
+
+        :return: False if nothing is
+
+        """
+        raise NotImplementedError
+
+    def weigh(self, chunk: Chunk) -> int:
+        """Return how much :meth:`unpack` has to do."""
+        return 0
+
+    def unpack(self, chunk: Chunk) -> None:
+        """Take what came, in any thread."""
+
+    def take(self, chunk: Chunk, sent: bool) -> None:
+        """Take note, in the loop, of how far something has come."""
+        raise NotImplementedError
+
+    def result(self) -> typing.Any:
+        """Return what the caller gets."""
+        raise NotImplementedError
+
+    def outcome(self) -> tuple[BaseException | None, int, int]:
+        """Return what an observer is told."""
+        raise NotImplementedError
+
+    def send(
+        self,
+        endpoint: endpoints.Endpoint,
+        commands: abc.Sequence[protocol.Command],
+        places: abc.Sequence[int] = (),
+    ) -> None:
+        """Let commands travel to a server together."""
+        here = self._here
+        lane = here.lanes.get(endpoint) or here.lane(endpoint)
+        self._away += 1
+        self._burst += 1
+        lane.add(
+            Chunk(self, endpoint, commands, places), commands[0].only_reads
+        )
+
+    def back(self, chunk: Chunk, sent: bool, unpack: Unpack | None) -> None:
+        """Go on with what came back from a server, or did not get there.
+
+        :param unpack: takes what came, None if there is no time for that
+
+        """
+        self._away -= 1
+        if self._future.done():
+            # Nobody waits any more.
+            self._end()
             return
-        self._reached = []
-        chunks = [
-            (endpoint, chunk)
-            for endpoint, commands in groups.items()
-            for chunk in batches.split(commands)
-        ]
-        self._left = len(chunks)
-        for endpoint, chunk in chunks:
-            self._engine.lane(endpoint).add(
-                batches.Chunk(chunk, functools.partial(self._back, endpoint)),
-                isinstance(chunk[0], protocol.Get),
-            )
+        if sent and unpack is not None:
+            unpack(chunk)
+        self.take(chunk, sent)
+        if not self._is_scheduled:
+            self._go_on()
 
-    def _back(self, endpoint: health.Endpoint, sent: bool) -> None:
-        if sent:
-            self._reached.append(endpoint)
-        self._left -= 1
-        if self._left == 0 and not self._ended:
-            if self._first:
-                self._first = False
-                self._engine.limit(self._future, self._deadline, self._end)
-            self._step(self._reached)
+    def interrupt(self, error: BaseException) -> None:
+        """Let the caller know of what came in between."""
+        self._is_over = True
+        futures.fail(self._future, error)
+
+    def _work(self) -> None:
+        self._is_scheduled = False
+        self._burst = 0
+        until = clock.monotonic() + SLICE
+        while not self._future.done() and self.step():
+            if self._burst >= BURST:
+                self.limit()
+                self._is_scheduled = True
+                self._loop.call_later(PAUSE, self._go_on)
+                return
+            if clock.monotonic() >= until:
+                self.limit()
+                self._is_scheduled = True
+                self._loop.call_soon(self._go_on)
+                return
+
+    def _go_on(self) -> None:
+        self._work()
+        if not self._away and not self._is_scheduled:
+            self._end()
+
+    def limit(self) -> None:
+        """Keep the deadline, for what is sent later has more time."""
+        if not self._is_limited:
+            self._is_limited = True
+            self._here.limit(self._future, self._deadline, self._end)
+            self._here.hold(self._future)
 
     def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._over()
+        if self._is_over:
+            return
+        futures.settle(self._future, self.result)
+        self._is_over = True
+        if self._observer is not None:
+            batches.tell(self._observer.over, *self.outcome())
+
+
+class ManyCall(Several):
+    """A call that a description is about, of many keys."""
+
+    def __init__(
+        self,
+        here: state.LoopState,
+        future: Future,
+        request: descriptions.Many[typing.Any],
+        observer: observers.Observer | None,
+    ) -> None:
+        super().__init__(here, future, observer)
+        self._request = request
+        self._journey = journey.Journey(here.cluster)
+        self._done: list[protocol.Command] = []
+        # The places of keys that no server was found for yet; of those that
+        # are for a server, by server; and how much is with it.
+        self._unplaced: collections.deque[abc.Sequence[int]] = (
+            collections.deque((range(len(request.keys.keys)),))
+        )
+        self._placed: dict[endpoints.Endpoint, list[abc.Sequence[int]]] = {}
+        self._with: dict[endpoints.Endpoint, int] = {}
+        self._hungry: collections.deque[endpoints.Endpoint] = (
+            collections.deque()
+        )
+
+    def step(self) -> bool:
+        if self._unplaced:
+            places = self._unplaced.popleft()
+            if len(places) > PLACES and len(self._here.cluster.servers) > 1:
+                self._unplaced.appendleft(places[PLACES:])
+                places = places[:PLACES]
+            if places:
+                self._journey.spread(self._request.keys, places, self._placed)
+            if not self._unplaced:
+                self._hungry.extend(self._placed)
+            return True
+        if self._hungry:
+            self._feed(self._hungry.popleft())
+            return True
+        return False
+
+    def _feed(self, endpoint: endpoints.Endpoint) -> None:
+        """Send a server as much as it gets at a time."""
+        left = self._placed.get(endpoint)
+        if left is None:
+            return
+        # Others wait until it is known whether it is back.
+        ahead = AHEAD if endpoint.retry_at is None else 1
+        while left and self._with.get(endpoint, 0) < ahead:
+            places = left.pop()
+            some = places[: self._request.fit(places, batches.MAX_BYTES)]
+            if len(some) < len(places):
+                left.append(places[len(some) :])
+                # What is sent when some has come back has more time.
+                self.limit()
+            self._with[endpoint] = self._with.get(endpoint, 0) + 1
+            self.send(endpoint, self._request.commands_for(some), some)
+        if not left:
+            del self._placed[endpoint]
+
+    def weigh(self, chunk: Chunk) -> int:
+        return sum([self._request.weight(c) for c in chunk.commands])
+
+    def unpack(self, chunk: Chunk) -> None:
+        for command in chunk.commands:
+            self._request.unpack(command)
+
+    def take(self, chunk: Chunk, sent: bool) -> None:
+        endpoint = chunk.endpoint
+        self._with[endpoint] -= 1
+        if sent:
+            if self._observer is not None:
+                self._done.extend(chunk.commands)
+            if endpoint in self._placed:
+                self._hungry.append(endpoint)
+            return
+        left = self._placed.pop(endpoint, [])
+        if self._journey.turn_back(endpoint):
+            self.limit()
+            self._unplaced.extend((chunk.places, *left))
+
+    def result(self) -> typing.Any:
+        return self._request.result()
+
+    def outcome(self) -> tuple[BaseException | None, int, int]:
+        return descriptions.outcome(self._request.keys.keys, self._done)
+
+
+def many(
+    here: state.LoopState,
+    request: descriptions.Many[typing.Any],
+    observe: observers.Observe | None,
+) -> Future:
+    """Run what is described, likewise."""
+    future = here.loop.create_future()
+    observer = None
+    if observe is not None:
+        observer = observe(request.name, request.keys.keys)
+    ManyCall(here, future, request, observer).start()
+    return future
+
+
+class EverywhereCall(Several):
+    """A call that a description is about, of every server that is up."""
+
+    def __init__(
+        self,
+        here: state.LoopState,
+        future: Future,
+        request: descriptions.Everywhere[typing.Any],
+        observer: observers.Observer | None,
+    ) -> None:
+        super().__init__(here, future, observer)
+        self._request = request
+        self._asked: dict[endpoints.Endpoint, protocol.Command] = {}
+        self._reached: list[endpoints.Endpoint] = []
+        self._left: collections.deque[endpoints.Endpoint] | None = None
+
+    def start(self) -> None:
+        # Where the servers are not known yet, that comes first.
+        for endpoint, commands in self._here.cluster.waiting().items():
+            self.limit()
+            self.send(endpoint, commands)
+        if not self._away:
+            super().start()
+
+    def step(self) -> bool:
+        if self._left is None:
+            self._left = collections.deque(self._here.cluster.endpoints)
+        if not self._left:
+            return False
+        endpoint = self._left.popleft()
+        if endpoint.usable():
+            self._asked[endpoint] = command = self._request.make()
+            self.send(endpoint, (command,))
+        return True
+
+    def take(self, chunk: Chunk, sent: bool) -> None:
+        if sent and chunk.endpoint in self._asked:
+            self._reached.append(chunk.endpoint)
+
+    def result(self) -> typing.Any:
+        return self._request.result(
+            {
+                endpoint: command
+                for endpoint, command in self._asked.items()
+                if endpoint in self._reached
+            }
+        )
+
+    def outcome(self) -> tuple[BaseException | None, int, int]:
+        return descriptions.outcome((), self._asked.values())
+
+
+def everywhere(
+    here: state.LoopState,
+    request: descriptions.Everywhere[typing.Any],
+    observe: observers.Observe | None,
+) -> Future:
+    """Run what is described, likewise."""
+    future = here.loop.create_future()
+    observer = None if observe is None else observe(request.name, ())
+    EverywhereCall(here, future, request, observer).start()
+    return future
+
+
+def endpoint_of(call: Call) -> endpoints.Endpoint | None:
+    return call.endpoint

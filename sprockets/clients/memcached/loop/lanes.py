@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import functools
 import logging
 import time
-import typing
 import weakref
 from collections import abc
 
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.loop import batches, executors, turns
-from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.loop import (
+    batches,
+    futures,
+    jobs,
+    permits,
+    threads,
+)
+from sprockets.clients.memcached.servers import connections, endpoints
 from sprockets.clients.memcached.watch import counters
 
 LOGGER = logging.getLogger(__name__)
@@ -31,30 +35,34 @@ LARGE = 1024 * 1024
 GRACE = 0.1
 """Seconds after its deadline that a batch gets to come back by itself."""
 
-Future = asyncio.Future[typing.Any]
+STEP = 0.01
+"""Seconds by which calls may differ that share a deadline in a batch."""
+
+TELL_AGAIN = 60.0
+"""Seconds before the log says once more that there are no threads."""
 
 
 class OverloadError(Exception):
     """So much waits for a server that a call was not let in."""
 
 
-_turns: weakref.WeakKeyDictionary[
+_permits: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop,
-    weakref.WeakKeyDictionary[health.Endpoint, turns.Turns],
+    weakref.WeakKeyDictionary[endpoints.Endpoint, permits.Permits],
 ] = weakref.WeakKeyDictionary()
 
 
-def _turns_of(
-    loop: asyncio.AbstractEventLoop, endpoint: health.Endpoint
-) -> turns.Turns:
+def _permits_of(
+    loop: asyncio.AbstractEventLoop, endpoint: endpoints.Endpoint
+) -> permits.Permits:
     """Return what bounds a loop's batches in flight to one server.
 
     It is one for all the clients of the loop, for they share its connections.
 
     """
-    of_loop = _turns.setdefault(loop, weakref.WeakKeyDictionary())
+    of_loop = _permits.setdefault(loop, weakref.WeakKeyDictionary())
     if endpoint not in of_loop:
-        of_loop[endpoint] = turns.Turns(endpoint.max_connections)
+        of_loop[endpoint] = permits.Permits(endpoint.max_connections)
     return of_loop[endpoint]
 
 
@@ -81,13 +89,13 @@ class Lane:
 
     def __init__(
         self,
-        endpoint: health.Endpoint,
+        endpoint: endpoints.Endpoint,
         codec: values.Codec,
         timeout: float,
-        threads: executors.Threads,
+        threads: threads.Threads,
         counters: counters.Counters,
         redirect: abc.Callable[
-            [list[batches.Waiter], health.Endpoint, float], None
+            [list[batches.Waiter], endpoints.Endpoint, float], None
         ],
     ) -> None:
         self.endpoint = endpoint
@@ -95,32 +103,33 @@ class Lane:
         self.timeout = timeout
         self.counters = counters
         self.loop = asyncio.get_running_loop()
-        self._turns = _turns_of(self.loop, endpoint)
+        self.permits = _permits_of(self.loop, endpoint)
         self._threads = threads
-        self._in_threads = 0
         self._redirect = redirect
         self._in_flight: set[batches.Batch] = set()
-        self._for_threads: collections.deque[batches.Batch] = (
-            collections.deque()
+        self._exchanges = jobs.Crew(
+            threads, functools.partial(threads.exchange, endpoint)
         )
-        self._begun: set[health.Begun] = set()
+        self._values = jobs.Crew(threads, threads.make_values)
+        self._told_of_threads = -TELL_AGAIN
         # A loop may end, or be left, in the middle of an exchange.
-        weakref.finalize(self, _drop, endpoint, self._begun).atexit = False
+        self._begun: set[connections.Begun] = set()
+        weakref.finalize(self, _drop_all, endpoint, self._begun).atexit = False
         self._dropped: collections.deque[
             tuple[batches.Batch, Exception | None]
         ] = collections.deque()
         self.forming: batches.Batch | None = None
-        """The batch that the next call goes into, None if it begins one."""
-        self._full: collections.deque[batches.Batch] = collections.deque()
-        self._scheduled = False
+        """The batch that the next call goes into, None if it begins one or
+        joins one that waits."""
+        self._waiting: collections.deque[batches.Batch] = collections.deque()
         self._timer: asyncio.TimerHandle | None = None
         self.max_calls = batches.MAX_CALLS
         """The calls that go into one batch."""
-        self._waiting_calls = 0
-        self._waiting_bytes = 0
         self._overloaded = False
         self._mean_size = 0.0
-        self._idle: Future | None = None
+        self._drained: list[futures.Future] = []
+        self._in_line = False
+        """Whether it may wait for a permit, or for a thread."""
 
     # Calls come in
 
@@ -132,9 +141,9 @@ class Lane:
             if batch is None:
                 self._turn_away(waiter)
                 return
-        if self.endpoint.retry_at is not None:
-            # It is the one call that is to try the server.
-            batch.trial = True
+        if self.endpoint.retry_at is not None and not self._may_try(batch):
+            self.loop.call_soon(self._send_on, waiter, batch.deadline)
+            return
         batch.calls += 1
         batch.keys[waiter[0]] = None
         batch.waiters.append(waiter)
@@ -159,43 +168,66 @@ class Lane:
                 self.counters.fail(time.monotonic(), part.calls)
                 self.loop.call_soon(part.back, True)
                 return
-        if self.endpoint.retry_at is not None:
-            batch.trial = True
+        if self.endpoint.retry_at is not None and not self._may_try(batch):
+            self.loop.call_soon(part.back, False)
+            return
         batch.calls += part.calls
         batch.size += part.size
         (batch.reading if reads else batch.writing).append(part)
 
+    def _may_try(self, batch: batches.Batch) -> bool:
+        """Whether a batch is the one that tries a server that is down."""
+        if batch.trial is None:
+            batch.trial = self.endpoint.try_again()
+        # It may have come up meanwhile.
+        return batch.trial is not None or self.endpoint.retry_at is None
+
     def _next(self, size: int) -> batches.Batch | None:
-        """Begin another batch, unless too much waits already."""
-        after = None
-        full = self.forming
-        if full is not None:
-            # No call may overtake a write that was called before it.
-            after = full if full.writing else full.after
-            self._waiting_calls += full.calls
-            self._waiting_bytes += full.size
-            self._full.append(full)
-            self.forming = None
-        if (
-            self._waiting_calls >= MAX_WAITING_CALLS
-            or self._waiting_bytes + size > MAX_WAITING_BYTES
-        ):
-            if not self._overloaded:
-                self._overloaded = True
-                LOGGER.warning(
-                    'memcached server %s: %d calls wait, more are refused',
-                    self.endpoint,
-                    self._waiting_calls,
-                )
-            return None
+        """Return a batch to join, unless too much waits already."""
+        deadline = time.monotonic() + self.timeout
         # First: a signal may come in between, and a batch has to leave.
-        if not self._scheduled:
-            self.loop.call_soon(self._end_of_turn)
-            self._scheduled = True
-        batch = self.forming = batches.Batch(
-            self.endpoint, self.codec, time.monotonic() + self.timeout, after
-        )
+        self.loop.call_soon(self._end_of_turn)
+        if self._timer is None:
+            self._watch(deadline)
+        last = self._waiting[-1] if self._waiting else None
+        after = None
+        if last is not None:
+            if (
+                last.state is batches.GATHERING
+                and last is not self.forming
+                and last.calls < self.max_calls
+                and last.size + size <= batches.MAX_BYTES
+            ):
+                if deadline - last.deadline > STEP:
+                    last.prolong(deadline)
+                self.forming = last
+                return last
+            # No call may overtake a write that was called before it.
+            after = last if last.writing else last.after
+            if last.state is batches.GATHERING:
+                last.become(batches.FULL)
+            self.forming = None
+            if self._is_overloaded(size):
+                return None
+        batch = batches.Batch(self.endpoint, self.codec, deadline, after)
+        self._waiting.append(batch)
+        self.forming = batch
         return batch
+
+    def _is_overloaded(self, size: int) -> bool:
+        """Whether so much waits that a call is not let in."""
+        calls = sum([batch.calls for batch in self._waiting])
+        bytes_ = sum([batch.size for batch in self._waiting])
+        if calls < MAX_WAITING_CALLS and bytes_ + size <= MAX_WAITING_BYTES:
+            return False
+        if not self._overloaded:
+            self._overloaded = True
+            LOGGER.warning(
+                'memcached server %s: %d calls wait, more are refused',
+                self.endpoint,
+                calls,
+            )
+        return True
 
     def _turn_away(self, waiter: batches.Waiter) -> None:
         _, future, default, _, _, observer, otherwise = waiter
@@ -205,10 +237,24 @@ class Lane:
             error = OverloadError(str(self.endpoint))
             batches.tell(observer.over, error, 0, 0, self.endpoint)
 
+    def _send_all_on(self, batch: batches.Batch) -> None:
+        """Send calls to other servers that could not reach this one."""
+        try:
+            for waiters, deadline in batch.by_deadline():
+                self._redirect(waiters, self.endpoint, deadline)
+        # A signal's: whoever was sent on already may be so twice.
+        except BaseException:
+            self.loop.call_soon(self._send_all_on, batch)
+            raise
+
+    def _send_on(self, waiter: batches.Waiter, deadline: float) -> None:
+        self._redirect([waiter], self.endpoint, deadline)
+
     # Batches leave
 
     def _end_of_turn(self) -> None:
-        self._scheduled = False
+        # Who joins it later has a deadline of its own.
+        self.forming = None
         try:
             self.leave()
         # A signal's: what has not left must not wait for the next call.
@@ -218,43 +264,69 @@ class Lane:
 
     def leave(self) -> None:
         """Send batches on their way, as many as may be in flight."""
-        while self._for_threads and self._take_thread():
-            self._run(self._for_threads.popleft())
-        while self._full or self.forming is not None:
-            batch = self._first()
-            if self.endpoint.retry_at is not None and not batch.trial:
+        if self._exchanges.waiting or self._values.waiting:
+            self._in_line = True
+            self._exchanges.start(self)
+            self._values.start(self)
+        while self._waiting:
+            batch = self._waiting[0]
+            if not batch.calls:
+                # A signal has kept its first call from joining it.
+                self._take_out(batch)
+                batch.drop_exchange()
+                batch.become(batches.OVER)
+                continue
+            if self.endpoint.retry_at is not None and batch.trial is None:
                 # The server went down while the batch waited.
-                self._take_out()
                 self._drop(batch)
                 continue
-            if self._timer is None:
-                self._watch(batch.deadline)
-            if batch.after is not None and not batch.after.returned:
+            if batch.after is not None and not batch.after.is_back:
                 break
-            if not self._turns.take(self):
-                if not self._for_threads:
-                    self._threads.withdraw(self)
-                return
             try:
-                begun = batch.begin()
-                if begun:
-                    self._take_out()
-                    self._in_flight.add(batch)
-                    self._attend(batch)
+                if not self._send(batch):
+                    self._in_line = True
+                    return
             # A signal's: nobody knows what was sent.
             except BaseException as error:
                 self._abort(batch, error)
                 raise
-            if not begun:
-                if not self._take_thread():
-                    self._turns.give_back()
-                    return
-                self._take_out()
-                self._in_flight.add(batch)
-                self._run(batch)
             batch.after = None
-        self._turns.withdraw(self)
-        if not self._for_threads:
+        if self._in_line:
+            self._leave_line()
+
+    def _send(self, batch: batches.Batch) -> bool:
+        """Send a batch on its way.
+
+        :return: False if there is no permit for it, or no thread
+
+        """
+        if not self.permits.take(self, batch):
+            return False
+        if batch.begin():
+            self._in_flight.add(batch)
+            self._take_out(batch)
+            self._attend(batch)
+            return True
+        job = self._exchange_of(batch)
+        if not self._exchanges.take(self, job):
+            batch.release()
+            return False
+        self._in_flight.add(batch)
+        self._take_out(batch)
+        batch.become(batches.IN_THREAD)
+        self._exchanges.run(self, job)
+        return True
+
+    def _exchange_of(self, batch: batches.Batch) -> jobs.Job[batches.Batch]:
+        return jobs.Job(
+            self, self._exchanges, batch, batch.exchange, self._exchanged
+        )
+
+    def _leave_line(self) -> None:
+        """Wait for no permit that there is no use for."""
+        self.permits.withdraw(self)
+        if not self._exchanges.waiting and not self._values.waiting:
+            self._in_line = False
             self._threads.withdraw(self)
 
     def _abort(self, batch: batches.Batch, error: BaseException) -> None:
@@ -263,29 +335,22 @@ class Lane:
         The server is not to blame.
 
         """
-        if batch.in_thread or batch in self._for_threads:
+        if batch.job is not None:
             return
-        if batch is self.forming or batch in self._full:
-            self._take_out()
-        begun = batch.begun
-        if begun is not None:
-            self.loop.remove_reader(begun.descriptor)
-            self._begun.discard(begun)
-            self.endpoint.drop(begun)
-        self._in_flight.discard(batch)
-        self._turns.give_back()
-        batch.started = False
-        batch.returned = True
+        self._take_out(batch)
+        if batch.begun is not None:
+            self._stop_reading(batch.begun)
         self._give_up(batch, error)
 
-    def _take_out(self) -> None:
-        if not self._full:
+    def _take_out(self, batch: batches.Batch) -> None:
+        """Take a batch from those that wait."""
+        if self._waiting and self._waiting[0] is batch:
+            self._waiting.popleft()
+            self._overloaded = False
+        elif batch in self._waiting:
+            self._waiting.remove(batch)
+        if batch is self.forming:
             self.forming = None
-            return
-        batch = self._full.popleft()
-        self._waiting_calls -= batch.calls
-        self._waiting_bytes -= batch.size
-        self._overloaded = False
 
     # The loop has them
 
@@ -306,74 +371,92 @@ class Lane:
             missing = batch.go_on()
         # A signal's: its connection is closed, and others may be let down.
         except BaseException:
-            self.loop.remove_reader(begun.descriptor)
             begun.failure = ConnectionAbortedError('interrupted')
             self._to_thread(batch)
             raise
         if 0 < missing <= LARGE:
             return
-        self.loop.remove_reader(begun.descriptor)
         if missing == 0:
+            self.loop.remove_reader(begun.descriptor)
             self._begun.discard(begun)
-            if batch.unpack_light():
-                self.come_back(batch)
-                return
-        self._to_thread(batch)
+            self._answered(batch)
+        else:
+            self._to_thread(batch)
+
+    def _stop_reading(self, begun: connections.Begun) -> None:
+        self.loop.remove_reader(begun.descriptor)
+        self._begun.discard(begun)
 
     # Threads have them
 
     def _to_thread(self, batch: batches.Batch) -> None:
         """Have a thread do the rest of what the loop has begun."""
-        self._for_threads.append(batch)
-        if self._take_thread():
-            self._run(self._for_threads.popleft())
+        assert batch.begun is not None
+        self._stop_reading(batch.begun)
+        batch.become(batches.IN_THREAD)
+        self._exchanges.put(self, self._exchange_of(batch))
 
-    def _take_thread(self) -> bool:
-        return self._threads.take(self, self._in_threads)
+    def _exchanged(self, batch: batches.Batch) -> None:
+        """Take a batch back whose exchange a thread has ended."""
+        if batch.state is batches.GIVEN_UP:
+            batch.release()
+            self._over(batch)
+        else:
+            self._answered(batch)
 
-    def _run(self, batch: batches.Batch) -> None:
-        self._in_threads += 1
-        batch.in_thread = True
-        if batch.begun is not None:
-            self._begun.discard(batch.begun)
-        try:
-            self._threads.submit(
-                self.endpoint, functools.partial(self._work, batch)
+    def refused(self, batch: batches.Batch, error: BaseException) -> None:
+        """Give up a batch for which no thread is to be had."""
+        now = time.monotonic()
+        if now >= self._told_of_threads + TELL_AGAIN:
+            self._told_of_threads = now
+            LOGGER.warning(
+                'memcached server %s: no thread takes its calls: %s',
+                self.endpoint,
+                str(error) or type(error).__name__,
             )
-        except RuntimeError as error:
-            LOGGER.warning('The executor takes no more: %s', error)
-            self._give_up(batch, error)
-            self.loop.call_soon(self._come_back_from_thread, batch)
-
-    def _work(self, batch: batches.Batch) -> None:
-        """Run a batch, in a thread, and go back to the loop."""
-        batch.run()
-        try:
-            self.loop.call_soon_threadsafe(self._come_back_from_thread, batch)
-        except RuntimeError:
-            LOGGER.debug('The loop was closed while a batch was in flight')
-            self._threads.give_back()
-
-    def _come_back_from_thread(self, batch: batches.Batch) -> None:
-        self._in_threads -= 1
-        self._threads.give_back()
-        self.come_back(batch)
+        self._give_up(batch, threads.NoThreadError(str(error)))
 
     # Batches come back
 
-    def come_back(self, batch: batches.Batch) -> None:
-        """Take a batch back, and let the next one leave."""
+    def _answered(self, batch: batches.Batch) -> None:
+        """Give what came to those who wait, and let the next batch leave."""
+        if batch.permit is not None:
+            batch.permit.release()
+        try:
+            is_over = batch.give_light()
+        # A signal's: those who are still to be told must not be left out.
+        except BaseException as error:
+            self.loop.call_soon(self._give_up, batch, error)
+            raise
+        if is_over:
+            self._over(batch)
+        else:
+            batch.become(batches.ANSWERED)
+            job = jobs.Job(
+                self, self._values, batch, batch.make_values, self._made
+            )
+            self._values.put(self, job)
+            self.leave()
+
+    def _made(self, batch: batches.Batch) -> None:
+        """Take a batch back whose values a thread has made."""
+        if batch.state is batches.ANSWERED:
+            batch.give_heavy()
+        self._over(batch)
+
+    def _over(self, batch: batches.Batch) -> None:
+        """Take note that nothing is left to be done for a batch."""
+        if batch.state is not batches.GIVEN_UP:
+            batch.count(self.counters)
+        batch.become(batches.OVER)
         self._in_flight.discard(batch)
-        self._turns.give_back()
-        batch.returned = True
-        batch.settle()
-        batch.count(self.counters)
         if batch.value_size is not None:
             self._note_size(batch.value_size)
-        if not batch.sent and not batch.abandoned:
-            self._redirect_all(batch)
+        if not batch.reached:
+            self._send_all_on(batch)
         self.leave()
-        self._tell_if_idle()
+        if self._drained:
+            self._tell_if_idle()
 
     def _note_size(self, size: float) -> None:
         """Bound the calls of a batch by the size that values have had."""
@@ -383,8 +466,20 @@ class Lane:
             min(max(batches.MAX_BYTES / expected, 8), batches.MAX_CALLS)
         )
 
-    def _redirect_all(self, batch: batches.Batch) -> None:
-        self._redirect(batch.waiters, self.endpoint, batch.deadline)
+    # Batches that do not come back
+
+    def _give_up(self, batch: batches.Batch, error: BaseException) -> None:
+        """End a batch that nobody works at, with the result of a failure."""
+        if batch.state is batches.OVER:
+            return
+        batch.drop_exchange()
+        batch.release()
+        self.counters.fail(time.monotonic(), batch.calls)
+        batch.fail(error)
+        batch.become(batches.OVER)
+        self._in_flight.discard(batch)
+        self.leave()
+        self._tell_if_idle()
 
     def _drop(
         self, batch: batches.Batch, error: Exception | None = None
@@ -394,90 +489,90 @@ class Lane:
         :param error: why it fails; without one it may go to other servers
 
         """
+        self._take_out(batch)
         self._dropped.append((batch, error))
         if len(self._dropped) == 1:
             self.loop.call_soon(self._drop_next)
 
     def _drop_next(self) -> None:
-        batch, error = self._dropped.popleft()
-        batch.returned = True
-        if error is None:
-            batch.sent = False
-            batch.settle()
-            self._redirect_all(batch)
-        else:
-            self._give_up(batch, error)
-        if self._dropped:
-            self.loop.call_soon(self._drop_next)
-        self._tell_if_idle()
+        batch, error = self._dropped[0]
+        try:
+            if error is None:
+                batch.drop_exchange()
+                batch.turn_back()
+                batch.become(batches.OVER)
+                self._send_all_on(batch)
+            else:
+                self._give_up(batch, error)
+        except BaseException as interrupted:
+            self.loop.call_soon(self._give_up, batch, interrupted)
+            raise
+        # Whatever comes in between: the others are waiting too.
+        finally:
+            self._dropped.popleft()
+            if self._dropped:
+                self.loop.call_soon(self._drop_next)
+            self._tell_if_idle()
 
-    # Batches that do not come back
+    # Time
 
-    def _give_up(self, batch: batches.Batch, error: BaseException) -> None:
-        self.counters.fail(time.monotonic(), batch.calls)
-        batch.abandon(error)
-
-    def _watch(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
+    def _watch(self, due: float) -> None:
+        left = due - time.monotonic()
         self._timer = self.loop.call_later(max(left, 0), self._look)
 
     def _look(self) -> None:
-        """Answer for batches whose thread, or whose turn, does not come."""
-        self._timer = None
+        """End what is over by its deadline."""
         now = time.monotonic()
-        for batch in list(self._in_flight):
-            if self._due(batch) <= now:
-                self._time_out(batch)
-        while (self._full or self.forming is not None) and self._due(
-            self._first()
-        ) <= now:
-            batch = self._first()
-            self._take_out()
-            self._drop(batch, TimeoutError('no turn came in time'))
-        due = [self._due(batch) for batch in self._in_flight]
-        if self._full or self.forming is not None:
-            due.append(self._due(self._first()))
-        if due and min(due) < float('inf'):
-            self._watch(min(due))
+        error = TimeoutError('timed out')
+        try:
+            self._timer = None
+            for batch in list(self._waiting):
+                batch.expire(now, error)
+                if batch.deadline <= now:
+                    self._drop(batch, TimeoutError('no turn came in time'))
+            for batch in list(self._in_flight):
+                batch.expire(now, error)
+                if self._ends_at(batch) <= now:
+                    self._time_out(batch, error)
+        # Whatever comes in between: the others have deadlines too.
+        finally:
+            due = [min(b.due, b.deadline) for b in self._waiting]
+            due += [min(b.due, self._ends_at(b)) for b in self._in_flight]
+            if due and min(due) < float('inf'):
+                self._watch(min(due))
         self._tell_if_idle()
 
-    def _due(self, batch: batches.Batch) -> float:
+    def _ends_at(self, batch: batches.Batch) -> float:
         """Return when the loop ends a batch, on the monotonic clock."""
-        if batch.finished or batch.abandoned:
-            return float('inf')
-        if batch.begun is not None and not batch.in_thread:
+        if batch.state is batches.IN_LOOP:
             return batch.deadline
+        if batch.state is batches.GIVEN_UP:
+            return float('inf')
         return batch.deadline + GRACE
 
-    def _time_out(self, batch: batches.Batch) -> None:
-        error = TimeoutError('timed out')
-        begun = batch.begun
-        if begun is None or batch.in_thread:
-            self._give_up(batch, error)
-            return
-        if begun in self._begun and batch not in self._for_threads:
+    def _time_out(self, batch: batches.Batch, error: TimeoutError) -> None:
+        if batch.state is batches.IN_LOOP and batch.begun is not None:
             # It may be the loop that was late.
             self._go_on(batch)
-            if batch.returned or batch.in_thread:
+            if batch.state is not batches.IN_LOOP:
                 return
-            if batch not in self._for_threads:
-                self.loop.remove_reader(begun.descriptor)
-        with contextlib.suppress(ValueError):
-            self._for_threads.remove(batch)
-        self._begun.discard(begun)
-        if batch.answered:
-            self._give_up(batch, error)
-        else:
+            begun = batch.begun
+            assert begun is not None
+            self._stop_reading(begun)
             begun.link.close()
-            begun.failure = begun.failure or error
+            begun.failure = error
             # With no time left there is nothing in it that waits.
-            batch.run()
-        self.come_back(batch)
-
-    def _first(self) -> batches.Batch:
-        batch = self._full[0] if self._full else self.forming
-        assert batch is not None
-        return batch
+            batch.exchange()
+            self._answered(batch)
+        elif batch.job is None or batch.job.take_back():
+            self._give_up(batch, error)
+        elif batch.job.is_over:
+            # Only the loop is late.
+            batch.job.end()
+        else:
+            self.counters.fail(time.monotonic(), batch.calls)
+            batch.fail(error)
+            batch.become(batches.GIVEN_UP)
 
     # The end
 
@@ -485,24 +580,28 @@ class Lane:
     def busy(self) -> bool:
         """Whether anybody waits for this server."""
         return bool(
-            self._full
+            self._waiting
             or self._dropped
-            or self.forming is not None
-            or any(not batch.abandoned for batch in self._in_flight)
+            or any(
+                batch.state is not batches.GIVEN_UP
+                for batch in self._in_flight
+            )
         )
 
     def _tell_if_idle(self) -> None:
-        if self._idle is not None and not self.busy:
-            if not self._idle.done():
-                self._idle.set_result(None)
-            self._idle = None
+        if self._drained and not self.busy:
+            drained, self._drained = self._drained, []
+            for future in drained:
+                if not future.done():
+                    future.set_result(None)
 
     async def drain(self) -> None:
         """Wait until everything that was called is answered."""
         while self.busy:
-            if self._idle is None:
-                self._idle = self.loop.create_future()
-            await self._idle
+            # One for each who waits: one may be cancelled.
+            future = self.loop.create_future()
+            self._drained.append(future)
+            await future
 
     def end(self) -> None:
         """Leave nothing behind in the loop."""
@@ -516,11 +615,17 @@ class Lane:
         One that only rests goes on with it when it runs again.
 
         """
-        if self.loop.is_closed():
-            _drop(self.endpoint, self._begun)
-            self._threads.withdraw(self)
+        if not self.loop.is_closed():
+            return
+        for batch in (*self._waiting, *self._in_flight):
+            if batch.job is None or batch.job.take_back():
+                batch.drop_exchange()
+        self._begun.clear()
+        self._threads.withdraw(self)
 
 
-def _drop(endpoint: health.Endpoint, begun: set[health.Begun]) -> None:
+def _drop_all(
+    endpoint: endpoints.Endpoint, begun: set[connections.Begun]
+) -> None:
     while begun:
         endpoint.drop(begun.pop())
