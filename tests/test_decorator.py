@@ -396,13 +396,13 @@ def test_a_name_is_sent_by_the_rules_of_the_moment(memcached_server):
             assert [await one(7) for one in both * 2] == [1, 2, 1, 2]
             assert wire.stored(address, 'key:7') is not None
             assert wire.stored(address, 'v2:key:7') is not None
-            requests = plain._engine.requests
-            requests.key_encoder = 'encoded:{}'.format
+            encoding = plain._engine.encoding
+            encoding.key_encoder = 'encoded:{}'.format
             assert [await one(7) for one in both * 2] == [3, 2, 3, 2]
             assert wire.stored(address, 'encoded:key:7') is not None
-            requests.key_encoder = None
+            encoding.key_encoder = None
             assert await both[0](7) == 1
-            requests.server_max_key_length = 3
+            encoding.server_max_key_length = 3
             with pytest.raises(memcached.Client.MemcachedKeyLengthError):
                 await both[0](7)
 

@@ -20,7 +20,7 @@ from services import wait_until
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached.once import leases
-from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.requests import arguments
 from sprockets.clients.memcached.testing import MemcachedServer
 
 LOGGER = 'sprockets.clients.memcached'
@@ -180,7 +180,7 @@ def test_the_lease_lies_where_its_key_lies(pair, connect):
         ((KEY, int), {'lease': 10**9}, ValueError),
         ((KEY, int), {'wait': -1}, ValueError),
         ((KEY, int), {'wait': []}, TypeError),
-        ((KEY, int, commands.LATEST_DATE), {'stale': 60}, ValueError),
+        ((KEY, int, arguments.LATEST_DATE), {'stale': 60}, ValueError),
     ],
 )
 def test_a_bad_argument_raises_whatever_is_stored(

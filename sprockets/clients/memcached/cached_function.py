@@ -9,15 +9,16 @@ import functools
 import hashlib
 import inspect
 import re
+import sys
 import typing
 import uuid
 from collections import abc
 
 from sprockets.clients.memcached import aio, client
-from sprockets.clients.memcached.once import leases
-from sprockets.clients.memcached.requests import commands
+from sprockets.clients.memcached.once import plans
+from sprockets.clients.memcached.requests import encodings
 
-_Call = tuple[commands.Name, abc.Callable[[], typing.Any]]
+_Call = tuple[encodings.Name, abc.Callable[[], typing.Any]]
 """How a call is named, and what does it."""
 
 MAX_NAME = 200
@@ -76,6 +77,17 @@ def _as_key(name: str) -> str:
     return f'{head}#{digest}'
 
 
+MAX_REMEMBERED = 1024
+"""Bytes of the arguments of a call whose name is remembered."""
+
+
+class _LargeCall(Exception):  # noqa: N818
+    """Raised for a call with large arguments: it is not remembered."""
+
+    def __init__(self, call: _Call) -> None:
+        self.call = call
+
+
 _clients: dict[tuple[type, str | None], typing.Any] = {}
 """The clients of functions that were given none, by kind and prefix."""
 
@@ -97,12 +109,11 @@ class Cached:
     def __init__(
         self,
         function: abc.Callable[..., typing.Any],
-        time: typing.Any,
+        plan: plans.Plan,
         key: abc.Callable[..., str] | str | None,
         source: typing.Any,
         prefix: str | None,
         options: dict[str, typing.Any],
-        how: leases.How | None,
     ) -> None:
         functools.update_wrapper(self, function)
         if inspect.iscoroutinefunction(function):
@@ -117,24 +128,26 @@ class Cached:
         self._plain_call = functools.lru_cache(maxsize=1024, typed=True)(
             self._make_call
         )
-        self._time = time
+        self._plan = plan
         self._key = key
         self._names_calls = callable(key)
         self._source = source
         self._prefix = prefix
         self._options = options
-        self._how = how
 
     def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         """Return what the function returned before, or call it."""
-        return self._get(args, kwargs)
+        name, factory = self._call(args, kwargs)
+        return self._get(self._cache(args), name, factory)
 
     def _get(
-        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+        self,
+        source: typing.Any,
+        name: encodings.Name,
+        factory: abc.Callable[[], typing.Any],
     ) -> typing.Any:
-        name, factory = self._call(args, kwargs)
-        return self._cache(args).get_or_set(
-            name.key, factory, self._time, **self._options
+        return source.get_or_set(
+            name.key, factory, self._plan.time, **self._options
         )
 
     def _call(
@@ -146,7 +159,10 @@ class Cached:
                 if type(value) not in PLAIN:
                     break
             else:
-                return self._plain_call(*args, **kwargs)
+                try:
+                    return self._plain_call(*args, **kwargs)
+                except _LargeCall as large:
+                    return large.call
         return (
             self._name_call(args, kwargs),
             functools.partial(self._function, *args, **kwargs),
@@ -181,22 +197,28 @@ class Cached:
 
     def _name_call(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
-    ) -> commands.Name:
+    ) -> encodings.Name:
         if callable(self._key):
-            return commands.Name(_as_key(self._key(*args, **kwargs)))
+            return encodings.Name(_as_key(self._key(*args, **kwargs)))
         if args and _is_handler(args[0]):
             # What makes no difference to the key: any is as good.
             args = (_HANDLER, *args[1:])
         for value in (*args, *kwargs.values()):
             if type(value) not in PLAIN and value is not _HANDLER:
-                return commands.Name(self._make_key(*args, **kwargs))
-        return self._plain_call(*args, **kwargs)[0]
+                return encodings.Name(self._make_key(*args, **kwargs))
+        try:
+            return self._plain_call(*args, **kwargs)[0]
+        except _LargeCall as large:
+            return large.call[0]
 
     def _make_call(self, *args: typing.Any, **kwargs: typing.Any) -> _Call:
-        return (
-            commands.Name(self._make_key(*args, **kwargs)),
+        call = (
+            encodings.Name(self._make_key(*args, **kwargs)),
             functools.partial(self._function, *args, **kwargs),
         )
+        if sum(map(sys.getsizeof, (*args, *kwargs.values()))) > MAX_REMEMBERED:
+            raise _LargeCall(call)
+        return call
 
     def _make_key(self, *args: typing.Any, **kwargs: typing.Any) -> str:
         bound = self._signature.bind(*args, **kwargs)
@@ -242,11 +264,8 @@ class CachedCoroutine(Cached):
 
     def __init__(self, *args: typing.Any) -> None:
         super().__init__(*args)
-        self._is_quick = (
-            self._how is not None
-            and not self._names_calls
-            and (self._source is None or _is_ours(self._source))
-        )
+        self._default = self._options.get('default', plans.MISS)
+        self._is_ours = _is_ours(self._source)
 
     async def __call__(
         self, *args: typing.Any, **kwargs: typing.Any
@@ -254,27 +273,31 @@ class CachedCoroutine(Cached):
         """Return what the function returned before, or call it."""
         # What was a coroutine function stays one: it can be made a task of,
         # and be called where no loop runs yet.
-        if self._is_quick:
-            # Most calls are like that: as below, in fewer steps.
+        if self._names_calls:
+            name, factory = self._call(args, kwargs)
+        else:
+            # Most calls are like that: what _call does, in fewer steps.
             for value in (*args, *kwargs.values()) if kwargs else args:
                 if type(value) not in PLAIN:
+                    name, factory = self._call(args, kwargs)
                     break
             else:
-                source = self._source
-                if source is None:
-                    source = self._cache(args)
-                name, factory = self._plain_call(*args, **kwargs)
-                rules, encoded = name.sent
-                if rules is source._engine.requests.rules:
-                    return await source._look_up(
-                        encoded, None, factory, self._how, name.key
-                    )
-        source = self._cache(args)
-        if self._how is None or not _is_ours(source):
-            return await self._get(args, kwargs)
-        name, factory = self._call(args, kwargs)
-        route = source._engine.requests.route_of(name)
-        return await source._look_up(*route, factory, self._how, route)
+                try:
+                    name, factory = self._plain_call(*args, **kwargs)
+                except _LargeCall as large:
+                    name, factory = large.call
+        source = self._source
+        if source is None:
+            source = self._cache(args)
+        if not self._is_ours and not _is_ours(source):
+            return await self._get(source, name, factory)
+        encoding = source._engine.encoding
+        rules, encoded = name.sent
+        if rules is not encoding.rules:
+            encoded = encoding.encoded_name(name)
+        return await source._look_up(
+            name.key, factory, self._plan, self._default, encoded
+        )
 
 
 class _Bound:
@@ -324,7 +347,7 @@ def cached(
     stale: typing.Any = 0,
     lease: typing.Any = 10,
     wait: typing.Any = None,
-    default: typing.Any = leases.MISS,
+    default: typing.Any = plans.MISS,
     cache_none: bool = True,
 ) -> abc.Callable[[abc.Callable[..., typing.Any]], Cached]:
     """Return a decorator that caches what a function or coroutine returns.
@@ -362,13 +385,7 @@ def cached(
     """
     if callable(time):
         raise TypeError('cached needs a time: @cached(60)')
-    terms = leases.terms(stale, lease, wait)
-    exptime = commands.exptime(time)
-    leases.kept(exptime, terms)
-    how: leases.How | None = None
-    # A longer time span is sent as a date, another one each time.
-    if exptime <= commands.MONTH:
-        how = exptime, terms, default, cache_none, 0
+    plan = plans.plan(time, stale, lease, wait, cache_none, 0)
     # What is as usual need not be passed on each time.
     options = {
         name: value
@@ -376,7 +393,7 @@ def cached(
             ('stale', stale, 0),
             ('lease', lease, 10),
             ('wait', wait, None),
-            ('default', default, leases.MISS),
+            ('default', default, plans.MISS),
             ('cache_none', cache_none, True),
         )
         if value is not usual
@@ -385,6 +402,6 @@ def cached(
     def decorate(function: abc.Callable[..., typing.Any]) -> Cached:
         coroutine = inspect.iscoroutinefunction(function)
         kind = CachedCoroutine if coroutine else Cached
-        return kind(function, time, key, client, prefix, options, how)
+        return kind(function, plan, key, client, prefix, options)
 
     return decorate

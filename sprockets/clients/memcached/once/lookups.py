@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import typing
 from collections import abc
 
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.loop import batches, calls, engines, lanes
-from sprockets.clients.memcached.once import flights, leases
-from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.loop import (
+    batches,
+    calls,
+    engines,
+    futures,
+    lanes,
+    state,
+)
+from sprockets.clients.memcached.once import (
+    computing,
+    leases,
+    nesting,
+    plans,
+    steps,
+)
+from sprockets.clients.memcached.requests import descriptions
+from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.watch import observers
 from sprockets.clients.memcached.wire import protocol
-
-LOGGER = logging.getLogger(__name__)
 
 Future = asyncio.Future[typing.Any]
 
 Wanted = tuple[
-    engines.Engine,
+    state.LoopState,
     contextvars.Context,
     abc.Callable[[], typing.Any],
     bytes,
     int | None,
-    leases.How,
+    plans.Plan,
+    typing.Any,
 ]
-"""What a caller of ``get_or_set`` wants: the client's engine, the context in
-which to compute, what computes the value, key, hash, and how it is to be got.
-"""
+"""What a caller of ``get_or_set`` wants: what its client has in the loop, the
+context in which to compute, what computes the value, key, hash, plan and
+default."""
 
 
 class Lookup:
@@ -39,108 +51,191 @@ class Lookup:
 
     """
 
-    __slots__ = ('_context', '_engine', '_factory', 'future', 'plan')
+    __slots__ = (
+        '_context',
+        '_factory',
+        '_here',
+        '_runner',
+        'future',
+        'want',
+    )
 
     def __init__(self, wanted: Wanted, future: Future) -> None:
         # The answer does not come in the caller's context.
-        engine, context, factory, key, hashed, how = wanted
-        self._engine = engine
+        here, context, factory, key, hashed, plan, default = wanted
+        self._runner = computing.Runner(here)
+        self._here = here
         self._context = context
         self._factory = factory
         self.future = future
-        self.plan = leases.plan(cluster.Route(key, hashed), *how)
+        self.want = plans.Want(cluster.Route(key, hashed), plan, default)
 
     def compute(self) -> None:
         """Get a value that was not there."""
-        self._spawn(self._settle(self._get()))
+        self._spawn(self._settle, self._get).add_done_callback(self._told)
 
     def look(self) -> None:
         """Look for a value that may be stale, step by step."""
-        self._spawn(self._settle(self._get_stale()))
+        task = self._spawn(self._settle, self._get_stale)
+        task.add_done_callback(self._told)
 
     def recompute(self, stale: leases.Stale) -> None:
         """Compute a value anew, while the old one is served."""
-        self._spawn(self._recompute(stale))
+        self._spawn(self._recompute, stale)
 
     def _spawn(
-        self, work: abc.Coroutine[typing.Any, typing.Any, None]
-    ) -> None:
-        self._context.run(self._engine.spawn, work)
+        self,
+        work: abc.Callable[..., abc.Coroutine[typing.Any, typing.Any, None]],
+        *args: typing.Any,
+    ) -> asyncio.Task[typing.Any]:
+        return self._context.run(self._here.spawn, work(*args))
+
+    def _told(self, task: asyncio.Task[typing.Any]) -> None:
+        """See to it that the caller is told, whatever ended its task."""
+        if not self.future.done():
+            if task.cancelled():
+                self.future.cancel()
+            else:
+                error = task.exception() or asyncio.CancelledError()
+                futures.fail(self.future, error)
 
     async def _settle(
-        self, work: abc.Coroutine[typing.Any, typing.Any, typing.Any]
+        self, get: abc.Callable[[], abc.Awaitable[typing.Any]]
     ) -> None:
         """Give the caller what comes of some work."""
+        task = asyncio.current_task()
         try:
-            value = await work
+            value = await get()
         except asyncio.CancelledError:
             if not self.future.done():
-                if self._engine.closed:
+                if self._here.engine.closed:
                     self.future.set_exception(RuntimeError(engines.CLOSED))
                 else:
                     self.future.cancel()
             raise
-        except Exception as error:
-            if self.future.done():
-                LOGGER.exception('The factory failed, and nobody waits')
-            else:
-                self.future.set_exception(error)
+        except BaseException as error:
+            if steps.is_collected(task):
+                raise
+            self._fail(error)
         else:
-            if not self.future.done():
+            if isinstance(value, steps.Failure):
+                self._fail(value.take())
+            elif not self.future.done():
                 self.future.set_result(value)
 
+    def _fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        else:
+            self._here.computing.flow.failures.log(
+                'The factory failed, and nobody waits', error
+            )
+
     async def _get_stale(self) -> typing.Any:
-        engine = self._engine
-        value, stale = await calls.follow(engine, engine.flow.look(self.plan))
+        here = self._here
+        value, stale = await steps.follow_awaited(
+            here.computing.flow.look(self.want), self._runner
+        )
         if stale is not None:
-            engine.spawn(self._recompute(stale))
-        return value if value is not leases.MISS else await self._get()
+            here.spawn(self._recompute(stale))
+        return value if value is not plans.MISS else await self._get()
 
     async def _recompute(self, stale: leases.Stale) -> None:
-        steps = self._engine.flow.recompute(self.plan, stale)
+        task = asyncio.current_task()
+        flow = self._here.computing.flow
         try:
-            await calls.follow(self._engine, steps, self._factory)
-        except Exception:
-            LOGGER.exception('A stale value could not be computed anew')
+            await steps.follow_awaited(
+                flow.recompute(self.want, stale), self._runner, self._factory
+            )
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            if steps.is_collected(task):
+                raise
+            flow.failures.log(
+                'A stale value could not be computed anew', error
+            )
 
     async def _get(self) -> typing.Any:
-        """Return a value that was not there.
-
-        :raises Exception: what the factory raises
-
-        """
-        engine, plan = self._engine, self.plan
-        with flights.within((engine, plan.route)):
-            while True:
-                flight = engine.flights.get(plan.route)
-                own = flight is None
-                if flight is None:
-                    flight = engine.spawn(
-                        calls.follow(
-                            engine,
-                            engine.flow.compute_once(plan),
-                            self._factory,
-                        )
-                    )
-                    engine.flights[plan.route] = flight
-                elif plan.default is not leases.MISS:
-                    return plan.default
-                await asyncio.wait(
-                    (flight,), timeout=None if own else plan.patience
+        """Return a value that was not there, or a failure to get it."""
+        here, want = self._here, self.want
+        under_way = here.computing.under_way
+        patience = want.plan.patience
+        within = nesting.is_within((here.computing, want.route))
+        if within:
+            patience = min(patience, nesting.PATIENCE)
+        while True:
+            task = under_way.get(want.route)
+            own = task is None
+            if task is None:
+                task = here.spawn(
+                    self._compute(here.computing.flow.compute_once(want))
                 )
-                if engine.flights.get(plan.route) is flight:
-                    del engine.flights[plan.route]
-                if not flight.done():
-                    continue
-                if flight.cancelled():
-                    if own:
-                        raise asyncio.CancelledError
-                    continue
-                outcome = flight.result()
-                if outcome is not None:
-                    return outcome.take()
-                if plan.default is not leases.MISS:
-                    return plan.default
+                here.computing.begin(want.route, task)
+            elif want.default is not plans.MISS:
+                return want.default
+            await asyncio.wait((task,), timeout=None if own else patience)
+            if not task.done():
+                if within:
+                    alone = await self._compute(
+                        here.computing.flow.compute_alone(want)
+                    )
+                    if isinstance(alone, leases.Outcome):
+                        return alone.take()
+                    return alone
+                here.computing.forget(want.route, task)
+                continue
+            if task.cancelled():
+                if own:
+                    raise asyncio.CancelledError
+                continue
+            error = task.exception()
+            if error is not None:
+                return steps.Failure(error)
+            outcome = task.result()
+            if isinstance(outcome, steps.Failure):
+                if own:
+                    return outcome
+                # What ends a caller is not the others' business.
+            elif outcome is not None:
+                return await self._taken(outcome)
+            elif want.default is not plans.MISS:
+                return want.default
+
+    async def _taken(self, outcome: leases.Outcome) -> typing.Any:
+        """Return a value that others have too, or a failure to get it."""
+        future = self._here.loop.create_future()
+        computing.give(self._here, future, outcome, self.want.plan.patience)
+        return await future
+
+    def _compute(
+        self,
+        work: steps.Steps[leases.Outcome | steps.Failure | None],
+    ) -> abc.Coroutine[typing.Any, typing.Any, computing.Result]:
+        return _follow(
+            (self._here.computing, self.want.route),
+            work,
+            self._runner,
+            self._factory,
+        )
+
+
+async def _follow(
+    what: abc.Hashable,
+    work: steps.Steps[leases.Outcome | steps.Failure | None],
+    runner: computing.Runner,
+    factory: abc.Callable[[], typing.Any],
+) -> computing.Result:
+    # It knows no look-up: that has a future which may get the error, whose
+    # traceback has this frame, and all would wait for the collector.
+    with nesting.part_of(what):
+        try:
+            return await steps.follow_awaited(work, runner, factory)
+        # It is the caller's, whose task ends the loop if it does not mind.
+        except (KeyboardInterrupt, SystemExit) as error:
+            return steps.Failure(error)
 
 
 def compute(wanted: Wanted, future: Future) -> None:
@@ -148,46 +243,82 @@ def compute(wanted: Wanted, future: Future) -> None:
     Lookup(wanted, future).compute()
 
 
-class Look(calls.Call):
-    """A look for a value that may be stale, for all who want it just then.
+class _Look(descriptions.One[typing.Any]):
+    """A look for a value that may be stale; MISS if there is none."""
+
+    __slots__ = ('_flow', 'endpoint')
+
+    def __init__(
+        self,
+        flow: leases.Flow,
+        command: protocol.MetaGet,
+        route: cluster.Route,
+    ) -> None:
+        super().__init__('get_or_set', command, route)
+        self._flow = flow
+        self.endpoint: typing.Any = None
+        """The server, or NO_META."""
+
+    def note(
+        self, command: protocol.Command, endpoint: endpoints.Endpoint | None
+    ) -> None:
+        self.endpoint = self._flow.asked(command, endpoint)
+
+    def weight(self, command: protocol.Command) -> int:
+        item = typing.cast(protocol.MetaGet, command).item
+        return 0 if item is None else values.weight(item[0], len(item[1]))
+
+    def unpack(self, command: protocol.Command) -> typing.Any:
+        return self._flow.value_of(typing.cast(protocol.MetaGet, command))
+
+
+class StaleRead:
+    """A read of a value that may be stale, for all who want it just then.
 
     Who computes it anew is told by the server, and is one of them.
+
+    :param name: what those have in common who want the same
 
     """
 
     __slots__ = (
+        '_askers',
         '_batch',
+        '_call',
+        '_here',
         '_lane',
+        '_look',
+        '_name',
         '_rules',
         '_stale',
-        '_waiting',
-        '_what',
         'key',
     )
 
-    command: protocol.MetaGet
-
-    def __init__(self, looking: engines.Looking, what: abc.Hashable) -> None:
-        engine, _, _, self.key, hashed, how = looking[1]
-        self._stale = how[1].stale
-        self._rules = engine.requests.rules
-        command = protocol.MetaGet(self.key, recache=self._stale)
-        route = cluster.Route(self.key, hashed)
-        super().__init__(engine, command, route, None, None, None)
-        self._what = what
-        self._waiting = [looking]
+    def __init__(self, asker: computing.Asker, name: abc.Hashable) -> None:
+        here, _, _, self.key, hashed, plan, _ = asker[1]
+        self._here: state.LoopState = here
+        self._stale = plan.stale
+        self._rules = here.engine.core.encoding.rules
+        self._name = name
+        self._askers = [asker]
         self._lane: lanes.Lane | None = None
         self._batch: batches.Batch | None = None
+        command = protocol.MetaGet(self.key, recache=self._stale)
+        self._look = _Look(
+            here.computing.flow, command, cluster.Route(self.key, hashed)
+        )
+        self._call = calls.OneCall(here, command, self._look, None)
 
-    def open(self) -> None:
-        """Let others join until the batch leaves."""
-        if self.endpoint is None:
-            return
-        self._lane = self._engine.lane(self.endpoint)
-        self._batch = self._lane.forming
-        self._engine.looks[self._what] = self
+    def start(self) -> None:
+        """Set out, and let others join until the batch leaves."""
+        self._call.start(self._here.loop).add_done_callback(self._give)
+        endpoint = self._call.endpoint
+        if endpoint is not None:
+            self._lane = self._here.lane(endpoint)
+            self._batch = self._lane.forming
+            self._here.computing.reads[self._name] = self
 
-    def join(self, stale: int, looking: engines.Looking) -> bool:
+    def join(self, stale: int, asker: computing.Asker) -> bool:
         lane, batch = self._lane, self._batch
         if (
             lane is None
@@ -196,99 +327,92 @@ class Look(calls.Call):
             or lane.forming is not batch
             or batch.calls >= lane.max_calls
             or stale != self._stale
-            or self._engine.requests.rules is not self._rules
+            or self._here.engine.core.encoding.rules is not self._rules
             # To try a server that went down is for who picks it.
             or lane.endpoint.retry_at is not None
         ):
             return False
         batch.calls += 1
-        self.calls += 1
-        self._waiting.append(looking)
+        self._call.calls += 1
+        self._askers.append(asker)
         return True
 
-    def _give_up(self) -> None:
-        command = self.command
-        command.error = command.error or TimeoutError('timed out')
-        self._end()
+    def _give(self, done: Future) -> None:
+        """Give everybody what came, whatever comes in between."""
+        try:
+            self._give_all(done)
+        except BaseException as error:
+            for future, _, _ in self._askers:
+                futures.fail(future, error)
+            raise
 
-    def _end(self) -> None:
-        # It may come back when it was given up.
-        if self._future.done():
-            return
-        self._future.set_result(None)
-        looks = self._engine.looks
-        if looks.get(self._what) is self:
-            del looks[self._what]
-        # It has this look, and both would wait for the collector.
+    def _give_all(self, done: Future) -> None:
+        reads = self._here.computing.reads
+        if reads.get(self._name) is self:
+            del reads[self._name]
+        # It has the call, and both would wait for the collector.
         self._batch = None
-        command, flow = self.command, self._engine.flow
-        endpoint = flow.asked(command, self.endpoint)
-        value: typing.Any = leases.MISS
-        stale = None
-        if endpoint is not leases.NO_META:
-            value, stale = flow.seen(command, endpoint)
-        if value is leases.MISS:
-            self._go_on(endpoint is leases.NO_META)
+        command = typing.cast(protocol.MetaGet, self._look.command)
+        for _, _, observer in self._askers:
+            if observer is not None:
+                self._tell(observer, command)
+        if self._look.endpoint is plans.NO_META:
+            self._go_on(Lookup.look)
+            return
+        error = done.exception()
+        if error is not None:
+            for future, _, _ in self._askers:
+                futures.fail(future, error)
+            return
+        value = done.result()
+        if value is plans.MISS:
+            self._go_on(Lookup.compute)
             return
         item = command.item
         assert item is not None
-        # What can be changed is not shared by its readers.
-        own = item[0] not in values.SHAREABLE
-        used = False
-        for future, _, observer in self._waiting:
-            if observer is not None:
-                self._tell(observer)
+        outcome = leases.Outcome(
+            self._here.engine.core.codec, value, item[0], item[1]
+        )
+        for future, wanted, _ in self._askers:
             # A caller may have been cancelled, or have timed out.
             if not future.done():
-                if own and used:
-                    value, _ = flow.seen(command, endpoint)
-                used = True
-                future.set_result(value)
+                patience = wanted[5].patience
+                computing.give(self._here, future, outcome, patience)
+        stale = self._here.computing.flow.won(command, self._look.endpoint)
         if stale is not None:
-            future, wanted, _ = self._waiting[0]
+            future, wanted, _ = self._askers[0]
             Lookup(wanted, future).recompute(stale)
 
-    def _go_on(self, lacks_meta: bool) -> None:
+    def _go_on(self, how: abc.Callable[[Lookup], None]) -> None:
         """Get for everybody what this did not bring."""
-        for future, wanted, observer in self._waiting:
-            if observer is not None:
-                self._tell(observer)
-            if future.done():
-                continue
-            if lacks_meta:
-                Lookup(wanted, future).look()
-            else:
-                Lookup(wanted, future).compute()
+        for future, wanted, _ in self._askers:
+            if not future.done():
+                how(Lookup(wanted, future))
 
-    def _tell(self, observer: observers.Observer) -> None:
-        command = self.command
+    def _tell(
+        self, observer: observers.Observer, command: protocol.MetaGet
+    ) -> None:
         batches.tell(
             observer.over,
             command.error,
             int(command.item is not None),
             int(command.answered and command.item is None),
-            self.endpoint,
+            self._call.endpoint,
         )
 
 
-def look(
-    looking: engines.Looking,
-    what: abc.Hashable,
-    loop: asyncio.AbstractEventLoop,
-) -> None:
+def look(asker: computing.Asker, name: abc.Hashable) -> None:
     """Look for a value that may be stale, with whoever does so just then.
 
-    :param what: what those have in common who look for the same
+    :param name: what those have in common who want the same
 
     """
-    future, wanted, _ = looking
-    engine, *_, how = wanted
-    shared = engine.looks.get(what)
-    if shared is not None and shared.join(how[1].stale, looking):
+    future, wanted, _ = asker
+    here: state.LoopState = wanted[0]
+    read = here.computing.reads.get(name)
+    if read is not None and read.join(wanted[5].stale, asker):
         return
-    if engine.flow.lacks_meta():
+    if here.computing.flow.lacks_meta():
         Lookup(wanted, future).look()
-        return
-    shared = Look(looking, what)
-    shared.start(loop)
-    shared.open()
+    else:
+        StaleRead(asker, name).start()

@@ -1,0 +1,176 @@
+"""What is computed, and looked up, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import typing
+import weakref
+from collections import abc
+
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.loop import (
+    calls,
+    engines,
+    futures,
+    state,
+    threads,
+)
+from sprockets.clients.memcached.once import leases, nesting, steps
+from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.watch import observers
+
+Asker = tuple[
+    asyncio.Future[typing.Any], typing.Any, observers.Observer | None
+]
+"""A caller that shares a read with others: its future, what it wants, its
+observer."""
+
+
+class SharedRead(typing.Protocol):
+    """A read of a value that may be stale, which others may join."""
+
+    key: bytes
+
+    def join(self, stale: int, asker: Asker) -> bool:
+        """Let another caller share it, unless it has left.
+
+        :param int stale: for how many seconds it serves a stale value
+        :return: False if it is too late, or another read than this
+
+        """
+
+
+Result = leases.Outcome | steps.Failure | None
+"""What comes of a computation: a failure is one that ends its caller."""
+
+Task = asyncio.Task[Result]
+
+
+class Computing:
+    """What a client computes in one loop: made anew for another one.
+
+    :param Flow flow: the steps of the client's calls
+
+    """
+
+    def __init__(self, flow: leases.Flow) -> None:
+        self.flow = flow
+        self.reads: dict[abc.Hashable, SharedRead] = {}
+        """What callers of the same may join, until it leaves."""
+        self.under_way: dict[cluster.Route, Task] = {}
+        """The one computation of each value."""
+        self._locks: weakref.WeakValueDictionary[
+            cluster.Route, asyncio.Lock
+        ] = weakref.WeakValueDictionary()
+
+    def begin(self, route: cluster.Route, task: Task) -> None:
+        """Let others wait for a computation, until it is over."""
+        self.under_way[route] = task
+        task.add_done_callback(lambda task: self.forget(route, task))
+
+    def forget(self, route: cluster.Route, task: Task | None = None) -> None:
+        """Let callers from now on begin another computation.
+
+        :param task: the one to forget, if it is not just any
+
+        """
+        if task in (None, self.under_way.get(route)):
+            self.under_way.pop(route, None)
+
+    @contextlib.asynccontextmanager
+    async def locked(self, route: cluster.Route) -> abc.AsyncIterator[None]:
+        """Let one task at a time do something to a key.
+
+        Who does it for somebody who does so already goes ahead after a
+        while, for that one may wait for it.
+
+        :raises RuntimeError: for the same task once more
+
+        """
+        work = self, 'lock', route
+        asked_by = nesting.runner()
+        within = nesting.is_within(work, asked_by)
+        lock = self._locks.setdefault(route, asyncio.Lock())
+        held = True
+        if within:
+            try:
+                await asyncio.wait_for(lock.acquire(), nesting.PATIENCE)
+            except asyncio.TimeoutError:
+                held = False
+        else:
+            await lock.acquire()
+        try:
+            with nesting.part_of(work, asked_by):
+                yield
+        finally:
+            if held:
+                lock.release()
+
+
+class Runner:
+    """Runs commands, and makes values, for what takes several steps.
+
+    :param LoopState here: what the client has in the loop
+    :param observe: is told about each command
+    :param str method: by this name
+
+    """
+
+    def __init__(
+        self,
+        here: state.LoopState,
+        observe: observers.Observe | None = None,
+        method: str = '',
+    ) -> None:
+        self._here = here
+        self._observe = observe
+        self._method = method
+
+    def ask(self, step: steps.Ask) -> futures.Future:
+        """Run a command, and return a future for the server it went to."""
+        if self._here.engine.released:
+            raise RuntimeError(engines.CLOSED)
+        observer = None
+        if self._observe is not None:
+            observer = self._observe(self._method, (step.route.key,))
+        call = calls.Call(self._here, *step, calls.endpoint_of, observer)
+        return call.start(self._here.loop)
+
+    async def make(self, step: steps.Make) -> typing.Any:
+        """Return a value; MISS if it cannot be made in the time of a call."""
+        if step.weight <= values.HEAVY:
+            return step.function()
+        try:
+            return await self._here.in_thread(
+                step.function, self._here.cluster.timeout
+            )
+        except (threads.NoThreadError, TimeoutError):
+            return values.MISS
+
+
+def give(
+    here: state.LoopState,
+    future: futures.Future,
+    outcome: leases.Outcome,
+    patience: float,
+) -> None:
+    """Give a caller a value, which is nobody else's if it can be changed.
+
+    :param float patience: seconds to wait for it to be made once more; then
+        the caller gets :exc:`TimeoutError`
+
+    """
+    if outcome.weight <= values.HEAVY:
+        futures.settle(future, outcome.take)
+        return
+    made = here.in_thread(outcome.take, patience)
+
+    def end(made: futures.Future) -> None:
+        if isinstance(made.exception(), threads.NoThreadError):
+            # To hold the loop up is better than to have nothing.
+            futures.settle(future, outcome.take)
+        else:
+            futures.settle(future, made.result)
+
+    made.add_done_callback(end)

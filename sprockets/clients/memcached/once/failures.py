@@ -1,0 +1,68 @@
+"""Values that could not be computed anew: when that is tried again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import abc
+
+LOGGER = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+"""Seconds before a value that could not be computed anew is tried again: twice
+as many each time."""
+
+MOST = 1000
+"""Keys whose pauses are known."""
+
+QUIET = 10.0
+"""Seconds in which one failure is logged; the others are counted."""
+
+
+class Failures:
+    """What could not be computed of late, by one client in one process.
+
+    A value that is stale is served on meanwhile: to ask its source for each
+    reader is to keep it from getting well.
+
+    """
+
+    def __init__(self) -> None:
+        self._pauses: dict[abc.Hashable, tuple[float, float]] = {}
+        self._quiet_until = 0.0
+        self._unsaid = 0
+
+    def are_recent(self, key: abc.Hashable) -> bool:
+        """Whether a value is not to be computed anew for the time being."""
+        pause = self._pauses.get(key) if self._pauses else None
+        return pause is not None and time.monotonic() < pause[0]
+
+    def add(self, key: abc.Hashable) -> None:
+        """Take note that a value could not be computed anew."""
+        _, seconds = self._pauses.pop(key, (0, FIRST_PAUSE / 2))
+        seconds = min(2 * seconds, LONGEST_PAUSE)
+        if len(self._pauses) >= MOST:
+            # The one that has not failed for longest.
+            self._pauses.pop(next(iter(list(self._pauses))), None)
+        self._pauses[key] = time.monotonic() + seconds, seconds
+
+    def forget(self, key: abc.Hashable) -> None:
+        """Let a value be computed anew at once, when it is to be."""
+        self._pauses.pop(key, None)
+
+    def log(self, words: str, error: BaseException) -> None:
+        """Log a failure that no caller is told of, if it is not one of many.
+
+        :param str words: what could not be done
+
+        """
+        now = time.monotonic()
+        if now < self._quiet_until:
+            self._unsaid += 1
+            return
+        unsaid, self._unsaid = self._unsaid, 0
+        self._quiet_until = now + QUIET
+        if unsaid:
+            words = f'{words} ({unsaid} more since the last time)'
+        LOGGER.error('%s', words, exc_info=error)

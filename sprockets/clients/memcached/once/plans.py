@@ -1,0 +1,167 @@
+"""What a ``get_or_set`` is asked to do: its arguments, checked once."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import typing
+
+from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.requests import arguments
+from sprockets.clients.memcached.servers import cluster
+
+TICK = 1
+"""Seconds by which memcached may let a key expire too early: it counts whole
+ones."""
+
+
+MOST_USUAL = 1000
+"""Times whose plans are kept."""
+
+
+class _Absent(enum.Enum):
+    """What is in place of something that is not there."""
+
+    NO_META = 'NO_META'
+    UNREACHABLE = 'UNREACHABLE'
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+MISS = values.MISS
+"""In place of a value that is not there."""
+
+NO_META: typing.Any = _Absent.NO_META
+"""In place of a server that knows no meta arguments."""
+
+UNREACHABLE: typing.Any = _Absent.UNREACHABLE
+"""In place of a lease where the server gives none."""
+
+
+class Plan(typing.NamedTuple):
+    """How a value is got that is not there."""
+
+    time: typing.Any
+    """When it is to be computed anew, as the caller has said it."""
+    stale: int
+    """Seconds for which it is served after that."""
+    lease: int
+    """Seconds that a computation may take before another one begins."""
+    wait: float
+    """Seconds to wait for a value that another process computes."""
+    cache_none: bool
+    min_compress_len: int
+
+    @property
+    def exptime(self) -> int:
+        """When the value is to be computed anew; 0 for never."""
+        # A long time is sent as a date, another one each time.
+        return arguments.exptime(self.time)
+
+    @property
+    def kept(self) -> int:
+        """When the value is dropped, as an exptime.
+
+        :raises ValueError: if it would have to be kept too long
+
+        """
+        exptime = self.exptime
+        if self.stale and exptime > 0:
+            return arguments.exptime(exptime + self.stale)
+        return exptime
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for another caller in this process.
+
+        That one may have to wait for another process and then compute.
+
+        """
+        return self.wait + self.lease
+
+
+class Want(typing.NamedTuple):
+    """What is wanted: the value of a key."""
+
+    route: cluster.Route
+    plan: Plan
+    default: typing.Any
+    """What to return instead of waiting for somebody; MISS to wait."""
+
+
+def _plan(
+    time: typing.Any,
+    stale: typing.Any,
+    lease: typing.Any,
+    wait: typing.Any,
+    cache_none: typing.Any,
+    min_compress_len: typing.Any,
+) -> Plan:
+    seconds = arguments.whole_seconds('lease', lease, 1)
+    plan = Plan(
+        time,
+        arguments.whole_seconds('stale', stale, 0),
+        seconds,
+        # So long that one who dies may be followed by another.
+        2.0 * (seconds + TICK)
+        if wait is None
+        else arguments.seconds('wait', wait),
+        cache_none,
+        min_compress_len,
+    )
+    # What is wrong with it is said before anything is sent.
+    _ = plan.kept
+    return plan
+
+
+remembered = functools.lru_cache(maxsize=1024, typed=True)(_plan)
+"""Return the plan for these arguments of ``get_or_set``: the same few come
+again and again.
+
+:raises ValueError: for what is no time
+:raises TypeError: for what cannot be hashed; :func:`plan` takes it
+
+"""
+
+
+def plan(
+    time: typing.Any,
+    stale: typing.Any,
+    lease: typing.Any,
+    wait: typing.Any,
+    cache_none: typing.Any,
+    min_compress_len: typing.Any,
+) -> Plan:
+    """Return the plan for these arguments of ``get_or_set``.
+
+    :raises ValueError: for what is no time
+    :raises TypeError: for a time span that cannot be hashed, and so is none
+
+    """
+    try:
+        return remembered(
+            time, stale, lease, wait, cache_none, min_compress_len
+        )
+    except TypeError:
+        hash((stale, lease, wait))
+        return _plan(time, stale, lease, wait, cache_none, min_compress_len)
+
+
+class _Usual(dict[int, Plan]):
+    """The plans of calls that say nothing but the time, by the time."""
+
+    def __missing__(self, time: int) -> Plan:
+        made = _plan(time, 0, 10, None, True, 0)
+        if len(self) < MOST_USUAL:
+            self[time] = made
+        return made
+
+
+USUAL = _Usual()
+
+
+def check_callable(name: str, function: typing.Any) -> None:
+    """Raise :exc:`TypeError` for what cannot be called."""
+    if not callable(function):
+        raise TypeError(f'{name} is {function!r}; expected a function')

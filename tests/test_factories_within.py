@@ -1,0 +1,249 @@
+"""What a factory has started may ask for its value; it itself may not."""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+
+import pytest
+import wire
+
+from sprockets.clients import memcached
+
+SECONDS = 30
+
+KEY = 'key'
+
+
+@pytest.fixture
+def address(memcached_server):
+    return memcached_server.address
+
+
+def run(work):
+    return asyncio.run(asyncio.wait_for(work, SECONDS))
+
+
+@pytest.mark.parametrize('way', ['get_or_set', 'stale', 'cached', 'update'])
+def test_a_task_that_outlives_its_factory(address, way):
+    """It computes the value anew like everybody else."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        tasks = []
+
+        async def refresh():
+            for _ in range(3):
+                await over.wait()
+                await client.delete(KEY)
+                assert await ask() == 'value'
+
+        async def factory(_=None):
+            if not tasks:
+                tasks.append(asyncio.ensure_future(refresh()))
+            return 'value'
+
+        load = memcached.cached(60, client=client, key=KEY)(factory)
+
+        async def ask():
+            if way == 'cached':
+                return await load()
+            if way == 'update':
+                return await client.update(KEY, factory)
+            options = {'stale': 60} if way == 'stale' else {}
+            return await client.get_or_set(KEY, factory, 60, **options)
+
+        over = asyncio.Event()
+        assert await ask() == 'value'
+        over.set()
+        await tasks[0]
+        await client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize('way', ['get_or_set', 'update'])
+def test_a_task_that_asks_while_its_factory_is_at_it(address, way):
+    """It gets the value, whether the factory is quick or slow."""
+
+    async def main(seconds):
+        client = memcached.AsyncClient(servers=address)
+        await client.flush_all()
+        tasks = []
+
+        async def refresh():
+            if way == 'update':
+                return await client.update(KEY, lambda _: 'value')
+            return await client.get_or_set(KEY, lambda: 'value')
+
+        async def factory(_=None):
+            if not tasks:
+                tasks.append(asyncio.ensure_future(refresh()))
+            await asyncio.sleep(seconds)
+            return 'value'
+
+        ask = client.update if way == 'update' else client.get_or_set
+        assert await ask(KEY, factory) == 'value'
+        assert await tasks[0] == 'value'
+        await client.close()
+
+    run(main(0.05))
+    run(main(1.5))
+
+
+def test_a_task_that_a_quick_factory_started_shares_its_value(address):
+    """It is still computed once."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        calls = []
+        tasks = []
+
+        async def factory():
+            calls.append(None)
+            tasks.append(asyncio.ensure_future(ask()))
+            await asyncio.sleep(0.05)
+            return 'value'
+
+        async def ask():
+            return await client.get_or_set(KEY, factory)
+
+        assert await ask() == 'value'
+        assert await tasks[0] == 'value'
+        assert len(calls) == 1
+        await client.close()
+
+    run(main())
+
+
+def in_gather(ask):
+    async def inner():
+        return await ask()
+
+    return asyncio.gather(inner())
+
+
+def in_task(ask):
+    return asyncio.ensure_future(ask())
+
+
+async def in_wait(ask):
+    done, _ = await asyncio.wait([asyncio.ensure_future(ask())])
+    return [task.result() for task in done]
+
+
+def in_shield(ask):
+    return asyncio.shield(in_task(ask))
+
+
+async def directly(ask):
+    return await ask()
+
+
+@pytest.mark.parametrize(
+    'how', [directly, in_gather, in_task, in_wait, in_shield]
+)
+@pytest.mark.parametrize('way', ['get_or_set', 'update', 'another between'])
+def test_a_factory_that_waits_for_itself_is_told(address, how, way):
+    """However it waits; and the next one computes."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+
+        async def factory(_=None):
+            if way == 'another between':
+                return await client.get_or_set('another', inner)
+            return await how(ask)
+
+        async def inner():
+            return await how(ask)
+
+        async def ask():
+            if way == 'update':
+                return await client.update(KEY, factory)
+            return await client.get_or_set(KEY, factory)
+
+        with pytest.raises(RuntimeError, match='itself'):
+            await ask()
+        value = client.get_or_set(KEY, lambda: 'next', default='leased')
+        assert await value == 'next'
+        await client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize('way', ['get_or_set', 'update'])
+@pytest.mark.parametrize('seconds', [0, 1.5])
+def test_a_thread_in_the_context_of_a_factory(address, way, seconds):
+    """It gets the value after the factory, and while that is at it."""
+    client = memcached.Client(servers=address)
+    go_on = threading.Event()
+
+    def elsewhere():
+        assert go_on.wait(SECONDS)
+        client.delete(KEY)
+        ask = client.update if way == 'update' else client.get_or_set
+        return ask(KEY, lambda _=None: 'value')
+
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        started = []
+
+        def factory(_=None):
+            if not started:
+                context = contextvars.copy_context()
+                started.append(executor.submit(context.run, elsewhere))
+            if seconds:
+                go_on.set()
+                threading.Event().wait(seconds)
+            return 'value'
+
+        ask = client.update if way == 'update' else client.get_or_set
+        assert ask(KEY, factory) == 'value'
+        go_on.set()
+        assert started[0].result(SECONDS) == 'value'
+    client.disconnect_all()
+
+
+@pytest.mark.parametrize('way', ['get_or_set', 'update'])
+@pytest.mark.parametrize('elsewhere', [False, True])
+def test_a_thread_that_waits_for_itself_is_told(address, way, elsewhere):
+    """Through another thread as well, which knows its context."""
+    client = memcached.Client(servers=address)
+    function = client.update if way == 'update' else client.get_or_set
+
+    with concurrent.futures.ThreadPoolExecutor(4) as executor:
+
+        def factory(_=None):
+            if not elsewhere:
+                return function(KEY, factory)
+            context = contextvars.copy_context()
+            asked = executor.submit(context.run, function, KEY, factory)
+            return asked.result(SECONDS)
+
+        with pytest.raises(RuntimeError, match='itself'):
+            function(KEY, factory)
+    assert client.get_or_set(KEY, lambda: 1, default='leased') == 1
+    client.disconnect_all()
+
+
+def test_what_computes_for_itself_stores_nothing(address):
+    """The one that computes for all does, and its lease stays its own."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        tasks = []
+
+        async def refresh():
+            return await client.get_or_set(KEY, lambda: 'its own')
+
+        async def factory():
+            tasks.append(asyncio.ensure_future(refresh()))
+            assert await tasks[0] == 'its own'
+            assert await client.get(KEY) is None
+            return "everybody's"
+
+        assert await client.get_or_set(KEY, factory) == "everybody's"
+        await client.close()
+
+    run(main())
+    assert wire.stored(address, KEY)[1] == b"everybody's"
