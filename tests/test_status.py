@@ -89,7 +89,7 @@ class HandlerTests(MemcachedTestCase, testing.AsyncHTTPTestCase):
         assert client['client']['calls_per_batch'] is None
 
     def test_what_the_client_did(self):
-        """It does not count the looks themselves."""
+        """It does not count the checks themselves."""
         for key in ('a', 'b', 'c'):
             self.fetch(f'/pages/{key}')
             self.status()
@@ -122,7 +122,7 @@ class HandlerTests(MemcachedTestCase, testing.AsyncHTTPTestCase):
         assert failed['servers'][0]['since'] == server['since']
         self.memcached_server.start()
         for client in self._app.memcached_clients.values():
-            client._engine.blocking.forget_dead_hosts()
+            client._engine.core.forget_dead_hosts()
         assert self.status()['available'] is True
 
     def test_prefixes_of_the_handler(self):

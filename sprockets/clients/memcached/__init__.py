@@ -6,10 +6,8 @@ from sprockets.clients.memcached.client import Client
 from sprockets.clients.memcached.once.leases import UpdateError
 from sprockets.clients.memcached.settings import DEFAULT_SERVER
 from sprockets.clients.memcached.settings import get_servers as _get_servers
-from sprockets.clients.memcached.web.handlers import (
-    ApplicationMixin,
-    MemcachedMixin,
-)
+from sprockets.clients.memcached.web.applications import ApplicationMixin
+from sprockets.clients.memcached.web.handlers import MemcachedMixin
 from sprockets.clients.memcached.web.status import StatusHandler
 
 version_info = (2, 0, 0)

@@ -22,16 +22,16 @@ import time
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import client, settings
-from sprockets.clients.memcached.servers import cluster, health
-from sprockets.clients.memcached.watch import looks
+from sprockets.clients.memcached import client, process, settings
+from sprockets.clients.memcached.servers import endpoints, journey
+from sprockets.clients.memcached.watch import checks
 
 OK, DOWN, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: all servers answer; some do not; a variable or an argument
 is wrong; Ctrl-C."""
 
 PAUSE = 1.0
-"""Seconds between two looks of --watch."""
+"""Seconds between two checks of --watch."""
 
 Report = dict[str, typing.Any]
 
@@ -78,11 +78,11 @@ def report_of(prefix: str | None, shared: client.Shared) -> Report:
     chosen = shared.settings
     deadline = time.monotonic() + shared.cluster.timeout
     # Where somebody else has to tell the servers, they are known then.
-    cluster.exchange_all(shared.cluster.waiting(), deadline)
+    journey.exchange_all(shared.cluster.waiting(), deadline)
     endpoints = shared.cluster.endpoints
     servers = [
-        looks.describe(endpoint, seen)
-        for endpoint, seen in zip(endpoints, _look(endpoints), strict=True)
+        checks.describe(endpoint, seen)
+        for endpoint, seen in zip(endpoints, _check(endpoints), strict=True)
     ]
     return {
         'prefix': prefix.upper() if prefix else None,
@@ -98,29 +98,36 @@ def report_of(prefix: str | None, shared: client.Shared) -> Report:
     }
 
 
-def _look(endpoints: abc.Sequence[health.Endpoint]) -> list[looks.Look]:
-    """Look at all servers at the same time."""
-    done: queue.SimpleQueue[tuple[health.Endpoint, looks.Look]] = (
+def _check(
+    servers: abc.Sequence[endpoints.Endpoint],
+) -> list[checks.Finding]:
+    """Check all servers at the same time."""
+    done: queue.SimpleQueue[tuple[endpoints.Endpoint, checks.Finding]] = (
         queue.SimpleQueue()
     )
-    timeout = max([endpoint.timeout for endpoint in endpoints], default=0)
+    timeout = max([endpoint.timeout for endpoint in servers], default=0)
     deadline = time.monotonic() + timeout
 
-    def job(endpoint: health.Endpoint) -> None:
-        done.put((endpoint, looks.look(endpoint, deadline)))
+    def job(endpoint: endpoints.Endpoint) -> None:
+        done.put((endpoint, checks.check(endpoint, deadline)))
 
-    for endpoint in endpoints:
-        endpoint.workers.submit(functools.partial(job, endpoint))
+    for endpoint in servers:
+        try:
+            endpoint.workers.submit(functools.partial(job, endpoint))
+        except process.ThreadError:
+            job(endpoint)
     seen = {
-        endpoint: looks.Look(f'no answer within {endpoint.timeout:g} seconds')
-        for endpoint in endpoints
+        endpoint: checks.Finding(
+            f'no answer within {endpoint.timeout:g} seconds'
+        )
+        for endpoint in servers
     }
     with contextlib.suppress(queue.Empty):
-        for _ in endpoints:
+        for _ in servers:
             left = deadline + 0.1 - time.monotonic()
-            endpoint, look = done.get(timeout=max(left, 0))
-            seen[endpoint] = look
-    return [seen[endpoint] for endpoint in endpoints]
+            endpoint, finding = done.get(timeout=max(left, 0))
+            seen[endpoint] = finding
+    return [seen[endpoint] for endpoint in servers]
 
 
 def _plain(value: typing.Any) -> typing.Any:

@@ -25,7 +25,7 @@ import unittest
 from collections import abc
 
 from sprockets.clients.memcached import settings
-from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.servers import endpoints
 
 if typing.TYPE_CHECKING:
     import types
@@ -311,7 +311,7 @@ class MemcachedServer:
                 self.restart()
         else:
             self.start()
-        health.mark_up(settings.parse_server(self.address)[0])
+        endpoints.mark_up(settings.parse_server(self.address)[0])
 
     def _disown(self) -> None:
         """Let go of the processes, which are not a child's to wait for."""

@@ -18,9 +18,10 @@ from collections import abc
 
 from tornado import routing, web
 
+from sprockets.clients.memcached import process
 from sprockets.clients.memcached.loop import engines, lanes
-from sprockets.clients.memcached.servers import health
-from sprockets.clients.memcached.watch import counters, looks
+from sprockets.clients.memcached.servers import endpoints
+from sprockets.clients.memcached.watch import checks, counters
 from sprockets.clients.memcached.web import handlers
 
 LOGGER = logging.getLogger(__name__)
@@ -108,11 +109,13 @@ async def _client_status(
         # They are known then, or cannot be for now.
         await client.get_stats()
     endpoints = engine.cluster.endpoints
-    seen = await asyncio.gather(*[look(endpoint) for endpoint in endpoints])
+    findings = await asyncio.gather(
+        *[check(endpoint) for endpoint in endpoints]
+    )
     servers = [
-        looks.describe(endpoint, look)
+        checks.describe(endpoint, finding)
         | {'client': _counts(_counters(engine, endpoint))}
-        for endpoint, look in zip(endpoints, seen, strict=True)
+        for endpoint, finding in zip(endpoints, findings, strict=True)
     ]
     everything = [*engine.counters.values(), engine.unserved]
     up = [server['up'] for server in servers]
@@ -129,7 +132,7 @@ async def _client_status(
 
 
 def _counters(
-    engine: engines.Engine, endpoint: health.Endpoint
+    engine: engines.Engine, endpoint: endpoints.Endpoint
 ) -> list[counters.Counters]:
     count = engine.counters.get(endpoint)
     return [] if count is None else [count]
@@ -148,7 +151,7 @@ def _counts(several: abc.Iterable[counters.Counters]) -> Status:
         'calls_per_batch': _ratio(total.calls, total.batches, 2),
         'hits': total.hits,
         'misses': total.misses,
-        'hit_rate': looks.rate(total.hits, total.misses),
+        'hit_rate': checks.rate(total.hits, total.misses),
         'errors': total.errors,
         'seconds_per_batch': _ratio(total.seconds, total.batches, 6),
     }
@@ -170,7 +173,7 @@ def _history(several: abc.Iterable[counters.Counters]) -> Status:
             round(moment.errors / counters.STEP, 1) for moment in moments
         ],
         'hit_rate': [
-            looks.rate(moment.hits, moment.misses) for moment in moments
+            checks.rate(moment.hits, moment.misses) for moment in moments
         ],
         'seconds_per_batch': [
             _ratio(moment.seconds, moment.batches, 6) for moment in moments
@@ -182,44 +185,48 @@ def _ratio(count: float, of: int, digits: int) -> float | None:
     return round(count / of, digits) if of else None
 
 
-# One look at a server at a time, whoever asks
+# One check of a server at a time, whoever asks
 
 _under_way: weakref.WeakKeyDictionary[
-    health.Endpoint, asyncio.Future[looks.Look]
+    endpoints.Endpoint, asyncio.Future[checks.Finding]
 ] = weakref.WeakKeyDictionary()
 
 
-async def look(endpoint: health.Endpoint) -> looks.Look:
+async def check(endpoint: endpoints.Endpoint) -> checks.Finding:
     """Return what is seen of a server, with all who want to know it now.
 
-    A server that is down is looked at when it is time to try it again; the
+    A server that is down is checked when it is time to try it again; the
     calls that the application makes learn from that, and the other way round.
 
-    :rtype: looks.Look
+    :rtype: checks.Finding
 
     """
     loop = asyncio.get_running_loop()
     future = _under_way.get(endpoint)
     if future is None or future.done() or future.get_loop() is not loop:
-        if not endpoint.available():
-            return looks.Look(endpoint.reason)
-        future = _under_way[endpoint] = loop.create_future()
-        endpoint.workers.submit(_Job(endpoint, loop, future))
+        if not endpoint.usable():
+            return checks.Finding(endpoint.reason)
+        future = loop.create_future()
+        try:
+            endpoint.workers.submit(_Job(endpoint, loop, future))
+        except process.ThreadError as error:
+            return checks.Finding(str(error))
+        _under_way[endpoint] = future
     # Whoever is cancelled leaves it to the others.
     await asyncio.wait([future], timeout=endpoint.timeout + lanes.GRACE)
     if future.done():
         return future.result()
-    return looks.Look(f'no answer within {endpoint.timeout:g} seconds')
+    return checks.Finding(f'no answer within {endpoint.timeout:g} seconds')
 
 
 class _Job:
-    """A look at a server, in a thread."""
+    """A check of a server, in a thread."""
 
     def __init__(
         self,
-        endpoint: health.Endpoint,
+        endpoint: endpoints.Endpoint,
         loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[looks.Look],
+        future: asyncio.Future[checks.Finding],
     ) -> None:
         self._endpoint = endpoint
         self._loop = loop
@@ -228,15 +235,15 @@ class _Job:
 
     def __call__(self) -> None:
         try:
-            seen = looks.look(self._endpoint, self._deadline)
+            seen = checks.check(self._endpoint, self._deadline)
         # Those who wait are in another thread and have to be told.
         except Exception as error:
-            LOGGER.exception('A look at %s failed', self._endpoint)
-            seen = looks.Look(type(error).__name__)
+            LOGGER.exception('The check of %s failed', self._endpoint)
+            seen = checks.Finding(type(error).__name__)
         try:
             self._loop.call_soon_threadsafe(self._future.set_result, seen)
         except RuntimeError:
-            LOGGER.debug('The loop was closed during a look at a server')
+            LOGGER.debug('The loop was closed during the check of a server')
 
 
 # The handler

@@ -6,7 +6,7 @@ import logging
 import time
 import typing
 
-from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import observers
 
 LOGGER = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Observation:
         error: BaseException | None,
         hits: int,
         misses: int,
-        endpoint: health.Endpoint | None = None,
+        endpoint: endpoints.Endpoint | None = None,
     ) -> None:
         """Take note, in the loop, that the call is over."""
         self._tally.end(self._command, self._began, error, hits, misses)
