@@ -3,6 +3,7 @@
 import argparse
 import concurrent.futures
 import dataclasses
+import os
 import shlex
 import time
 
@@ -12,14 +13,28 @@ import pythons
 import system
 
 TOOLS = {
-    'lint': (('ruff', 'check', '.'), ('ruff', 'format', '--check', '.')),
+    'lint': (
+        ('ruff', 'check', '.'),
+        ('ruff', 'format', '--check', '.'),
+        ('lint-imports', '--no-cache', '--no-logo'),
+    ),
     'types': (('mypy',),),
     'docs': (
         ('sphinx-build', '-nqW', '--keep-going', 'docs', 'docs/_build/html'),
     ),
 }
 KINDS = (*TOOLS, 'tests')
-PYTEST = ('pytest', '--numprocesses', 'auto', '--maxprocesses', '8')
+# Tests wait more than they work, so that a core has time for several.
+PROCESSES = min(3 * (os.cpu_count() or 1), 16)
+PYTEST = (
+    'pytest',
+    *('--numprocesses', str(PROCESSES)),
+    # Each takes the next test when it is done with one.
+    *('--maxschedchunk', '1'),
+)
+
+# All the processes of the tests would compile all modules anew.
+BYTECODE = {'PYTHONDONTWRITEBYTECODE': ''}
 
 # The oldest that is supported.
 TORNADO = 'tornado==6.4.*'
@@ -179,7 +194,10 @@ def take(step, programs):
         print(f'$ {shlex.join((command, *rest))}', flush=True)
         try:
             commands.run(
-                [programs / command, *rest], cwd=environments.ROOT, show=True
+                [programs / command, *rest],
+                cwd=environments.ROOT,
+                env=BYTECODE,
+                show=True,
             )
         except commands.Error as error:
             print(error)

@@ -7,12 +7,16 @@ them has to fail.
 """
 
 import contextlib
+import signal
 
 import faces
 import memcache
 import pytest
 
 from sprockets.clients import memcached
+
+LONG = {'installation', 'long', 'time_intensive'}
+"""The marks of tests that take longest."""
 
 KINDS = {
     'ours': ('Client', 'AsyncClient'),
@@ -37,9 +41,14 @@ def pytest_configure(config):
         'markers',
         'kept: what python-memcached does right as well, or knows nothing of',
     )
+    config.addinivalue_line('markers', 'long: what takes many seconds')
     config.addinivalue_line(
         'markers', "time_intensive: dogpile.cache's, for what takes seconds"
     )
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell does so for what it runs in the background, and programs
+        # that tests start and interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption('--client') == 'memcache':
         # Its threads leave their sockets to the garbage collector.
         for category in (
@@ -58,6 +67,12 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
+    # None of several processes shall still be busy with one at the end.
+    items.sort(
+        key=lambda item: LONG.isdisjoint(
+            mark.name for mark in item.iter_markers()
+        )
+    )
     if config.getoption('--client') == 'ours':
         return
     wrong = [

@@ -1,11 +1,13 @@
 """The package installs next to its family, and its sdist is whole."""
 
+import fcntl
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import venv
 
 import pytest
@@ -73,12 +75,36 @@ def checkout(tmp_path_factory):
     return copy
 
 
+def made_once(factory, name, make):
+    """Return a folder that the first of the processes which test has made.
+
+    :param factory: ``tmp_path_factory``
+    :param str name: what to call the folder
+    :param make: what fills a folder, which it is given
+
+    """
+    place = factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        place = place.parent
+    folder = place / name
+    with open(place / f'{name}.lock', 'w', encoding='utf-8') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = pathlib.Path(tempfile.mkdtemp(dir=place))
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope='module')
 def sdist(checkout, tmp_path_factory):
     """The sdist."""
-    folder = tmp_path_factory.mktemp('sdist')
-    build = (sys.executable, '-m', 'build', '--sdist', '--outdir', folder)
-    run(*build, cwd=checkout)
+    build = (sys.executable, '-m', 'build', '--sdist', '--outdir')
+    folder = made_once(
+        tmp_path_factory,
+        'sdist',
+        lambda folder: run(*build, folder, cwd=checkout),
+    )
     [built] = folder.iterdir()
     return built
 
@@ -96,10 +122,13 @@ def unpacked(sdist, tmp_path_factory):
 @pytest.fixture(scope='module')
 def wheels(sdist, tmp_path_factory):
     """A folder of wheels: ours from the sdist, the family, what they need."""
-    folder = tmp_path_factory.mktemp('wheels')
     # setuptools is for the editable installation.
-    pip('wheel', '--wheel-dir', folder, sdist, 'setuptools', *FAMILY)
-    return folder
+    what = (sdist, 'setuptools', *FAMILY)
+    return made_once(
+        tmp_path_factory,
+        'wheels',
+        lambda folder: pip('wheel', '--wheel-dir', folder, *what),
+    )
 
 
 def pip(*arguments, python=sys.executable):

@@ -26,6 +26,10 @@ from sprockets.clients import memcached
 from sprockets.clients.memcached.testing import MemcachedServer
 
 SECONDS = 10
+TIMEOUT = 30
+"""Seconds for a call, and for the proxy to wait for a server: a machine that
+is busy may need many of them for 5,000 keys."""
+
 PROGRAM = shutil.which(
     'nutcracker', path=os.pathsep.join([*os.get_exec_path(), '/usr/sbin'])
 )
@@ -34,7 +38,7 @@ memcached:
   listen: {path} 0600
   hash: fnv1a_64
   distribution: ketama
-  timeout: 2000
+  timeout: {milliseconds}
   servers:
 """
 
@@ -51,7 +55,8 @@ def twemproxy(*servers):
         path = folder / 'socket'
         lines = [f'    - {server.address}:1\n' for server in servers]
         (folder / 'conf.yml').write_text(
-            CONFIGURATION.format(path=path) + ''.join(lines)
+            CONFIGURATION.format(path=path, milliseconds=1000 * TIMEOUT)
+            + ''.join(lines)
         )
         process = start(folder, path)
         try:
@@ -108,7 +113,7 @@ def warnings(caplog):
 @needs_twemproxy
 def test_what_every_proxy_knows(connect, pair, proxy, caplog):
     """All commands that are sent unless one asks for others."""
-    client = connect(proxy)
+    client = connect(proxy, socket_timeout=TIMEOUT)
     assert client.set('key', 1)
     assert client.get('key') == 1
     assert client.incr('key') == 2
@@ -136,7 +141,7 @@ def test_what_every_proxy_knows(connect, pair, proxy, caplog):
 @needs_twemproxy
 def test_many_keys_and_large_values(connect, pair, proxy):
     """A get of 1,000 keys is spread over the servers by the proxy."""
-    client = connect(proxy, socket_timeout=20)
+    client = connect(proxy, socket_timeout=TIMEOUT)
     mapping = {f'key{n}': os.urandom(n % 300) for n in range(5000)}
     assert client.set_multi(mapping) == []
     assert client.get_multi(mapping) == mapping
@@ -153,7 +158,7 @@ def test_many_keys_and_large_values(connect, pair, proxy):
 @needs_twemproxy
 def test_cas_is_right(connect, proxy):
     """Increments by many at a time are all counted."""
-    client = connect(proxy)
+    client = connect(proxy, socket_timeout=TIMEOUT)
     client.set('count', 0)
 
     async def increment(client):
@@ -172,7 +177,7 @@ def test_callers_at_the_same_time(proxy):
     """What travels together comes back to each."""
 
     async def use():
-        client = memcached.AsyncClient(servers=proxy, socket_timeout=20)
+        client = memcached.AsyncClient(servers=proxy, socket_timeout=TIMEOUT)
         await client.set_multi({f'key{n}': n for n in range(1000)})
         for _ in range(5):
             values = await asyncio.gather(
@@ -197,7 +202,7 @@ def test_an_unknown_command_does_not_take_the_proxy_down(
     connect, proxy, caplog, name
 ):
     """It comes to nothing, and the next call is answered."""
-    client = connect(proxy)
+    client = connect(proxy, socket_timeout=TIMEOUT)
     assert client.set('key', 'value')
     assert not RARE[name](client)
     assert client.get('key') == 'value'
@@ -227,7 +232,7 @@ def test_a_server_that_closes_on_everything_is_down(connect, name):
 @needs_twemproxy
 def test_values_are_computed_once_without_meta_commands(connect, proxy):
     """get_or_set does without what the proxy does not know."""
-    client = connect(proxy)
+    client = connect(proxy, socket_timeout=TIMEOUT)
     assert client.get_or_set('key', lambda: 42, time=60) == 42
     assert client.get_or_set('key', lambda: 43, time=60) == 42
 
@@ -236,7 +241,7 @@ def test_values_are_computed_once_without_meta_commands(connect, proxy):
 def test_a_server_behind_the_proxy_that_is_down(connect, pair, proxy, caplog):
     """Its keys are misses, and the proxy serves the others' as before."""
     one, other = pair
-    client = connect(proxy, socket_timeout=20)
+    client = connect(proxy, socket_timeout=TIMEOUT)
     mapping = {f'key{n}': n for n in range(100)}
     assert client.set_multi(mapping) == []
     (there,) = {int(wire.statistics(one.address)['curr_items'])}
