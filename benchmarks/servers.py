@@ -36,7 +36,7 @@ def memcached():
                 *('-l', '127.0.0.1', '-p', '-1', '-U', '0'),
                 *('-t', str(THREADS), '-m', str(MEGABYTES)),
                 *('-c', '4096'),
-                *(('-u', 'root') if os.getuid() == 0 else ()),
+                *as_root(),
             ],
             env={**os.environ, 'MEMCACHED_PORT_FILENAME': str(report)},
         )
@@ -45,6 +45,11 @@ def memcached():
         finally:
             process.terminate()
             process.wait()
+
+
+def as_root():
+    """Return the arguments that memcached wants of root."""
+    return ('-u', 'root') if os.getuid() == 0 else ()
 
 
 def _reported_port(process, report):

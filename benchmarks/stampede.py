@@ -80,7 +80,9 @@ class Get(Sprockets):
 
     def start(self):
         super().start()
-        self.client._engine.blocking.set(self.key, VALUE)
+        from sprockets.clients import memcached
+
+        memcached.Client(servers=self.address).set(self.key, VALUE)
 
     def getter(self, seconds):
         return lambda: self.client.get(self.key)

@@ -18,10 +18,23 @@ WRK = system.Package(
     there=lambda: shutil.which('wrk') is not None,
     names=dict.fromkeys(('apk', 'apt-get', 'brew', 'pacman'), 'wrk'),
 )
+VALGRIND = system.Package(
+    what='valgrind',
+    there=lambda: shutil.which('valgrind') is not None,
+    names=dict.fromkeys(
+        ('apk', 'apt-get', 'dnf', 'pacman', 'yum', 'zypper'), 'valgrind'
+    ),
+)
+ONLY_FOR = {
+    'benchmarks.instructions': (VALGRIND,),
+    'benchmarks.main': (WRK,),
+}
+"""By module, what no other one needs."""
 
 
 def main():
-    for package in (system.MEMCACHED, WRK, *system.PYLIBMC):
+    needed = ONLY_FOR.get(sys.argv[1], ())
+    for package in (system.MEMCACHED, *system.PYLIBMC, *needed):
         system.provide(package)
     print('Setting up .venvs/benchmarks ...', file=sys.stderr, flush=True)
     programs = environments.provide('benchmarks', _newest(), 'benchmarks.txt')
