@@ -19,6 +19,7 @@ from benchmarks.soaking import (
     callers,
     crowd,
     footprint,
+    host,
     lags,
     mishaps,
     promises,
@@ -66,10 +67,11 @@ class Footprints(typing.NamedTuple):
     closed: footprint.Footprint
 
 
-async def soak(sites, ledger, seconds, seed):
+async def soak(sites, guest, ledger, seconds, seed):
     """Let callers call, with mishaps for some seconds.
 
     :param list sites: the servers
+    :param Guest guest: the process that is in trouble itself
     :param Ledger ledger: is told everything
     :rtype: Footprints
     """
@@ -79,17 +81,23 @@ async def soak(sites, ledger, seconds, seed):
         people = crowd.Crowd(sites, ledger, seed)
         people.begin()
         await asyncio.sleep(quiet)
-        start = await people.pause()
+        await people.pause()
+        start = await people.footprint()
         resting = []
         for half in (1, 2):
             people.go_on()
+            await guest.ask('come')
             async with mishaps.happening(
                 sites, ledger, f'{seed} {half}'
             ) as is_well:
                 await _progress(people, ledger, seconds, half, is_well)
             # All of them are well again.
+            await people.pause()
+            await guest.leave()
+            people.go_on()
             await asyncio.sleep(quiet)
-            resting.append(await people.pause())
+            await people.pause()
+            resting.append(await people.footprint())
         middle, end = resting
         limits = people.limits(start, middle)
         for each in sites:
@@ -97,6 +105,7 @@ async def soak(sites, ledger, seconds, seed):
             evicted = int(each.statistics()['evictions'])
             ledger.count('values evicted in the last lives', evicted)
         await people.find_all()
+        await people.fill_all()
         people.go_on()
         closed = await people.end()
     footprint.compare(ledger, start, end, limits, closed)
@@ -220,8 +229,10 @@ def main():
             stack.enter_context(site.Site(number, keys))
             for number, keys in enumerate(_counters())
         ]
+        guest = host.Guest(sites, ledger, options.seed)
+        stack.callback(guest.stop)
         footprints = asyncio.run(
-            soak(sites, ledger, options.seconds, options.seed)
+            soak(sites, guest, ledger, options.seconds, options.seed)
         )
     print(report(ledger, footprints))
     return 1 if ledger.broken else 0

@@ -6,8 +6,10 @@ import pathlib
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -18,10 +20,13 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.soaking import (  # noqa: E402
     callers,
     footprint,
+    guest,
+    host,
     promises,
     site,
     stamps,
 )
+from sprockets.clients import memcached  # noqa: E402
 
 SECONDS = 100
 """What a soak of a few seconds may take where much else runs."""
@@ -44,6 +49,7 @@ def soak(*arguments, **options):
 # The whole
 
 
+@pytest.mark.long
 def test_a_short_soak_keeps_all_promises():
     """Its table says what was called, what went wrong, and what came of it."""
     with soak('--seconds', '4', '--seed', '1') as process:
@@ -51,7 +57,12 @@ def test_a_short_soak_keeps_all_promises():
     assert process.returncode == 0, said
     for promise in promises.PROMISES:
         assert re.search(rf'(?m)^{promise} +0 ', said), said
-    for checked in (promises.VALUES, promises.CAS, promises.READS):
+    for checked in (
+        promises.VALUES,
+        promises.CAS,
+        promises.READS,
+        'guest: calls',
+    ):
         (count,) = re.findall(rf'(?m)^{checked} +([\d,]+)$', said)
         assert int(count.replace(',', '')) > 0
     (faults,) = re.findall(r'(?m)^all +(\d+)$', said)
@@ -306,3 +317,76 @@ def test_a_server_that_lives_again_has_its_counters():
     assert counts == [
         stamps.Count(life, 0, 0) for life in ('0.0', '0.2') for _ in keys
     ]
+
+
+# The guest's troubles
+
+
+def test_no_thread_can_be_started_for_a_while():
+    """It fails as where there are too many, and nothing is left of it."""
+    thread = threading.Thread(target=int)
+    with (
+        guest.no_threads(),
+        pytest.raises(RuntimeError, match="can't start new thread"),
+    ):
+        thread.start()
+    another = threading.Thread(target=int)
+    another.start()
+    another.join()
+
+
+def test_no_file_can_be_opened_for_a_while():
+    """Nor a socket."""
+    with guest.no_files(), pytest.raises(OSError, match='Too many open'):
+        socket.socket()
+    socket.socket().close()
+
+
+def test_an_executor_that_refuses_and_drops():
+    """And works again after that."""
+    executor = guest.Executor(1)
+    try:
+        with executor.refusing(), pytest.raises(RuntimeError):
+            executor.submit(int)
+        with executor.dropping():
+            waiting = executor.submit(int)
+            assert not waiting.done()
+        assert waiting.cancelled()
+        assert executor.submit(int).result(SECONDS) == 0
+    finally:
+        executor.shutdown()
+
+
+def test_a_ctrl_c_that_comes_while_it_is_wanted():
+    """And does not where all was over before."""
+    handler = signal.getsignal(signal.SIGALRM)
+    try:
+        interrupt = guest.Interrupt()
+        with pytest.raises(KeyboardInterrupt), interrupt.after(0.01):
+            time.sleep(SECONDS)
+        with interrupt.after(0.05):
+            pass
+        time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.parametrize('connections', [3, 4])
+def test_a_connection_that_is_missing_is_noticed(connections):
+    """A client has one fewer in flight then."""
+    ledger = promises.Ledger()
+
+    async def main(server):
+        client = memcached.AsyncClient(
+            servers=server.address,
+            socket_timeout=guest.TIMEOUT,
+            max_connections=connections,
+        )
+        await host.fill(
+            server, ledger, 'client', lambda: guest.fill(client, 0)
+        )
+        await client.close()
+
+    with site.Site(0, ['counter:1']) as server:
+        asyncio.run(main(server))
+    assert ledger.broken == ({} if connections == 4 else {promises.PERMITS: 1})

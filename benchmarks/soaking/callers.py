@@ -4,9 +4,8 @@ import asyncio
 import itertools
 import time
 
-from benchmarks.soaking import lags, promises, site, stamps
-from sprockets.clients.memcached.loop import lanes
-from sprockets.clients.memcached.once import leases
+from benchmarks.soaking import internals, lags, promises, site, stamps
+from sprockets.clients import memcached
 
 PAUSE = 0.02
 """Seconds that a caller does nothing between two calls, on an average."""
@@ -20,7 +19,7 @@ DEAD_RETRY = 0.25
 LEASE = 1
 WAIT = 2
 
-ONE = TIMEOUT + lanes.GRACE
+ONE = TIMEOUT + internals.GRACE
 """Seconds that one exchange may take; AsyncClient lets a thread be late."""
 
 BOUNDS = {
@@ -373,7 +372,7 @@ class Caller:
 
         try:
             await self._call('update', key, add_one)
-        except leases.UpdateError as error:
+        except memcached.UpdateError as error:
             reason, _, _ = str(error).partition(':')
             self._ledger.count(f'updates that failed: {reason}')
         else:

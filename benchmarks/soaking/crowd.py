@@ -2,11 +2,19 @@
 
 import asyncio
 import concurrent.futures
+import functools
 import random
 import threading
 import time
 
-from benchmarks.soaking import callers, footprint, promises
+from benchmarks.soaking import (
+    callers,
+    footprint,
+    guest,
+    host,
+    internals,
+    promises,
+)
 from sprockets.clients import memcached
 
 CALLERS = 200
@@ -90,19 +98,9 @@ class Crowd:
             self._threads.append(thread)
 
     def _start_threads(self):
-        """Let all the threads come that the clients may come to want.
-
-        Else they would come one by one, and look like something that grows.
-        """
-        endpoints = {
-            endpoint
-            for client in self._awaitable
-            for endpoint in client._engine.cluster.endpoints
-        }
+        """Let all the threads come that the clients may come to want."""
         over = threading.Event()
-        for endpoint in endpoints:
-            for _ in range(CONNECTIONS):
-                endpoint.workers.submit(over.wait)
+        internals.start_threads(self._awaitable, CONNECTIONS, over.wait)
         for _ in range(self._executor_threads):
             self._executor.submit(over.wait)
         over.set()
@@ -122,13 +120,16 @@ class Crowd:
         return caller
 
     async def pause(self):
-        """Wait until nothing is under way, and return what there is then.
-
-        :rtype: Footprint
-        """
+        """Wait until nothing is under way."""
         self._gate.is_open = False
         await _until(lambda: all(each.waits for each in self._callers))
         self._report_hanging()
+
+    async def footprint(self):
+        """Return what there is while nothing is under way.
+
+        :rtype: Footprint
+        """
         # What was given up may still be with a thread.
         await _until(lambda: max(self._connections()) <= CONNECTIONS)
         return footprint.take(self._sites)
@@ -142,6 +143,18 @@ class Crowd:
         for each in self._sites:
             for client in self._awaitable + self._blocking:
                 await self._find(each, client)
+
+    async def fill_all(self):
+        """Report each server that a client has not all connections to."""
+        # Those that have an executor may have fewer.
+        for client in self._awaitable[:2]:
+            for each in self._sites:
+                await host.fill(
+                    each,
+                    self._ledger,
+                    f'{client}',
+                    functools.partial(guest.fill, client, each.number),
+                )
 
     async def _find(self, where, client):
         end = time.monotonic() + PATIENCE
@@ -190,7 +203,8 @@ class Crowd:
         :rtype: Footprint
         """
         workers = len(self._sites) * CONNECTIONS
-        coming = workers + self._executor_threads
+        # Of two clients each has some for values, which come when wanted.
+        coming = workers + self._executor_threads + 2 * internals.VALUES
         missing = workers - sum(before.connections)
         there = sum(
             thread.name.startswith(('memcached ', 'ThreadPoolExecutor'))

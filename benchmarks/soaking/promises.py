@@ -18,6 +18,7 @@ UNSEEN = 'own writes not seen'
 LATE = 'calls past their deadline'
 RAISED = 'errors raised or logged'
 AWAY = 'servers not found again'
+PERMITS = 'connections not to be used again'
 GROWTH = 'growth'
 
 # What the promises are checked on is counted by these names.
@@ -33,6 +34,7 @@ PROMISES = {
     LATE: 'calls',
     RAISED: 'calls',
     AWAY: None,
+    PERMITS: None,
     GROWTH: None,
 }
 """Each with the name of what it was checked on so often."""

@@ -130,8 +130,8 @@ class Site:
         )
 
     def _begin_counters(self):
-        request = b''
-        count = 0
+        request = b'delete first noreply\r\n'
+        count = self._first_unique()
         uniques = self._uniques
         for key in sorted(self.counter_keys, key=lambda k: uniques.get(k, 0)):
             # Each store takes the next number.
@@ -148,6 +148,16 @@ class Site:
             replies.readline()
         if len(self._read()) != len(self.counter_keys):
             raise RuntimeError(f'{self} does not store its counters')
+
+    def _first_unique(self):
+        """Return the number that memcached, which is empty, begins with.
+
+        It is not the same in each version.
+        """
+        request = b'set first 0 0 1\r\n0\r\ngets first\r\n'
+        with self._asked(request) as replies:
+            replies.readline()
+            return int(replies.readline().split()[4])
 
     @contextlib.contextmanager
     def _asked(self, request):
