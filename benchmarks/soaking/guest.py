@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import functools
 import gc
+import inspect
 import logging
 import os
 import random
@@ -54,6 +55,12 @@ PATIENCE = 30
 """Seconds until all must be well when there is no trouble any more."""
 
 OWN_THREADS = 'own threads'
+
+EVENT_LOOP = {
+    inspect.getsourcefile(module)
+    for module in (asyncio.base_events, asyncio.events)
+}
+"""Where Python's event loop calls callbacks, and takes new ones."""
 """What clients are called that have no executor."""
 
 ENDINGS = ('in time', 'in the middle', 'interrupted')
@@ -158,9 +165,15 @@ class Interrupt:
         signal.signal(signal.SIGALRM, self._come)
 
     def _come(self, number, frame):
-        if self._wanted:
-            self._wanted = False
-            raise KeyboardInterrupt
+        if not self._wanted:
+            return
+        if frame is not None and frame.f_code.co_filename in EVENT_LOOP:
+            # There it is lost, with the callbacks of a future: asyncio sets
+            # that first, and a task that awaits it is never woken again.
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+            return
+        self._wanted = False
+        raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def after(self, seconds):
@@ -440,7 +453,7 @@ def _end_tasks(loop):
     for task in tasks:
         task.cancel()
     if tasks:
-        loop.run_until_complete(asyncio.wait(tasks))
+        loop.run_until_complete(asyncio.wait(tasks, timeout=PATIENCE))
 
 
 async def _find(client, number):
