@@ -81,11 +81,15 @@ class Connection:
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
         self._socket = _connect(profile.address, deadline)
-        self._poll = select.poll()
-        self._poll.register(self._socket, _READABLE)
-        self._prepare(profile, deadline)
-        if profile.credentials is not None:
-            self._authenticate(profile.credentials, deadline)
+        try:
+            self._poll = select.poll()
+            self._poll.register(self._socket, _READABLE)
+            self._prepare(profile, deadline)
+            if profile.credentials is not None:
+                self._authenticate(profile.credentials, deadline)
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self, profile: Profile, deadline: float) -> None:
         """Make the socket ready for exchanges.
