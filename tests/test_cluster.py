@@ -483,7 +483,7 @@ def test_a_new_life_that_a_busy_connection_has_not_noticed(connect, alive):
     client.disconnect_all()
     client.get('key')
     assert endpoint.incarnation > life
-    endpoint.drop(busy)
+    busy.drop()
 
 
 @pytest.mark.parametrize('disconnected', [True, False])

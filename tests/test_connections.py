@@ -108,7 +108,7 @@ def test_ctrl_c_at_any_point_of_a_blocking_call(server):
         # It may have been counted before.
         assert 0 <= found.pop('number0') <= at
         assert found == {'number1': 1000, 'number2': 2000}
-        idle = endpoint._connections._idle
+        idle = endpoint._connections.idle
         assert len(idle) == len(set(idle)) == endpoint.connections
         if not interrupted:
             break
@@ -255,7 +255,7 @@ def test_a_second_end_of_an_exchange_does_nothing(server):
     second = endpoint.ready()
     assert second.link is first.link
     endpoint.finish(first)
-    endpoint.drop(first)
+    first.drop()
     assert second.link.usable
     assert endpoint.ready() is None
     endpoint.finish(second)

@@ -13,7 +13,8 @@ import pytest
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.loop import batches, lanes, permits
+from sprockets.clients.memcached.loop import batches, permits
+from sprockets.clients.memcached.servers import connections
 from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.wire import connection, protocol
 
@@ -78,7 +79,7 @@ def run(main, server, **options):
     return asyncio.run(body())
 
 
-def connections(client):
+def connections_of(client):
     """Return how many connections a client's only server has from here."""
     (endpoint,) = client._engine.cluster.endpoints
     return endpoint.connections
@@ -248,7 +249,7 @@ def test_a_hung_server_is_left_at_the_deadline(proxy):
         assert time.monotonic() - began >= 0.3
         (endpoint,) = client._engine.cluster.endpoints
         assert endpoint.retry_at is not None
-        assert connections(client) == 0
+        assert connections_of(client) == 0
 
     run(main, proxy, socket_timeout=0.3)
 
@@ -315,13 +316,13 @@ def test_a_loop_that_ends_in_an_exchange(proxy):
 
     async def use():
         assert await client.get('key') == 'value'
-        assert connections(client) == 1
+        assert connections_of(client) == 1
         await client.close()
 
     asyncio.run(leave())
-    assert connections(client) == 1
+    assert connections_of(client) == 1
     asyncio.run(use())
-    assert connections(client) == 0
+    assert connections_of(client) == 0
     proxy.wait_for(lambda: not proxy.open)
 
 
@@ -343,17 +344,29 @@ def test_a_loop_that_rests_in_an_exchange(proxy):
     try:
         call = loop.run_until_complete(begin())
         asyncio.run(use())
-        assert connections(client) == 2
+        assert connections_of(client) == 2
         proxy.release()
         assert loop.run_until_complete(call) == 'value'
         loop.run_until_complete(client.close())
-        assert connections(client) == 0
+        assert connections_of(client) == 0
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
 
 
-@pytest.mark.parametrize('place', ['read', 'send', 'leave', 'sent'])
+INTERRUPTED = {
+    'have a connection': (connections.Loan, 'resume'),
+    'look at it': (connection.Connection, 'is_quiet'),
+    'gather': (batches.Batch, 'prepare'),
+    'set out': (batches.Batch, 'begin'),
+    'send': (connection.Connection, '_send'),
+    'read': (connection.Connection, '_read'),
+    'understand': (protocol.Get, 'read_whole'),
+    'put back': (connections.Loan, 'keep'),
+}
+
+
+@pytest.mark.parametrize('place', INTERRUPTED)
 def test_an_interrupt_in_the_loop(proxy, place):
     """The connection is closed, and what does no harm is asked again.
 
@@ -361,12 +374,6 @@ def test_an_interrupt_in_the_loop(proxy, place):
 
     """
     client = memcached.AsyncClient(servers=proxy.address)
-    places = {
-        'read': (protocol.Get, 'read'),
-        'send': (connection.Connection, '_send'),
-        'leave': (batches.Batch, 'begin'),
-        'sent': (lanes.Lane, '_attend'),
-    }
 
     async def call(method, *args):
         return await getattr(client, method)(*args)
@@ -379,8 +386,12 @@ def test_an_interrupt_in_the_loop(proxy, place):
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(call('set_multi', {'one': 1, 'two': 2}))
+        # Now the connection that was made is the loop's.
+        assert loop.run_until_complete(call('get', 'one')) == 1
         with (
-            mock.patch.object(*places[place], side_effect=KeyboardInterrupt),
+            mock.patch.object(
+                *INTERRUPTED[place], side_effect=KeyboardInterrupt
+            ),
             pytest.raises(KeyboardInterrupt),
         ):
             loop.run_until_complete(interrupted())
@@ -392,7 +403,7 @@ def test_an_interrupt_in_the_loop(proxy, place):
         (lane,) = client._engine.state.lanes.values()
         assert lane.permits.free == lane.permits.limit
         loop.run_until_complete(call('close'))
-        assert connections(client) == 0
+        assert connections_of(client) == 0
         proxy.wait_for(lambda: not proxy.open)
     finally:
         loop.close()
@@ -437,7 +448,7 @@ def test_several_clients_of_one_server(server):
         ]
         while min(rounds.values()) < 500:
             await asyncio.sleep(0.01)
-            assert connections(first) <= 2
+            assert connections_of(first) <= 2
         going = False
         await asyncio.gather(*readers)
         for client in others:

@@ -105,7 +105,8 @@ def until(condition, seconds=LONG):
 def arrived(face):
     """Wait until the client's side has what was sent to idle connections."""
     shared = getattr(face.client, '_shared', None) or face.client._engine
-    idle = shared.cluster.endpoints[0]._connections._idle
+    connections = shared.cluster.endpoints[0]._connections
+    idle = [*connections.idle, *[loan.link for loan in connections.kept]]
     until(lambda: not any(link.is_quiet() for link in idle))
 
 

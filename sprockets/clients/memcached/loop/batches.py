@@ -8,7 +8,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.loop import futures, permits
+from sprockets.clients.memcached.loop import futures, links, permits
 from sprockets.clients.memcached.servers import (
     connections,
     endpoints,
@@ -16,7 +16,7 @@ from sprockets.clients.memcached.servers import (
     journey,
 )
 from sprockets.clients.memcached.watch import counters, observers
-from sprockets.clients.memcached.wire import connection, protocol
+from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
 
@@ -182,20 +182,21 @@ class Batch:
         '_heavy_parts',
         '_hits',
         '_misses',
-        '_seconds',
         '_size',
         '_values',
         'after',
-        'begun',
         'calls',
         'deadline',
         'endpoint',
         'error',
         'job',
         'keys',
+        'link',
+        'loan',
         'permit',
         'reached',
         'reading',
+        'seconds',
         'size',
         'state',
         'trial',
@@ -221,7 +222,8 @@ class Batch:
         self._hits = 0
         self._misses = 0
         self._errors = 0
-        self._seconds = 0.0
+        self.seconds = 0.0
+        """What its exchange took."""
         self._size = 0
         self.state = GATHERING
         self.deadline = deadline
@@ -239,8 +241,10 @@ class Batch:
         """Leave to be with the server, until the connection is idle again."""
         self.trial: health.Trial | None = None
         """What lets it try a server that is down."""
-        self.begun: connections.Begun | None = None
-        """What the loop has begun, until it is ended."""
+        self.link: links.Link | None = None
+        """What the loop does its exchange on, while it does."""
+        self.loan: connections.Loan | None = None
+        """What the loop has begun, and a thread is to end."""
         self.job: Job | None = None
         """What a thread is to do for it."""
         self.reached = True
@@ -325,62 +329,76 @@ class Batch:
 
     # The exchange
 
-    def begin(self) -> bool:
-        """Set out without waiting for anything, in the loop.
+    def prepare(self) -> bool:
+        """Gather what is to be sent.
 
-        :return: False if it takes a thread
+        :return: whether it may be sent on a connection that there is
 
         """
-        if self.size > connection.WINDOW or self.trial is not None:
-            return False
-        begun = self.endpoint.ready()
-        if begun is None:
-            return False
-        try:
-            self._commands = self._gather()
-            self.begun = self.endpoint.begin(begun, self._commands)
-        except BaseException:
-            self.endpoint.drop(begun)
-            raise
-        if self.begun is None:
-            return False
-        self.become(IN_LOOP)
+        self._commands = self._gather()
+        life = self.endpoint.incarnation
+        # Not with all(): for one command that takes a generator.
+        for command in self._commands:  # noqa: SIM110
+            if not command.meant_for(life):
+                return False
         return True
 
+    def begin(self, link: links.Link) -> bool:
+        """Set out on a connection, in the loop.
+
+        :return: whether it is to wait for the replies; if not, a thread has
+            to go on
+
+        """
+        self.link = link
+        loan = link.loan
+        loan.commands = self._commands
+        loan.began = time.monotonic()
+        self.become(IN_LOOP)
+        try:
+            return loan.link.begin(self._commands)
+        except OSError as error:
+            loan.failure = error
+            return False
+
     def go_on(self) -> int:
-        """Read what has come, in the loop; see ``connections.Begun.go_on``."""
-        begun = self.begun
-        assert begun is not None
-        missing = begun.go_on()
-        if missing == 0:
-            self.endpoint.finish(begun)
-            self._seconds = time.monotonic() - begun.began
-            self.begun = None
-        return missing
+        """Read what has come, in the loop; see ``Connection.go_on``.
+
+        :return: -1 if the connection failed
+
+        """
+        link = self.link
+        assert link is not None
+        loan = link.loan
+        try:
+            return loan.link.go_on(self._commands)
+        except Exception as error:  # noqa: BLE001
+            loan.failure = error
+            return -1
 
     def exchange(self) -> None:
         """Bring the exchange to an end, however long it takes."""
-        begun, trial = self.begun, self.trial
-        self.begun = self.trial = None
-        began = time.monotonic() if begun is None else begun.began
+        loan, trial = self.loan, self.trial
+        self.loan = self.trial = None
+        began = time.monotonic() if loan is None else loan.began
         try:
-            if begun is None:
+            if loan is None:
                 self._commands = self._gather()
             self.reached = self.endpoint.exchange(
-                self._commands, self.deadline, begun, trial
+                self._commands, self.deadline, loan, trial
             )
         # The callers wait in another thread and have to be told.
         except BaseException as error:
             LOGGER.exception('A batch for %s failed', self.endpoint)
             self.error = error
-        self._seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - began
 
     def drop_exchange(self) -> None:
         """End what is begun, and let another call try the server."""
-        begun, trial = self.begun, self.trial
-        self.begun = self.trial = None
-        if begun is not None:
-            self.endpoint.drop(begun)
+        loan, trial = self.loan, self.trial
+        self.loan = self.trial = None
+        if loan is not None:
+            loan.drop()
         if trial is not None:
             trial.give_back()
 
@@ -625,7 +643,7 @@ class Batch:
         if now >= counters.until:
             counters.turn(now)
         counters.batches += 1
-        counters.seconds += self._seconds
+        counters.seconds += self.seconds
         counters.calls += self.calls
         counters.hits += self._hits
         counters.misses += self._misses

@@ -134,9 +134,12 @@ class Engine:
         self.closed = True
         self.entered = None
         here = self.state
-        if here is not None and here.loop is asyncio.get_running_loop():
-            await here.finish()
-            here.end()
+        if here is not None:
+            if here.loop is asyncio.get_running_loop():
+                await here.finish()
+                here.end()
+            else:
+                here.forsake()
         self.released = True
         ending = [*self.cluster.close(), *self.threads.stop()]
         # They have nothing to do but to end, unless another client's calls

@@ -7,7 +7,6 @@ import collections
 import functools
 import logging
 import time
-import weakref
 from collections import abc
 
 from sprockets.clients.memcached.data import values
@@ -15,11 +14,12 @@ from sprockets.clients.memcached.loop import (
     batches,
     futures,
     jobs,
-    permits,
+    links,
     threads,
 )
-from sprockets.clients.memcached.servers import connections, endpoints
+from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import counters
+from sprockets.clients.memcached.wire import connection
 
 LOGGER = logging.getLogger(__name__)
 
@@ -28,9 +28,6 @@ MAX_WAITING_CALLS = 100_000
 
 MAX_WAITING_BYTES = 256 * 1024 * 1024
 """Bytes of requests that may wait for one server; likewise."""
-
-LARGE = 1024 * 1024
-"""Bytes of a reply that, if they are still to come, a thread waits for."""
 
 GRACE = 0.1
 """Seconds after its deadline that a batch gets to come back by itself."""
@@ -44,26 +41,6 @@ TELL_AGAIN = 60.0
 
 class OverloadError(Exception):
     """So much waits for a server that a call was not let in."""
-
-
-_permits: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop,
-    weakref.WeakKeyDictionary[endpoints.Endpoint, permits.Permits],
-] = weakref.WeakKeyDictionary()
-
-
-def _permits_of(
-    loop: asyncio.AbstractEventLoop, endpoint: endpoints.Endpoint
-) -> permits.Permits:
-    """Return what bounds a loop's batches in flight to one server.
-
-    It is one for all the clients of the loop, for they share its connections.
-
-    """
-    of_loop = _permits.setdefault(loop, weakref.WeakKeyDictionary())
-    if endpoint not in of_loop:
-        of_loop[endpoint] = permits.Permits(endpoint.max_connections)
-    return of_loop[endpoint]
 
 
 class Lane:
@@ -103,7 +80,9 @@ class Lane:
         self.timeout = timeout
         self.counters = counters
         self.loop = asyncio.get_running_loop()
-        self.permits = _permits_of(self.loop, endpoint)
+        self._links = links.of(self.loop, endpoint)
+        self._links.enter(self)
+        self.permits = self._links.permits
         self._threads = threads
         self._redirect = redirect
         self._in_flight: set[batches.Batch] = set()
@@ -112,9 +91,6 @@ class Lane:
         )
         self._values = jobs.Crew(threads, threads.make_values)
         self._told_of_threads = -TELL_AGAIN
-        # A loop may end, or be left, in the middle of an exchange.
-        self._begun: set[connections.Begun] = set()
-        weakref.finalize(self, _drop_all, endpoint, self._begun).atexit = False
         self._dropped: collections.deque[
             tuple[batches.Batch, Exception | None]
         ] = collections.deque()
@@ -302,15 +278,17 @@ class Lane:
         """
         if not self.permits.take(self, batch):
             return False
-        if batch.begin():
-            self._in_flight.add(batch)
-            self._take_out(batch)
-            self._attend(batch)
+        if (
+            batch.trial is None
+            and batch.size < connection.WINDOW
+            and self._begin(batch)
+        ):
             return True
         job = self._exchange_of(batch)
         if not self._exchanges.take(self, job):
             batch.release()
             return False
+        self._links.lend(self.loop)
         self._in_flight.add(batch)
         self._take_out(batch)
         batch.become(batches.IN_THREAD)
@@ -335,12 +313,9 @@ class Lane:
         The server is not to blame.
 
         """
-        if batch.job is not None:
-            return
-        self._take_out(batch)
-        if batch.begun is not None:
-            self._stop_reading(batch.begun)
-        self._give_up(batch, error)
+        if batch.job is None:
+            self._take_out(batch)
+            self._give_up(batch, error)
 
     def _take_out(self, batch: batches.Batch) -> None:
         """Take a batch from those that wait."""
@@ -354,47 +329,68 @@ class Lane:
 
     # The loop has them
 
-    def _attend(self, batch: batches.Batch) -> None:
-        """Read the replies to a batch when they come."""
-        begun = batch.begun
-        assert begun is not None
-        self._begun.add(begun)
-        if begun.failure is not None:
+    def _begin(self, batch: batches.Batch) -> bool:
+        """Send a batch on a connection that is idle, if there is one."""
+        link = self._links.take(self.endpoint, self.loop)
+        if link is None:
+            return False
+        try:
+            if not batch.prepare():
+                self._links.put_back(link, self.loop)
+                return False
+            link.carry(self, batch)
+            is_sent = batch.begin(link)
+        # A signal's: nobody knows what was sent.
+        except BaseException:
+            batch.link = None
+            self._links.drop(link, self.loop)
+            raise
+        self._in_flight.add(batch)
+        self._take_out(batch)
+        if not is_sent:
             self._to_thread(batch)
-            return
-        self.loop.add_reader(begun.descriptor, self._go_on, batch)
+        return True
 
-    def _go_on(self, batch: batches.Batch) -> None:
-        begun = batch.begun
-        assert begun is not None
+    def go_on(self, batch: batches.Batch) -> None:
+        """Read what has come for a batch, without waiting."""
+        link = batch.link
+        assert link is not None
         try:
             missing = batch.go_on()
         # A signal's: its connection is closed, and others may be let down.
         except BaseException:
-            begun.failure = ConnectionAbortedError('interrupted')
+            link.loan.failure = ConnectionAbortedError('interrupted')
             self._to_thread(batch)
             raise
-        if 0 < missing <= LARGE:
-            return
         if missing == 0:
-            self.loop.remove_reader(begun.descriptor)
-            self._begun.discard(begun)
+            batch.link = None
+            try:
+                self._links.put_back(link, self.loop)
+                batch.seconds = time.monotonic() - link.loan.began
+                for command in link.loan.commands:
+                    if command.error is not None:
+                        self.endpoint.log_refused((command,))
+            # A signal's: it has come all the same.
+            except BaseException:
+                self.loop.call_soon(self._answered, batch)
+                raise
             self._answered(batch)
-        else:
+        elif not 0 < missing <= connection.PATIENCE:
             self._to_thread(batch)
-
-    def _stop_reading(self, begun: connections.Begun) -> None:
-        self.loop.remove_reader(begun.descriptor)
-        self._begun.discard(begun)
 
     # Threads have them
 
     def _to_thread(self, batch: batches.Batch) -> None:
         """Have a thread do the rest of what the loop has begun."""
-        assert batch.begun is not None
-        self._stop_reading(batch.begun)
+        self._stop_reading(batch)
         batch.become(batches.IN_THREAD)
         self._exchanges.put(self, self._exchange_of(batch))
+
+    def _stop_reading(self, batch: batches.Batch) -> None:
+        link = batch.link
+        assert link is not None
+        batch.loan, batch.link = link.loan, None
+        self._links.give_away(link, self.loop)
 
     def _exchanged(self, batch: batches.Batch) -> None:
         """Take a batch back whose exchange a thread has ended."""
@@ -472,6 +468,8 @@ class Lane:
         """End a batch that nobody works at, with the result of a failure."""
         if batch.state is batches.OVER:
             return
+        if batch.link is not None:
+            self._stop_reading(batch)
         batch.drop_exchange()
         batch.release()
         self.counters.fail(time.monotonic(), batch.calls)
@@ -551,16 +549,16 @@ class Lane:
         return batch.deadline + GRACE
 
     def _time_out(self, batch: batches.Batch, error: TimeoutError) -> None:
-        if batch.state is batches.IN_LOOP and batch.begun is not None:
+        if batch.state is batches.IN_LOOP and batch.link is not None:
             # It may be the loop that was late.
-            self._go_on(batch)
+            self.go_on(batch)
             if batch.state is not batches.IN_LOOP:
                 return
-            begun = batch.begun
-            assert begun is not None
-            self._stop_reading(begun)
-            begun.link.close()
-            begun.failure = error
+            self._stop_reading(batch)
+            loan = batch.loan
+            assert loan is not None
+            loan.link.close()
+            loan.failure = error
             # With no time left there is nothing in it that waits.
             batch.exchange()
             self._answered(batch)
@@ -608,6 +606,7 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._links.let_go(self, self.loop)
 
     def forsake(self) -> None:
         """Let go of what is under way, if its loop is closed.
@@ -619,13 +618,8 @@ class Lane:
             return
         for batch in (*self._waiting, *self._in_flight):
             if batch.job is None or batch.job.take_back():
+                if batch.link is not None:
+                    self._stop_reading(batch)
                 batch.drop_exchange()
-        self._begun.clear()
+        self._links.let_go(self, self.loop)
         self._threads.withdraw(self)
-
-
-def _drop_all(
-    endpoint: endpoints.Endpoint, begun: set[connections.Begun]
-) -> None:
-    while begun:
-        endpoint.drop(begun.pop())

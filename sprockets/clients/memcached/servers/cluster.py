@@ -49,7 +49,7 @@ class StandIn(Endpoint):
         self,
         commands: abc.Sequence[protocol.Command],
         deadline: float,
-        begun: connections.Begun | None = None,
+        loan: connections.Loan | None = None,
         trial: health.Trial | None = None,
     ) -> bool:
         if self._source.wait(deadline):

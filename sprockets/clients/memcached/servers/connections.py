@@ -1,4 +1,4 @@
-"""The connections to a server: idle, out with an exchange, or closed.
+"""The connections to a server: idle, kept, out with an exchange, or closed.
 
 All that changes which of these a connection is stands here.  Each step takes
 it away from where it was before anything else is done, so that whatever comes
@@ -23,46 +23,116 @@ LINGER = 1.0
 that a crowd of threads that comes again finds them."""
 
 
-class Begun:
-    """An exchange, on a connection of its own.
+class Loan:
+    """A connection that somebody has, and the exchange that is on it.
 
-    Whoever has it brings it to an end: by :meth:`Endpoint.finish`, by
-    :meth:`Endpoint.exchange`, which takes as long as it takes, or by
-    :meth:`Endpoint.drop`.  The first end counts.
+    Whoever has it brings it to an end, by :meth:`put_back`, :meth:`drop`, or
+    :meth:`Endpoint.exchange`, which takes as long as it takes.  The first end
+    counts.
 
     """
 
     __slots__ = (
+        '__weakref__',
+        '_connections',
         'began',
         'commands',
-        'descriptor',
         'epoch',
         'failure',
+        'keeper',
         'link',
     )
 
-    def __init__(self, link: connection.Connection, epoch: int) -> None:
+    def __init__(
+        self, link: connection.Connection, connections: Connections, epoch: int
+    ) -> None:
         self.link = link
-        self.descriptor = link.fileno()
-        """What the loop waits for; it is known when the link is closed too."""
+        self._connections = connections
+        self.epoch = epoch
+        self.keeper: abc.Callable[[], bool] | None = None
+        """Whether who keeps it while it is idle will notice that it has
+        ended, and close it."""
         self.commands: abc.Sequence[protocol.Command] = ()
         self.began = time.monotonic()
-        self.epoch = epoch
+        """When its exchange began."""
         self.failure: Exception | None = None
         """What ended the connection, None while it is well."""
 
-    def go_on(self) -> int:
-        """Read what has come, without waiting.
+    @property
+    def is_out(self) -> bool:
+        """Whether an exchange may have the connection still."""
+        return self in self._connections.out
 
-        :return: 0 once it is all, else the least number of bytes that are
-            still to come; -1 if the connection failed
+    def put_back(self) -> None:
+        """Let the connection be idle for others, if it is in step."""
+        self._connections.put_back(self)
+
+    def keep(self) -> bool:
+        """Let the connection be idle, but for nobody else.
+
+        :return: whether it is still good, and not closed
 
         """
+        connections = self._connections
+        connections.out.discard(self)
+        if self.link.usable and self.epoch == connections.epoch:
+            self.link.used_at = self.began
+            connections.kept.add(self)
+            if self.epoch == connections.epoch:
+                return True
+            # Idle ones were closed just now.
+            connections.kept.discard(self)
+        self.link.close()
+        return False
+
+    def resume(self) -> bool:
+        """Have a connection that was kept for an exchange.
+
+        :return: False if it was closed, or has ended
+
+        """
+        connections = self._connections
         try:
-            return self.link.go_on(self.commands)
-        except Exception as error:  # noqa: BLE001
-            self.failure = error
-            return -1
+            connections.kept.remove(self)
+        except KeyError:
+            self.link.close()
+            return False
+        try:
+            connections.out.add(self)
+            if self.link.is_quiet():
+                return True
+        # A signal's: nobody will have it.
+        except BaseException:
+            connections.out.discard(self)
+            self.link.close()
+            raise
+        self.lose()
+        return False
+
+    def lose(self) -> None:
+        """Take note that an idle connection has ended.
+
+        If it was still somebody's, it is the server that has ended it.
+
+        """
+        if self._connections.take_from(self):
+            self._connections.lives += 1
+        self.link.close()
+
+    def drop(self) -> None:
+        """Close the connection, whatever is under way."""
+        if self._connections.take_from(self):
+            self.link.close()
+
+    def end(self) -> None:
+        """Close an idle connection, or have it closed, in any thread."""
+        connections = self._connections
+        try:
+            connections.kept.remove(self)
+        except KeyError:
+            return
+        if self.keeper is None or not self.keeper():
+            self.link.close()
 
 
 class Connections:
@@ -78,92 +148,99 @@ class Connections:
         """Counts the lives of the server, as far as they can be told apart:
         a new one may have begun whenever a connection was lost, and where
         there is none from before."""
-        self._epoch = 0
-        self._idle: list[connection.Connection] = []
-        self._out: set[Begun] = set()
+        self.epoch = 0
+        """Another one whenever all that are idle are closed."""
+        self.idle: list[connection.Connection] = []
+        """Those that nobody has."""
+        self.kept: set[Loan] = set()
+        """Those that are idle, but somebody's."""
+        self.out: set[Loan] = set()
+        """Those that are out with an exchange."""
 
     def __len__(self) -> int:
-        return len(self._idle) + len(self._out)
+        return len(self.idle) + len(self.kept) + len(self.out)
 
-    def take(self) -> Begun | None:
+    def take(self) -> Loan | None:
         """Take an idle connection that is still good, if there is one."""
-        epoch = self._epoch
-        while self._idle:
+        epoch = self.epoch
+        while self.idle:
             try:
-                link = self._idle.pop()
+                link = self.idle.pop()
             except IndexError:
                 return None
-            if link.is_quiet():
-                begun = Begun(link, epoch)
-                try:
-                    self._out.add(begun)
-                    return begun
-                # A signal's: nobody will have it.
-                except BaseException:
-                    self.drop(begun)
-                    raise
+            loan = Loan(link, self, epoch)
+            try:
+                if link.is_quiet():
+                    self.out.add(loan)
+                    return loan
+            # A signal's: nobody will have it.
+            except BaseException:
+                self.out.discard(loan)
+                link.close()
+                raise
             self.lives += 1
             link.close()
         return None
 
-    def connect(self, profile: connection.Profile, deadline: float) -> Begun:
+    def connect(self, profile: connection.Profile, deadline: float) -> Loan:
         """Take a new connection.
 
         :raises OSError: if there is none by the deadline
 
         """
         link = tls.connect(profile, deadline)
-        others = [*self._idle, *[begun.link for begun in list(self._out)]]
+        others = [*self.idle]
+        others += [loan.link for loan in (*self.kept.copy(), *self.out.copy())]
         if all(other.is_lost() for other in others):
             self.lives += 1
-        begun = Begun(link, self._epoch)
+        loan = Loan(link, self, self.epoch)
         try:
-            self._out.add(begun)
-            return begun
+            self.out.add(loan)
+            return loan
         except BaseException:
-            self.drop(begun)
+            loan.drop()
             raise
 
-    def is_out(self, begun: Begun) -> bool:
-        """Whether an exchange has its connection still."""
-        return begun in self._out
+    def take_from(self, loan: Loan) -> bool:
+        """Take a connection from who had it, and return whether one had."""
+        for those in (self.out, self.kept):
+            try:
+                those.remove(loan)
+            except KeyError:
+                continue
+            return True
+        return False
 
-    def put_back(self, begun: Begun) -> None:
-        """Let the connection of an exchange be idle, if it is in step."""
-        try:
-            self._out.remove(begun)
-        except KeyError:
+    def put_back(self, loan: Loan) -> None:
+        """Let a connection be idle, if it is in step."""
+        link, epoch = loan.link, loan.epoch
+        if not self.take_from(loan):
+            if not link.usable:
+                link.close()
             return
-        link, epoch = begun.link, begun.epoch
-        if not link.usable or epoch != self._epoch:
+        if not link.usable or epoch != self.epoch:
             link.close()
             return
-        link.used_at = begun.began
-        idle = self._idle
+        link.used_at = loan.began
+        idle = self.idle
         idle.append(link)
         if len(idle) > self._most:
             _sweeper.watch(self)
-        if epoch != self._epoch:
+        if epoch != self.epoch:
             # Idle ones were closed just now.
             self._close_idle()
 
-    def drop(self, begun: Begun) -> None:
-        """Close the connection of an exchange, whatever is under way."""
-        try:
-            self._out.remove(begun)
-        except KeyError:
-            return
-        begun.link.close()
-
     def disconnect(self) -> None:
         """Close the idle ones now, and those that are out once put back."""
-        self._epoch += 1
+        self.epoch += 1
         self._close_idle()
 
     def _close_idle(self) -> None:
-        while self._idle:
+        while self.idle:
             with contextlib.suppress(IndexError):
-                self._idle.pop().close()
+                self.idle.pop().close()
+        for loan in self.kept.copy():
+            loan.end()
 
     def close_surplus(self, before: float) -> bool:
         """Close idle ones that are too many, and were not used since.
@@ -172,24 +249,25 @@ class Connections:
         :return: whether there are too many still
 
         """
-        while len(self._idle) > self._most:
+        while len(self.idle) > self._most:
             # The last one that was put back is the next one to be taken.
             with contextlib.suppress(IndexError):
-                if self._idle[0].used_at >= before:
+                if self.idle[0].used_at >= before:
                     return True
-                self._idle.pop(0).close()
+                self.idle.pop(0).close()
         return False
 
     def close(self) -> None:
         """Close all of them, for nobody has the server any more."""
         self._close_idle()
-        for begun in list(self._out):
-            self.drop(begun)
+        for loan in self.out.copy():
+            loan.drop()
 
     def forget_after_fork(self) -> None:
         """Leave them to the parent; the child's sockets are closed."""
-        self._idle.clear()
-        self._out.clear()
+        self.idle.clear()
+        self.kept.clear()
+        self.out.clear()
 
 
 class _Sweeper:

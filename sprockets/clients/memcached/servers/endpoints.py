@@ -12,8 +12,8 @@ from collections import abc
 from sprockets.clients.memcached import process, settings
 from sprockets.clients.memcached.servers import health, workers
 from sprockets.clients.memcached.servers.connections import (
-    Begun,
     Connections,
+    Loan,
 )
 from sprockets.clients.memcached.wire import connection, protocol
 
@@ -100,57 +100,27 @@ class Endpoint(health.Health):
         # It may be another version of the server.
         self.knows_meta = None
 
-    def ready(self) -> Begun | None:
-        """Take a connection for :meth:`begin`, if one is idle.
+    def ready(self) -> Loan | None:
+        """Take a connection that is idle, if there is one.
 
         It does not wait.  To a server that is down there is none: to try it
         takes a thread.
 
         """
-        if self.retry_at is not None or self._profile.tls is not None:
+        if self.retry_at is not None:
             return None
         return self._connections.take()
 
-    def begin(
-        self,
-        begun: Begun,
-        commands: abc.Sequence[protocol.Command],
-    ) -> Begun | None:
-        """Begin an exchange without waiting for it.
-
-        :param Begun begun: what :meth:`ready` gave
-        :return: None if it takes a thread; then nothing was sent
-
-        """
-        life = self._connections.lives
-        for command in commands:
-            if not command.meant_for(life):
-                self._connections.put_back(begun)
-                return None
-        begun.commands = commands
-        try:
-            begun.link.begin(commands)
-        except OSError as error:
-            begun.failure = error
-        except BaseException:
-            self._connections.drop(begun)
-            raise
-        return begun
-
-    def finish(self, begun: Begun) -> None:
+    def finish(self, loan: Loan) -> None:
         """Take note that everything was answered."""
-        self._connections.put_back(begun)
-        self._log_refused(begun.commands)
-
-    def drop(self, begun: Begun) -> None:
-        """Give up an exchange of which nobody waits for the end."""
-        self._connections.drop(begun)
+        loan.put_back()
+        self.log_refused(loan.commands)
 
     def exchange(
         self,
         commands: abc.Sequence[protocol.Command],
         deadline: float,
-        begun: Begun | None = None,
+        loan: Loan | None = None,
         trial: health.Trial | None = None,
     ) -> bool:
         """Run commands on the server: the one way to the wire.
@@ -163,7 +133,7 @@ class Endpoint(health.Health):
         commands, and is no fault of the server.
 
         :param float deadline: until when, on :func:`time.monotonic`'s clock
-        :param Begun begun: what an event loop has begun with them
+        :param Loan loan: what an event loop has begun with them
         :param Trial trial: that of a server that is down; however this ends,
             it is used up or given back
         :return: False if the server could not be reached and none of them
@@ -172,7 +142,7 @@ class Endpoint(health.Health):
 
         """
         try:
-            return self._exchange(commands, deadline, begun, trial)
+            return self._exchange(commands, deadline, loan, trial)
         finally:
             if trial is not None:
                 trial.give_back()
@@ -181,31 +151,31 @@ class Endpoint(health.Health):
         self,
         commands: abc.Sequence[protocol.Command],
         deadline: float,
-        begun: Begun | None,
+        loan: Loan | None,
         trial: health.Trial | None,
     ) -> bool:
         began = time.monotonic()
-        if begun is not None:
-            began = begun.began
+        if loan is not None:
+            began = loan.began
         elif began >= deadline:
             fail(commands, TimeoutError('timed out before it was sent'))
             return True
         pending = commands
         for attempt in (1, 2):
-            reused = begun is not None
+            reused = loan is not None
             try:
-                if begun is None:
+                if loan is None:
                     if self.retry_at is not None and trial is None:
                         # It went down while the call waited.
                         fail(pending, UnavailableError(f'{self} is down'))
                         return attempt > 1
                     if attempt == 1:
-                        begun = self._connections.take()
-                        reused = begun is not None
-                    if begun is None:
-                        begun = self._connect(deadline)
-                    pending = begun.commands = self._meant(pending)
-                failure = self._run(begun, deadline)
+                        loan = self._connections.take()
+                        reused = loan is not None
+                    if loan is None:
+                        loan = self._connect(deadline)
+                    pending = loan.commands = self._meant(pending)
+                failure = self._run(loan, deadline)
             except (OSError, protocol.ProtocolError) as error:
                 fail(pending, error)
                 if process.is_shortage(error):
@@ -214,10 +184,10 @@ class Endpoint(health.Health):
                 return attempt > 1
             # A signal's: nobody has it any more.
             except BaseException:
-                if begun is not None:
-                    self._connections.drop(begun)
+                if loan is not None:
+                    loan.drop()
                 raise
-            begun = None
+            loan = None
             if failure is None:
                 self._praise(trial)
                 break
@@ -244,10 +214,11 @@ class Endpoint(health.Health):
             elif not ((lost and reused) or process.is_shortage(failure)):
                 self._blame(failure, began, trial)
             break
-        self._log_refused(commands)
+        self.log_refused(commands)
         return True
 
-    def _log_refused(self, commands: abc.Sequence[protocol.Command]) -> None:
+    def log_refused(self, commands: abc.Sequence[protocol.Command]) -> None:
+        """Say which commands were answered by an error line."""
         for command in commands:
             if isinstance(command.error, protocol.RefusedError):
                 LOGGER.warning('memcached server %s: %s', self, command.error)
@@ -319,17 +290,17 @@ class Endpoint(health.Health):
 
         """
         try:
-            begun = self._connect(deadline)
+            loan = self._connect(deadline)
         except (OSError, protocol.ProtocolError):
             return if_unreachable
         try:
-            begun.link.exchange([probe], deadline)
+            loan.link.exchange([probe], deadline)
         except (ConnectionError, protocol.ProtocolError):
             return True
         except OSError:
             return if_unreachable
         finally:
-            self._connections.put_back(begun)
+            loan.put_back()
         return probe.error is not None
 
     def _blame(
@@ -350,22 +321,22 @@ class Endpoint(health.Health):
         if trial is not None:
             self.mark_up(trial)
 
-    def _run(self, begun: Begun, deadline: float) -> Exception | None:
+    def _run(self, loan: Loan, deadline: float) -> Exception | None:
         """Exchange on a connection, and put it back if it is in step."""
         try:
-            if begun.failure is not None:
-                raise begun.failure
-            if not self._connections.is_out(begun):
+            if loan.failure is not None:
+                raise loan.failure
+            if not loan.is_out:
                 # A signal came when it had ended.
-                if all(command.answered for command in begun.commands):
+                if all(command.answered for command in loan.commands):
                     return None
                 raise ConnectionAbortedError('interrupted')
-            begun.link.exchange(begun.commands, deadline)
+            loan.link.exchange(loan.commands, deadline)
         except (OSError, protocol.ProtocolError) as error:
             self._connections.lives += 1
             return error
         finally:
-            self._connections.put_back(begun)
+            loan.put_back()
         return None
 
     def _meant(
@@ -382,19 +353,19 @@ class Endpoint(health.Health):
         fail(stale, StaleError(f'{self} may have been restarted since gets'))
         return [c for c in commands if c not in stale]
 
-    def _connect(self, deadline: float) -> Begun:
-        begun = self._connections.connect(self._profile, deadline)
+    def _connect(self, deadline: float) -> Loan:
+        loan = self._connections.connect(self._profile, deadline)
         try:
             if self._flush_on_reconnect and self.retry_at is not None:
                 # The keys that moved meanwhile would be read in their old
                 # state.
                 flush = protocol.flush_all()
-                begun.link.exchange([flush], deadline)
-                self._log_refused([flush])
+                loan.link.exchange([flush], deadline)
+                self.log_refused([flush])
         except BaseException:
-            self._connections.drop(begun)
+            loan.drop()
             raise
-        return begun
+        return loan
 
     def enter(self, user: object) -> None:
         """Take note of a client's cluster that uses the server."""

@@ -21,8 +21,15 @@ WINDOW = 256 * 1024
 CHUNK = 256 * 1024
 """Bytes to ask for in one read while it is not known how many will come."""
 
+PIECE = 64 * 1024
+"""Likewise, in an event loop.  The C library gets memory for more than 128 KiB
+from the kernel, and gives it back, each time."""
+
 LARGE = 4 * 1024 * 1024
 """Bytes to ask for at most in one read."""
+
+PATIENCE = 1024 * 1024
+"""Bytes that are read at a time without waiting; there may be more."""
 
 EARLY = 0.85
 """The part of a timeout that is left to the kernel, whose clock for reads is
@@ -69,13 +76,11 @@ class Connection:
 
     """
 
-    never_waits = True
-    """Whether :meth:`begin` and :meth:`go_on` are there."""
-
     def __init__(self, profile: Profile, deadline: float) -> None:
         self.usable = True
         self.used_at = 0.0
         """When its last exchange began (:func:`time.monotonic`)."""
+        self._window = b''
         self._sent = 0
         self._answered = 0
         self._incoming = protocol.Incoming()
@@ -120,6 +125,13 @@ class Connection:
         self.usable = False
         self._socket.close()
 
+    def shut_down(self) -> None:
+        """End the connection, so that whoever waits for it notices."""
+        self.usable = False
+        # It may have ended by itself, or be closed.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def fileno(self) -> int:
         """Return what an event loop waits for."""
         return self._socket.fileno()
@@ -147,14 +159,29 @@ class Connection:
             return True
         return bool(poll.poll(0))
 
-    def begin(self, commands: abc.Sequence[protocol.Command]) -> None:
+    def begin(self, commands: abc.Sequence[protocol.Command]) -> bool:
         """Send as much of the requests as goes without waiting.
 
+        :return: whether that is all
         :raises OSError: if the connection fails; then it is closed
 
         """
         try:
-            self._sent = self._send(_joined([c.request for c in commands]))
+            if len(commands) == 1:
+                window = commands[0].request
+            else:
+                window = b''.join([c.request for c in commands])
+            size = len(window)
+            sent = sent_now = self._send(window)
+            while sent < size and sent_now:
+                sent_now = self._send(memoryview(window)[sent:])
+                sent += sent_now
+            self._sent = sent
+            if sent < size:
+                # The rest of just this: TLS may have begun to send more.
+                self._window = window
+                return False
+            return True
         except BaseException:
             self.close()
             raise
@@ -162,28 +189,58 @@ class Connection:
     def go_on(self, commands: abc.Sequence[protocol.Command]) -> int:
         """Read the replies that have come, after :meth:`begin`.
 
+        All of what has come: some event loops tell of a connection that is
+        lost once, together with the last that came on it.
+
         :return: 0 once all are read, else the least number of bytes that are
-            still to come
+            still to come, or more than :data:`PATIENCE` if so many came
         :raises OSError: as :meth:`exchange` does
         :raises protocol.ProtocolError: likewise
 
         """
         try:
             incoming = self._incoming
-            try:
-                incoming.feed(self._recv(CHUNK, socket.MSG_DONTWAIT))
-            except BlockingIOError:
-                return 1
-            while self._answered < len(commands):
-                missing = commands[self._answered].read(incoming)
-                if missing:
-                    return missing
-                self._answered += 1
-            self._end(commands)
+            missing = 1
+            came = 0
+            while data := self._read(missing):
+                if (
+                    not incoming.unread
+                    and len(commands) == 1
+                    and commands[0].read_whole(data)
+                ):
+                    self._sent = 0
+                    return 0
+                incoming.feed(data)
+                while True:
+                    missing = commands[self._answered].read(incoming)
+                    if missing:
+                        break
+                    self._answered += 1
+                    if self._answered == len(commands):
+                        self._end(commands)
+                        return 0
+                came += len(data)
+                if came > PATIENCE:
+                    return max(missing, came)
         except BaseException:
             self.close()
             raise
-        return 0
+        return missing
+
+    def _read(self, missing: int) -> bytes:
+        """Return what has come, without waiting; nothing if that is none.
+
+        :param int missing: the least that is still to come
+
+        """
+        size = PIECE if missing <= PIECE else min(missing, CHUNK)
+        try:
+            data = self._socket.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return b''
+        if not data:
+            raise ConnectionResetError('closed by the server')
+        return data
 
     def exchange(
         self, commands: abc.Sequence[protocol.Command], deadline: float
@@ -234,11 +291,12 @@ class Connection:
 
         """
         sent = self._sent
+        window, self._window = self._window, b''
         if len(commands) == 1 and not sent:
             sent = self._send(commands[0].request)
             if sent == len(commands[0].request):
                 return
-        for request in _windows(commands):
+        for request in (window,) if window else _windows(commands):
             unsent = memoryview(request)[sent:]
             sent = max(sent - len(request), 0)
             while unsent:

@@ -126,6 +126,15 @@ class Command:
         """
         raise NotImplementedError
 
+    def read_whole(self, data: bytes) -> bool:
+        """Read a whole reply in its usual form, in one step.
+
+        :return: False if it is none, or not all of it, or more; then nothing
+            was read, and it is for :meth:`read` to say what it is
+
+        """
+        return False
+
     def start_over(self) -> None:
         """Forget what was read of a reply, and what it told."""
         self.answered = False
@@ -234,6 +243,15 @@ class Line(Command):
     def start_over(self) -> None:
         super().start_over()
         self.result = self.verb.failure
+
+    def read_whole(self, data: bytes) -> bool:
+        line = data[:-2]
+        if line not in self.verb.replies or not data.endswith(NEWLINE):
+            return False
+        self.reply = line
+        self.result = self.verb.replies[line]
+        self.answered = True
+        return True
 
     def read(self, incoming: Incoming) -> int:
         line = incoming.line()
@@ -450,8 +468,11 @@ class Get(Command):
         name: str = 'get',
         exptime: int | None = None,
     ) -> None:
-        head = name if exptime is None else f'{name} {exptime}'
-        self.request = b'%b %b\r\n' % (head.encode(), b' '.join(keys))
+        if name == 'get':
+            self.request = b'get %b\r\n' % b' '.join(keys)
+        else:
+            head = name if exptime is None else f'{name} {exptime}'
+            self.request = b'%b %b\r\n' % (head.encode(), b' '.join(keys))
         self.result = None
         self.answered = False
         self.error = None
@@ -484,6 +505,37 @@ class Get(Command):
     def meant_for(self, incarnation: int) -> bool:
         # The cas uniques that it brings are those of this life.
         self.incarnation = incarnation
+        return True
+
+    def read_whole(self, data: bytes) -> bool:
+        # Cut at its line ends, and every length compared: where a value has
+        # line ends of its own, or anything is odd, they are not equal.
+        lines = data.split(NEWLINE)
+        if self._cut is not None or self._coming or lines.pop() != b'':
+            return False
+        if lines.pop() != b'END' or len(lines) % 2:
+            return False
+        keys = self.keys
+        found: dict[bytes, Item] = {}
+        known: dict[bytes, tuple[int, int, int | None]] = {}
+        each = iter(lines)
+        try:
+            for head in each:
+                word, key, numbers = head.split(b' ', 2)
+                if numbers not in known:
+                    known[numbers] = self._numbers(numbers)
+                flags, length, unique = known[numbers]
+                value = next(each)
+                if len(value) != length or key not in keys or word != b'VALUE':
+                    return False
+                found[key] = flags, value, unique
+        # What they say is said where it is read in steps.
+        except (ProtocolError, ValueError):
+            return False
+        if len(found) * 2 != len(lines):
+            return False
+        self.found = found
+        self.answered = True
         return True
 
     def read(self, incoming: Incoming) -> int:

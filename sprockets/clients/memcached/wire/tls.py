@@ -60,8 +60,6 @@ class Connection(connection.Connection):
 
     """
 
-    never_waits = False
-
     _socket: ssl.SSLSocket
 
     def _prepare(self, profile: connection.Profile, deadline: float) -> None:
@@ -122,6 +120,18 @@ class Connection(connection.Connection):
             return self._socket.send(data)
         except ssl.SSLWantWriteError:
             return 0
+
+    def _read(self, missing: int) -> bytes:
+        parts = []
+        try:
+            while True:
+                parts.append(self._recv(RECORD, 0))
+                if not self._socket.pending():
+                    break
+        except ssl.SSLWantReadError:
+            # A part of a record is nothing yet.
+            return b''.join(parts)
+        return parts[0] if len(parts) == 1 else b''.join(parts)
 
     def _receive(self, missing: int, deadline: float) -> None:
         """Receive something, or all of it where many bytes are missing.
