@@ -511,7 +511,10 @@ def _seconds_to_make(count, servers):
         made += request.commands_for(places)
     for command in made:
         assert isinstance(command, protocol.Get)
-        command.found = dict.fromkeys(command.keys, (16, b'value', None))
+        reply = b''.join(
+            b'VALUE %b 16 5\r\nvalue\r\n' % key for key in command.keys
+        )
+        assert command.read_whole(reply + b'END\r\n')
     began = time.process_time()
     for command in made:
         request.unpack(command)

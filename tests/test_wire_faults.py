@@ -106,7 +106,7 @@ def arrived(face):
     """Wait until the client's side has what was sent to idle connections."""
     shared = getattr(face.client, '_shared', None) or face.client._engine
     connections = shared.cluster.endpoints[0]._connections
-    idle = [*connections.idle, *[loan.link for loan in connections.kept]]
+    idle = [*connections.idle, *[loan.link for loan in connections.out]]
     until(lambda: not any(link.is_quiet() for link in idle))
 
 

@@ -24,7 +24,11 @@ THREADS = 4
 """Of the blocking clients, all together; a caller each."""
 
 CONNECTIONS = 4
-"""Most connections of this process to one server while nothing goes on."""
+"""Most connections to one server while nothing goes on: those that the event
+loop keeps, and those of the threads together."""
+
+OPEN = 2 * CONNECTIONS
+"""So many of both."""
 
 PATIENCE = 30
 """Seconds to wait for callers that are to pause, or to go home."""
@@ -131,7 +135,7 @@ class Crowd:
         :rtype: Footprint
         """
         # What was given up may still be with a thread.
-        await _until(lambda: max(self._connections()) <= CONNECTIONS)
+        await _until(lambda: max(self._connections()) <= OPEN)
         return footprint.take(self._sites)
 
     def go_on(self):
@@ -205,7 +209,7 @@ class Crowd:
         workers = len(self._sites) * CONNECTIONS
         # Of two clients each has some for values, which come when wanted.
         coming = workers + self._executor_threads + 2 * internals.VALUES
-        missing = workers - sum(before.connections)
+        missing = len(self._sites) * OPEN - sum(before.connections)
         there = sum(
             thread.name.startswith(('memcached ', 'ThreadPoolExecutor'))
             for thread in threading.enumerate()
@@ -214,8 +218,8 @@ class Crowd:
             middle.memory + footprint.MAY_GROW,
             before.threads + coming - there,
             before.files + missing,
-            [CONNECTIONS] * len(self._sites),
-            [CONNECTIONS] * len(self._sites),
+            [OPEN] * len(self._sites),
+            [OPEN] * len(self._sites),
         )
 
     def _connections(self):

@@ -12,7 +12,13 @@ import weakref
 from collections import abc
 
 from sprockets.clients.memcached import core, settings
-from sprockets.clients.memcached.loop import batches, calls, engines, threads
+from sprockets.clients.memcached.loop import (
+    batches,
+    calls,
+    engines,
+    state,
+    threads,
+)
 from sprockets.clients.memcached.once import (
     computing,
     leases,
@@ -64,23 +70,41 @@ class Methods:
         if here is None or here.loop is not asyncio.get_running_loop():
             here = engine.enter()
         encoded = engine.encoding.key(key)
-        hashed = None
-        if encoded is None:
-            encoded, hashed = engine.encoding.route(key)
-        endpoint = engine.cluster.pick(encoded, hashed)
-        future = here.loop.create_future()
+        if encoded is None or self._observe is not None:
+            return self._get(here, key, default)
+        future: Future = asyncio.Future(loop=here.loop)
+        endpoint = engine.cluster.pick(encoded)
+        if endpoint is None:
+            engine.unserved.fail(clock.monotonic())
+            # Not at once: who only ever awaits this must let the loop turn.
+            here.loop.call_soon(batches.fall_back, future, default)
+            return future
+        try:
+            lane = here.lanes[endpoint]
+        except KeyError:
+            lane = here.lane(endpoint)
+        lane.read((encoded, future, default, None, None))
+        return future
+
+    def _get(
+        self, here: state.LoopState, key: typing.Any, default: typing.Any
+    ) -> Future:
+        """Get the value of any key, and tell who observes."""
+        engine = self._engine
+        encoded, hashed = engine.encoding.route(key)
         observer = None
         if self._observe is not None:
             observer = self._observe('get', (encoded,))
+        extras = batches.Extras(hashed, None, observer)
+        endpoint = engine.cluster.pick(encoded, hashed)
+        future = here.loop.create_future()
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
-            if observer is not None:
-                batches.tell(observer.over, endpoints.UnavailableError(), 0, 0)
-            # Not at once: who only ever awaits this must let the loop turn.
+            extras.tell(endpoints.UnavailableError(), 0, 0, None)
             here.loop.call_soon(batches.fall_back, future, default)
         else:
             lane = here.lanes.get(endpoint) or here.lane(endpoint)
-            lane.read((encoded, future, default, hashed, None, observer, None))
+            lane.read((encoded, future, default, None, extras))
         return future
 
     def gets(self, key: typing.Any) -> Future:
@@ -358,8 +382,10 @@ class Methods:
             here.loop.call_soon(lookups.compute, wanted, future)
             return future
         lane = here.lanes.get(endpoint) or here.lane(endpoint)
-        compute = lookups.compute
-        lane.read((encoded, future, wanted, hashed, None, observer, compute))
+        extras = None
+        if hashed is not None or observer is not None:
+            extras = batches.Extras(hashed, None, observer)
+        lane.read((encoded, future, wanted, lookups.compute, extras))
         return future
 
     async def invalidate(self, key: typing.Any) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import operator
 import time
 import typing
 from collections import abc
@@ -57,19 +59,37 @@ from one to another."""
 Otherwise = abc.Callable[..., None]
 """What to do about a read that has no value."""
 
+
+class Extras(typing.NamedTuple):
+    """What some callers of ``get`` have besides."""
+
+    hashed: int | None
+    """The hash that came with the key."""
+    way: journey.Journey | None
+    """Its journey, if it has been to a server in vain."""
+    observer: observers.Observer | None
+
+    def tell(
+        self,
+        error: BaseException | None,
+        hits: int,
+        misses: int,
+        endpoint: endpoints.Endpoint | None,
+    ) -> None:
+        """Tell the observer, if there is one, that the call is over."""
+        if self.observer is not None:
+            tell(self.observer.over, error, hits, misses, endpoint)
+
+
 Waiter = tuple[
-    bytes,
-    futures.Future,
-    typing.Any,
-    int | None,
-    journey.Journey | None,
-    observers.Observer | None,
-    Otherwise | None,
+    bytes, futures.Future, typing.Any, Otherwise | None, Extras | None
 ]
-"""A caller of ``get``: its key, its future, its default, the hash that it
-gave, its journey if it has been to a server in vain, its observer; and what to
-do without a value, with the default and the future as arguments, None to give
-the default."""
+"""A caller of ``get``: its key, its future, its default; what to do without a
+value, with the default and the future as arguments, None to give the default;
+and what few have besides."""
+
+
+_key_of = operator.itemgetter(0)
 
 
 class Part(typing.Protocol):
@@ -235,7 +255,7 @@ class Batch:
         self.writing: list[Part] = []
         self.reading: list[Part] = []
         self.keys: dict[bytes, None] = {}
-        """The keys that :attr:`waiters` ask for."""
+        """The keys that :attr:`waiters` ask for, once it has left."""
         self.waiters: list[Waiter] = []
         self.permit: permits.Permit | None = None
         """Leave to be with the server, until the connection is idle again."""
@@ -252,7 +272,8 @@ class Batch:
         self.error: BaseException | None = None
         """Why nothing came of it, if that is known."""
         self.value_size: float | None = None
-        """The mean number of bytes of its values, None if it is unknown."""
+        """The mean number of bytes of a value in its reply, None if it is
+        unknown."""
 
     def become(self, state: str) -> None:
         """Go over to another state.
@@ -273,6 +294,11 @@ class Batch:
     def is_back(self) -> bool:
         """Whether its writes are done, as far as anybody will know."""
         return self.state in (ANSWERED, GIVEN_UP, OVER)
+
+    @property
+    def is_one_read(self) -> bool:
+        """Whether it is a single ``get``, and nothing else."""
+        return self.calls == 1 and len(self.waiters) == 1
 
     # Who waits, and until when
 
@@ -335,17 +361,18 @@ class Batch:
         :return: whether it may be sent on a connection that there is
 
         """
-        self._commands = self._gather()
+        self._commands = commands = self._gather()
         life = self.endpoint.incarnation
         # Not with all(): for one command that takes a generator.
-        for command in self._commands:  # noqa: SIM110
+        for command in commands:  # noqa: SIM110
             if not command.meant_for(life):
                 return False
         return True
 
-    def begin(self, link: links.Link) -> bool:
+    def begin(self, link: links.Link, now: float) -> bool:
         """Set out on a connection, in the loop.
 
+        :param float now: the time, on :func:`time.monotonic`'s clock
         :return: whether it is to wait for the replies; if not, a thread has
             to go on
 
@@ -353,28 +380,13 @@ class Batch:
         self.link = link
         loan = link.loan
         loan.commands = self._commands
-        loan.began = time.monotonic()
+        loan.began = now
         self.become(IN_LOOP)
         try:
             return loan.link.begin(self._commands)
         except OSError as error:
             loan.failure = error
             return False
-
-    def go_on(self) -> int:
-        """Read what has come, in the loop; see ``Connection.go_on``.
-
-        :return: -1 if the connection failed
-
-        """
-        link = self.link
-        assert link is not None
-        loan = link.loan
-        try:
-            return loan.link.go_on(self._commands)
-        except Exception as error:  # noqa: BLE001
-            loan.failure = error
-            return -1
 
     def exchange(self) -> None:
         """Bring the exchange to an end, however long it takes."""
@@ -403,13 +415,20 @@ class Batch:
             trial.give_back()
 
     def _gather(self) -> list[protocol.Command]:
+        if not self.writing and not self.reading:
+            self._get = protocol.Get(self._keys())
+            return [self._get]
         commands = [c for part in self.writing for c in part.commands]
         if self.waiters:
-            self._get = protocol.Get(self.keys)
+            self._get = protocol.Get(self._keys())
             commands.append(self._get)
         for part in self.reading:
             commands.extend(part.commands)
         return commands
+
+    def _keys(self) -> dict[bytes, None]:
+        self.keys = dict.fromkeys(map(_key_of, self.waiters))
+        return self.keys
 
     # What it brought
 
@@ -429,7 +448,8 @@ class Batch:
         if get is None:
             pass
         elif get.answered and get.error is None:
-            left, heavy = self._give_values(get.found)
+            if not self._give_in_order(get):
+                left, heavy = self._give_values(get)
         else:
             self._errors += len(self.waiters) - 1
             if self.reached:
@@ -440,9 +460,13 @@ class Batch:
         if self.writing or self.reading:
             self._count_parts()
             self._give_parts(heavy)
+        if left or self._early or self._heavy_parts:
+            if self.reached:
+                self._keep(left)
+            return not left and not self._heavy_parts
         if self.reached:
-            self._keep(left)
-        return not left and not self._heavy_parts
+            self.waiters = left
+        return True
 
     def turn_back(self) -> None:
         """Tell the calls of a batch that did not leave where they stand.
@@ -473,13 +497,13 @@ class Batch:
             self.fail(self.error)
             return
         for waiter, value in self._values:
-            _, future, default, _, _, observer, otherwise = waiter
+            _, future, default, otherwise, extras = waiter
             # A caller may have been cancelled, or have timed out.
             if future.done():
                 continue
             hit = value is not values.MISS
-            if observer is not None:
-                tell(observer.over, None, hit, not hit, self.endpoint)
+            if extras is not None:
+                extras.tell(None, hit, not hit, self.endpoint)
             if hit:
                 future.set_result(value)
             else:
@@ -540,9 +564,7 @@ class Batch:
                     self._hits += part.calls if command.found else 0
                     self._misses += 0 if command.found else part.calls
 
-    def _give_values(
-        self, found: dict[bytes, protocol.Item]
-    ) -> tuple[list[Waiter], int]:
+    def _give_values(self, get: protocol.Get) -> tuple[list[Waiter], int]:
         """Give values to those who wait.
 
         One pass for both, to make them and to give them: it is most of what
@@ -556,18 +578,20 @@ class Batch:
         decode_or = self._codec.decode_or
         plain = values.PLAIN
         limit = values.HEAVY
-        shareable = values.SHAREABLE
-        repeated = len(self.keys) < len(self.waiters)
+        miss = values.MISS
+        waiters = self.waiters
+        found = get.found
+        repeated = len(self.keys) < len(waiters)
         known: dict[bytes, typing.Any] = {}
         left: list[Waiter] = []
-        size = heavy = misses = 0
-        for waiter in self.waiters:
-            key, future, default, _, _, observer, otherwise = waiter
+        heavy = misses = 0
+        for waiter in waiters:
+            key, future, default, otherwise, extras = waiter
             item = found.get(key)
             if item is None:
                 misses += 1
-                if observer is not None:
-                    tell(observer.over, None, 0, 1, self.endpoint)
+                if extras is not None:
+                    extras.tell(None, 0, 1, self.endpoint)
                 fall_back(future, default, otherwise)
                 continue
             flags, data, _ = item
@@ -576,7 +600,6 @@ class Batch:
                     left.append(waiter)
                     continue
                 heavy += len(data)
-            size += len(data)
             # What can be changed is not shared by its readers.
             if repeated and key in known:
                 value = known[key]
@@ -588,18 +611,61 @@ class Batch:
                 except BaseException:  # noqa: BLE001
                     # It is rare, and is looked at there.
                     value = decode_or(flags, data, values.MISS)
-                if repeated and flags in shareable:
+                if repeated and flags in values.SHAREABLE:
                     known[key] = value
-            if observer is not None:
-                hit = value is not values.MISS
-                tell(observer.over, None, hit, not hit, self.endpoint)
-            if value is values.MISS:
+            if extras is not None:
+                hit = value is not miss
+                extras.tell(None, hit, not hit, self.endpoint)
+            if value is miss:
                 fall_back(future, default, otherwise)
-            # A caller may have been cancelled, or have timed out.
-            elif not future.done():
+                continue
+            try:
                 future.set_result(value)
-        self._note(size, len(self.waiters) - len(left), misses)
+            except asyncio.InvalidStateError:
+                # A caller may have been cancelled, or have timed out.
+                continue
+        self._note(get.size, len(waiters) - len(left), misses)
         return left, heavy
+
+    def _give_in_order(self, get: protocol.Get) -> bool:
+        """Give plain values to those who wait, if each of them has one.
+
+        It is what is most usual, and said in as few steps as can be.
+
+        :return: False if it is something else, and for :meth:`_give_values`
+
+        """
+        found = get.in_order
+        waiters = self.waiters
+        if (
+            found is None
+            or get.flags not in values.PLAIN
+            or len(found) != len(waiters)
+        ):
+            return False
+        flags = get.flags
+        decode = self._codec.decoders[flags]
+        miss = values.MISS
+        for waiter, data in zip(waiters, found, strict=True):
+            _, future, default, otherwise, extras = waiter
+            try:
+                value = decode(data)
+            # It is rare, and is looked at there.
+            except Exception:  # noqa: BLE001
+                value = self._codec.decode_or(flags, data, miss)
+            if extras is not None:
+                hit = value is not miss
+                extras.tell(None, hit, not hit, self.endpoint)
+            if value is miss:
+                fall_back(future, default, otherwise)
+                continue
+            try:
+                future.set_result(value)
+            except asyncio.InvalidStateError:
+                # A caller may have been cancelled, or have timed out.
+                continue
+        self._note(get.size, len(waiters), 0)
+        return True
 
     def _make(
         self, found: dict[bytes, protocol.Item]
@@ -608,11 +674,9 @@ class Batch:
         decode_or = self._codec.decode_or
         made: list[tuple[Waiter, typing.Any]] = []
         known: dict[bytes, typing.Any] = {}
-        size = 0
         for waiter in self.waiters:
             key = waiter[0]
             flags, data, _ = found[key]
-            size += len(data)
             if key in known:
                 made.append((waiter, known[key]))
                 continue
@@ -621,13 +685,13 @@ class Batch:
             if flags in values.SHAREABLE:
                 known[key] = value
             made.append((waiter, value))
-        self._note(size, len(made), 0)
+        self._note(0, len(made), 0)
         return made
 
     def _note(self, size: int, count: int, misses: int) -> None:
         """Add up what reads brought.
 
-        :param int size: the bytes of the values
+        :param int size: the bytes of the reply
         :param int count: the reads
 
         """
@@ -650,14 +714,84 @@ class Batch:
         counters.errors += self._errors
 
 
+class OneRead(Batch):
+    """One ``get`` that travels alone; used again and again, for it is cheap.
+
+    As long as all goes well it needs little of what a batch is.
+
+    """
+
+    __slots__ = ('_request', 'own_permit')
+
+    def __init__(self, endpoint: endpoints.Endpoint, codec: values.Codec):
+        super().__init__(endpoint, codec, 0.0, None)
+        self.calls = 1
+        self._get = self._request = protocol.Get(())
+        self._commands = (self._request,)
+        self.own_permit = permits.Permit(None)
+        """What it takes for leave to be with the server."""
+
+    def ask(self, waiter: Waiter, deadline: float) -> None:
+        """Be another read, which has not left."""
+        request = self._request
+        key = waiter[0]
+        self.waiters = [waiter]
+        self.keys = request.keys = {key: None}
+        request.request = b'get %b\r\n' % key
+        request.answered = False
+        self.deadline = deadline
+        self.state = GATHERING
+        self.permit = self.own_permit
+
+    def prepare(self) -> bool:
+        self._request.incarnation = self.endpoint.incarnation
+        return True
+
+    def give_plain(self, counters: counters.Counters, now: float) -> bool:
+        """Give the caller what came, if it is a plain value or a miss.
+
+        :return: False if it is for :meth:`give_light` to give
+
+        """
+        request = self._request
+        _, future, default, otherwise, extras = self.waiters[0]
+        if extras is not None or request.error is not None:
+            return False
+        if now >= counters.until:
+            counters.turn(now)
+        if request.in_order is not None:
+            flags, data = request.flags, request.in_order[0]
+            if flags not in values.PLAIN:
+                return False
+            try:
+                value = self._codec.decoders[flags](data)
+            # It is rare, and is looked at there.
+            except Exception:  # noqa: BLE001
+                return False
+            counters.hits += 1
+            # A caller may have been cancelled, or have timed out.
+            if not future.done():
+                future.set_result(value)
+            request.forget()
+        else:
+            counters.misses += 1
+            fall_back(future, default, otherwise)
+        counters.batches += 1
+        counters.calls += 1
+        counters.seconds += self.seconds
+        # Nothing of it is kept.
+        self.waiters = []
+        return True
+
+
 def _give_defaults(
     waiters: abc.Iterable[Waiter],
     endpoint: endpoints.Endpoint,
     error: BaseException | None,
 ) -> None:
-    for _, future, default, _, _, observer, otherwise in waiters:
+    for _, future, default, otherwise, extras in waiters:
         if future.done():
             continue
-        if observer is not None:
-            tell(observer.over, error, 0, 0, endpoint)
+        if extras is not None:
+            extras.tell(error, 0, 0, endpoint)
         fall_back(future, default, otherwise)

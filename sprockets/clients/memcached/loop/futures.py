@@ -44,6 +44,9 @@ def fail(future: Future, error: BaseException) -> None:
         future.set_exception(RuntimeError(f'raised {error!r}'))
     else:
         future.set_exception(error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            # It is raised as well, and is no news where nobody waits.
+            future.exception()
 
 
 def outcome(

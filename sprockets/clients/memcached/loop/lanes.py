@@ -35,6 +35,13 @@ GRACE = 0.1
 STEP = 0.01
 """Seconds by which calls may differ that share a deadline in a batch."""
 
+ALONE = 8
+"""After so many batches of one read, each alone, the next one does not wait
+for the end of the turn: whoever reads there has nobody to travel with."""
+
+SMALL = batches.MAX_BYTES / batches.MAX_CALLS
+"""Bytes of a value of which as many fit in a batch as there may be calls."""
+
 TELL_AGAIN = 60.0
 """Seconds before the log says once more that there are no threads."""
 
@@ -106,6 +113,10 @@ class Lane:
         self._drained: list[futures.Future] = []
         self._in_line = False
         """Whether it may wait for a permit, or for a thread."""
+        self._one_read: batches.OneRead | None = None
+        """What is used again and again for those, None while it may not."""
+        self._alone = 0
+        """How many of the last batches were one read, and alone."""
 
     # Calls come in
 
@@ -113,16 +124,46 @@ class Lane:
         """Let a call wait for the value of a key."""
         batch = self.forming
         if batch is None or batch.calls >= self.max_calls:
+            if (
+                self._alone >= ALONE
+                and not self._in_flight
+                and not self._waiting
+                and self.endpoint.retry_at is None
+                and self._read_at_once(waiter)
+            ):
+                return
             batch = self._next(0)
             if batch is None:
                 self._turn_away(waiter)
                 return
-        if self.endpoint.retry_at is not None and not self._may_try(batch):
-            self.loop.call_soon(self._send_on, waiter, batch.deadline)
-            return
         batch.calls += 1
-        batch.keys[waiter[0]] = None
         batch.waiters.append(waiter)
+
+    def _read_at_once(self, waiter: batches.Waiter) -> bool:
+        """Send a read that has nobody to travel with, if that can be.
+
+        It waits for no others: lately there were none.
+
+        """
+        batch = self._one_read
+        if batch is None:
+            batch = batches.OneRead(self.endpoint, self.codec)
+            self._one_read = batch
+        if not self.permits.take_again(batch.own_permit):
+            return False
+        now = time.monotonic()
+        batch.ask(waiter, now + self.timeout)
+        if self._timer is None:
+            self._watch(batch.deadline)
+        try:
+            if self._begin(batch, now):
+                return True
+            batch.release()
+        # A signal's: nobody knows what was sent.
+        except BaseException as error:
+            self._abort(batch, error)
+            raise
+        return False
 
     def add(self, part: batches.Part, reads: bool = False) -> None:
         """Let a call wait for the replies to its commands.
@@ -144,19 +185,9 @@ class Lane:
                 self.counters.fail(time.monotonic(), part.calls)
                 self.loop.call_soon(part.back, True)
                 return
-        if self.endpoint.retry_at is not None and not self._may_try(batch):
-            self.loop.call_soon(part.back, False)
-            return
         batch.calls += part.calls
         batch.size += part.size
         (batch.reading if reads else batch.writing).append(part)
-
-    def _may_try(self, batch: batches.Batch) -> bool:
-        """Whether a batch is the one that tries a server that is down."""
-        if batch.trial is None:
-            batch.trial = self.endpoint.try_again()
-        # It may have come up meanwhile.
-        return batch.trial is not None or self.endpoint.retry_at is None
 
     def _next(self, size: int) -> batches.Batch | None:
         """Return a batch to join, unless too much waits already."""
@@ -206,12 +237,12 @@ class Lane:
         return True
 
     def _turn_away(self, waiter: batches.Waiter) -> None:
-        _, future, default, _, _, observer, otherwise = waiter
+        _, future, default, otherwise, extras = waiter
         self.counters.fail(time.monotonic())
         self.loop.call_soon(batches.fall_back, future, default, otherwise)
-        if observer is not None:
+        if extras is not None:
             error = OverloadError(str(self.endpoint))
-            batches.tell(observer.over, error, 0, 0, self.endpoint)
+            extras.tell(error, 0, 0, self.endpoint)
 
     def _send_all_on(self, batch: batches.Batch) -> None:
         """Send calls to other servers that could not reach this one."""
@@ -222,9 +253,6 @@ class Lane:
         except BaseException:
             self.loop.call_soon(self._send_all_on, batch)
             raise
-
-    def _send_on(self, waiter: batches.Waiter, deadline: float) -> None:
-        self._redirect([waiter], self.endpoint, deadline)
 
     # Batches leave
 
@@ -253,9 +281,11 @@ class Lane:
                 batch.become(batches.OVER)
                 continue
             if self.endpoint.retry_at is not None and batch.trial is None:
-                # The server went down while the batch waited.
-                self._drop(batch)
-                continue
+                batch.trial = self.endpoint.try_again()
+                # It may have come up meanwhile.
+                if batch.trial is None and self.endpoint.retry_at is not None:
+                    self._drop(batch)
+                    continue
             if batch.after is not None and not batch.after.is_back:
                 break
             try:
@@ -281,7 +311,7 @@ class Lane:
         if (
             batch.trial is None
             and batch.size < connection.WINDOW
-            and self._begin(batch)
+            and self._begin(batch, time.monotonic())
         ):
             return True
         job = self._exchange_of(batch)
@@ -329,7 +359,7 @@ class Lane:
 
     # The loop has them
 
-    def _begin(self, batch: batches.Batch) -> bool:
+    def _begin(self, batch: batches.Batch, now: float) -> bool:
         """Send a batch on a connection that is idle, if there is one."""
         link = self._links.take(self.endpoint, self.loop)
         if link is None:
@@ -338,15 +368,17 @@ class Lane:
             if not batch.prepare():
                 self._links.put_back(link, self.loop)
                 return False
-            link.carry(self, batch)
-            is_sent = batch.begin(link)
+            link.lane = self
+            link.exchange = batch
+            is_sent = batch.begin(link, now)
+            self._in_flight.add(batch)
         # A signal's: nobody knows what was sent.
         except BaseException:
             batch.link = None
             self._links.drop(link, self.loop)
             raise
-        self._in_flight.add(batch)
-        self._take_out(batch)
+        if self._waiting:
+            self._take_out(batch)
         if not is_sent:
             self._to_thread(batch)
         return True
@@ -355,28 +387,60 @@ class Lane:
         """Read what has come for a batch, without waiting."""
         link = batch.link
         assert link is not None
+        loan = link.loan
         try:
-            missing = batch.go_on()
+            missing = loan.link.go_on(loan.commands)
+        except Exception as error:  # noqa: BLE001
+            loan.failure = error
+            self._to_thread(batch)
+            return
         # A signal's: its connection is closed, and others may be let down.
         except BaseException:
-            link.loan.failure = ConnectionAbortedError('interrupted')
+            loan.failure = ConnectionAbortedError('interrupted')
             self._to_thread(batch)
             raise
-        if missing == 0:
-            batch.link = None
-            try:
-                self._links.put_back(link, self.loop)
-                batch.seconds = time.monotonic() - link.loan.began
-                for command in link.loan.commands:
-                    if command.error is not None:
-                        self.endpoint.log_refused((command,))
-            # A signal's: it has come all the same.
-            except BaseException:
-                self.loop.call_soon(self._answered, batch)
-                raise
-            self._answered(batch)
-        elif not 0 < missing <= connection.PATIENCE:
-            self._to_thread(batch)
+        if missing:
+            if missing > connection.PATIENCE:
+                self._to_thread(batch)
+            return
+        batch.link = None
+        try:
+            self._links.put_back(link, self.loop)
+            now = time.monotonic()
+            batch.seconds = now - loan.began
+            if batch is self._one_read:
+                if self._give_at_once(batch, now):
+                    return
+            elif len(self._in_flight) == 1 and batch.is_one_read:
+                self._alone += 1
+            else:
+                self._alone = 0
+            for command in loan.commands:
+                if command.error is not None:
+                    self.endpoint.log_refused((command,))
+        # A signal's: it has come all the same.
+        except BaseException:
+            self._one_read = None
+            self.loop.call_soon(self._answered, batch)
+            raise
+        self._answered(batch)
+
+    def _give_at_once(self, batch: batches.OneRead, now: float) -> bool:
+        """Give a caller what came, if it is a plain value or a miss."""
+        if not batch.give_plain(self.counters, now):
+            # What becomes of it is not known yet.
+            self._one_read = None
+            return False
+        self.permits.take_back(batch.own_permit)
+        self._in_flight.discard(batch)
+        batch.become(batches.OVER)
+        if self._in_flight or self._waiting:
+            # There is somebody to travel with.
+            self._alone = 0
+            self.leave()
+        if self._drained:
+            self._tell_if_idle()
+        return True
 
     # Threads have them
 
@@ -389,6 +453,8 @@ class Lane:
     def _stop_reading(self, batch: batches.Batch) -> None:
         link = batch.link
         assert link is not None
+        if batch is self._one_read:
+            self._one_read = None
         batch.loan, batch.link = link.loan, None
         self._links.give_away(link, self.loop)
 
@@ -416,6 +482,9 @@ class Lane:
 
     def _answered(self, batch: batches.Batch) -> None:
         """Give what came to those who wait, and let the next batch leave."""
+        if batch.state is batches.OVER:
+            # A signal came when it had just been.
+            return
         if batch.permit is not None:
             batch.permit.release()
         try:
@@ -446,11 +515,18 @@ class Lane:
             batch.count(self.counters)
         batch.become(batches.OVER)
         self._in_flight.discard(batch)
-        if batch.value_size is not None:
-            self._note_size(batch.value_size)
+        size = batch.value_size
+        if size is not None and (size > SMALL or self._mean_size > SMALL):
+            self._note_size(size)
         if not batch.reached:
             self._send_all_on(batch)
-        self.leave()
+        if (
+            self._waiting
+            or self._in_line
+            or self._exchanges.waiting
+            or self._values.waiting
+        ):
+            self.leave()
         if self._drained:
             self._tell_if_idle()
 
@@ -468,6 +544,8 @@ class Lane:
         """End a batch that nobody works at, with the result of a failure."""
         if batch.state is batches.OVER:
             return
+        if batch is self._one_read:
+            self._one_read = None
         if batch.link is not None:
             self._stop_reading(batch)
         batch.drop_exchange()

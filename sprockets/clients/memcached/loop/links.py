@@ -32,14 +32,16 @@ class Link:
 
     """
 
-    __slots__ = ('_exchange', '_lane', 'descriptor', 'loan')
+    __slots__ = ('descriptor', 'exchange', 'lane', 'loan')
 
     def __init__(self, loan: connections.Loan) -> None:
         self.loan = loan
         self.descriptor = loan.link.fileno()
         """What the loop watches; it is known when the link is closed too."""
-        self._lane: Lane | None = None
-        self._exchange: Exchange | None = None
+        self.lane: Lane | None = None
+        """Who is told of what comes, None while nothing should."""
+        self.exchange: Exchange | None = None
+        """What is under way on it."""
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the loop tell of what comes."""
@@ -51,23 +53,14 @@ class Link:
 
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the loop tell of it no more."""
-        self._lane = self._exchange = None
+        self.lane = self.exchange = None
         self.loan.keeper = None
         if not loop.is_closed():
             loop.remove_reader(self.descriptor)
 
-    def carry(self, lane: Lane, exchange: Exchange) -> None:
-        """Let a lane know of what comes for an exchange."""
-        self._lane = lane
-        self._exchange = exchange
-
-    def rest(self) -> None:
-        """Let nobody know of what comes, for nothing should."""
-        self._lane = self._exchange = None
-
     def _readable(self) -> None:
-        if self._lane is not None:
-            self._lane.go_on(self._exchange)
+        if self.lane is not None:
+            self.lane.go_on(self.exchange)
         elif not self.loan.link.is_quiet():
             self.stop(asyncio.get_running_loop())
             self.loan.lose()
@@ -140,7 +133,7 @@ class Links:
                     return link
             # A signal's: nobody will have it.
             except BaseException:
-                self.give_away(link, loop)
+                self.drop(link, loop)
                 raise
             self.give_away(link, loop)
         loan = endpoint.ready()
@@ -158,7 +151,7 @@ class Links:
     def put_back(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
         """Let a connection be idle, if it is in step."""
         try:
-            link.rest()
+            link.lane = link.exchange = None
             if link.loan.keep():
                 self._idle.append(link)
                 return
@@ -176,8 +169,6 @@ class Links:
         """Close a connection, whatever is under way."""
         self.give_away(link, loop)
         link.loan.drop()
-        # A signal may have come when it was neither here nor there.
-        link.loan.link.close()
 
     def lend(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let a thread have an idle connection, if there is one."""

@@ -41,8 +41,8 @@ class Permit:
 
     __slots__ = ('_permits',)
 
-    def __init__(self, permits: Permits) -> None:
-        self._permits: Permits | None = permits
+    def __init__(self, permits: Permits | None) -> None:
+        self._permits = permits
 
     def release(self) -> None:
         """Let the next one have it."""
@@ -107,6 +107,26 @@ class Permits:
             self._waiting.pop(this, None)
         self._tell()
         return True
+
+    def take_again(self, permit: Permit) -> bool:
+        """Give out a permit that was released, if nobody waits for one.
+
+        It is for permits that are taken and released in one thread.
+
+        """
+        held = self._held
+        if self._waiting or len(held) >= self.limit:
+            return False
+        permit._permits = self
+        held.add(permit)
+        return True
+
+    def take_back(self, permit: Permit) -> None:
+        """Let the next one have a permit, likewise."""
+        permit._permits = None
+        self._held.discard(permit)
+        if self._waiting:
+            self._tell()
 
     def withdraw(self, waiter: Waiter) -> None:
         """Take note that somebody does not wait any more."""

@@ -110,9 +110,10 @@ class LoopState:
 
         """
         for waiter in waiters:
-            key, future, default, hashed, way, observer, otherwise = waiter
+            key, future, default, otherwise, extras = waiter
             if future.done():
                 continue
+            hashed, way, observer = extras or (None, None, None)
             if way is None:
                 way = journey.Journey(self.cluster)
                 # After its read a lookup goes on by itself, and takes more
@@ -124,8 +125,9 @@ class LoopState:
             if way.turn_back(unreachable):
                 endpoint = way.to(key, hashed)
             if endpoint is not None:
+                extras = batches.Extras(hashed, way, observer)
                 self.lane(endpoint).read(
-                    (key, future, default, hashed, way, observer, otherwise)
+                    (key, future, default, otherwise, extras)
                 )
                 continue
             self.engine.unserved.fail(clock.monotonic())

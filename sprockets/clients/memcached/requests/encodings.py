@@ -49,6 +49,7 @@ class Encoding:
     """
 
     def __init__(self, codec: values.Codec, prefix: bytes = b'') -> None:
+        self._longest = 0
         self.rules = object()
         """Another one each time that keys may be encoded in another way."""
         self.codec = codec
@@ -61,19 +62,30 @@ class Encoding:
         # What was remembered of keys does not count any more.
         super().__setattr__(name, value)
         super().__setattr__('rules', object())
+        super().__setattr__('_longest', self._longest_plain())
+
+    def _longest_plain(self) -> int:
+        """Return how many characters a key may have that is just encoded.
+
+        None may where they take a closer look: 0 and None mean other things.
+
+        """
+        known = self.__dict__
+        if known.get('key_encoder') is not None:
+            return 0
+        longest: int = known.get('server_max_key_length') or 0
+        return longest - len(known.get('prefix', b''))
 
     def key(self, key: typing.Any) -> bytes | None:
         """Return the bytes of a plain key, None if it wants a closer look."""
         if (
             type(key) is str
+            and 0 < len(key) <= self._longest
             and key.isascii()
             and key.isprintable()
             and ' ' not in key
-            and self.key_encoder is None
         ):
-            encoded = self.prefix + key.encode()
-            if len(key) > 0 and len(encoded) <= self.server_max_key_length:
-                return encoded
+            return self.prefix + key.encode()
         return None
 
     def route(self, key: typing.Any) -> cluster.Route:

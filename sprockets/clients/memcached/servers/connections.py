@@ -39,6 +39,7 @@ class Loan:
         'commands',
         'epoch',
         'failure',
+        'is_idle',
         'keeper',
         'link',
     )
@@ -49,6 +50,8 @@ class Loan:
         self.link = link
         self._connections = connections
         self.epoch = epoch
+        self.is_idle = False
+        """Whether who has it has no use for it just now."""
         self.keeper: abc.Callable[[], bool] | None = None
         """Whether who keeps it while it is idle will notice that it has
         ended, and close it."""
@@ -60,7 +63,7 @@ class Loan:
 
     @property
     def is_out(self) -> bool:
-        """Whether an exchange may have the connection still."""
+        """Whether the connection is still with whoever took it."""
         return self in self._connections.out
 
     def put_back(self) -> None:
@@ -73,16 +76,13 @@ class Loan:
         :return: whether it is still good, and not closed
 
         """
-        connections = self._connections
-        connections.out.discard(self)
-        if self.link.usable and self.epoch == connections.epoch:
-            self.link.used_at = self.began
-            connections.kept.add(self)
-            if self.epoch == connections.epoch:
-                return True
-            # Idle ones were closed just now.
-            connections.kept.discard(self)
-        self.link.close()
+        self.link.used_at = self.began
+        # In this order: another thread that closes what is idle goes the
+        # other way, so that one of the two sees to it.
+        self.is_idle = True
+        if self.link.usable and self.epoch == self._connections.epoch:
+            return True
+        self.drop()
         return False
 
     def resume(self) -> bool:
@@ -91,48 +91,34 @@ class Loan:
         :return: False if it was closed, or has ended
 
         """
-        connections = self._connections
-        try:
-            connections.kept.remove(self)
-        except KeyError:
-            self.link.close()
-            return False
-        try:
-            connections.out.add(self)
-            if self.link.is_quiet():
-                return True
-        # A signal's: nobody will have it.
-        except BaseException:
-            connections.out.discard(self)
-            self.link.close()
-            raise
+        self.is_idle = False
+        if self.epoch == self._connections.epoch and self.link.is_quiet():
+            return True
         self.lose()
         return False
 
     def lose(self) -> None:
-        """Take note that an idle connection has ended.
+        """Close an idle connection that has ended.
 
-        If it was still somebody's, it is the server that has ended it.
+        If it is not this process that has ended it, the server has.
 
         """
-        if self._connections.take_from(self):
+        if self.epoch == self._connections.epoch and self.is_out:
             self._connections.lives += 1
-        self.link.close()
+        self.drop()
 
     def drop(self) -> None:
         """Close the connection, whatever is under way."""
-        if self._connections.take_from(self):
-            self.link.close()
-
-    def end(self) -> None:
-        """Close an idle connection, or have it closed, in any thread."""
-        connections = self._connections
         try:
-            connections.kept.remove(self)
+            self._connections.out.remove(self)
         except KeyError:
             return
+        self.link.close()
+
+    def end(self) -> None:
+        """Close the connection, or have it closed, in any thread."""
         if self.keeper is None or not self.keeper():
-            self.link.close()
+            self.drop()
 
 
 class Connections:
@@ -152,13 +138,11 @@ class Connections:
         """Another one whenever all that are idle are closed."""
         self.idle: list[connection.Connection] = []
         """Those that nobody has."""
-        self.kept: set[Loan] = set()
-        """Those that are idle, but somebody's."""
         self.out: set[Loan] = set()
-        """Those that are out with an exchange."""
+        """Those that somebody has, be it for an exchange or to keep."""
 
     def __len__(self) -> int:
-        return len(self.idle) + len(self.kept) + len(self.out)
+        return len(self.idle) + len(self.out)
 
     def take(self) -> Loan | None:
         """Take an idle connection that is still good, if there is one."""
@@ -190,7 +174,7 @@ class Connections:
         """
         link = tls.connect(profile, deadline)
         others = [*self.idle]
-        others += [loan.link for loan in (*self.kept.copy(), *self.out.copy())]
+        others += [loan.link for loan in self.out.copy()]
         if all(other.is_lost() for other in others):
             self.lives += 1
         loan = Loan(link, self, self.epoch)
@@ -201,23 +185,13 @@ class Connections:
             loan.drop()
             raise
 
-    def take_from(self, loan: Loan) -> bool:
-        """Take a connection from who had it, and return whether one had."""
-        for those in (self.out, self.kept):
-            try:
-                those.remove(loan)
-            except KeyError:
-                continue
-            return True
-        return False
-
     def put_back(self, loan: Loan) -> None:
         """Let a connection be idle, if it is in step."""
-        link, epoch = loan.link, loan.epoch
-        if not self.take_from(loan):
-            if not link.usable:
-                link.close()
+        try:
+            self.out.remove(loan)
+        except KeyError:
             return
+        link, epoch = loan.link, loan.epoch
         if not link.usable or epoch != self.epoch:
             link.close()
             return
@@ -239,8 +213,9 @@ class Connections:
         while self.idle:
             with contextlib.suppress(IndexError):
                 self.idle.pop().close()
-        for loan in self.kept.copy():
-            loan.end()
+        for loan in self.out.copy():
+            if loan.is_idle:
+                loan.end()
 
     def close_surplus(self, before: float) -> bool:
         """Close idle ones that are too many, and were not used since.
@@ -261,12 +236,11 @@ class Connections:
         """Close all of them, for nobody has the server any more."""
         self._close_idle()
         for loan in self.out.copy():
-            loan.drop()
+            loan.end()
 
     def forget_after_fork(self) -> None:
         """Leave them to the parent; the child's sockets are closed."""
         self.idle.clear()
-        self.kept.clear()
         self.out.clear()
 
 

@@ -9,6 +9,7 @@ its request bytes and the way its reply is read: to add one, add a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections import abc
 
@@ -426,6 +427,21 @@ Item = values.Item
 """What the server holds for a key: its flags, its bytes, its cas unique."""
 
 
+# Values of one kind and length are common.
+@functools.lru_cache(maxsize=512)
+def _numbers(text: bytes, words: int) -> tuple[int, int, int | None]:
+    """Read the flags, the length, and the cas unique of ``gets``.
+
+    :raises ValueError: if they are not that
+
+    """
+    numbers = text.split(b' ')
+    if len(numbers) != words or not all(map(bytes.isdigit, numbers)):
+        raise ValueError(text)
+    unique = int(numbers[2]) if words == 3 else None
+    return int(numbers[0]), int(numbers[1]), unique
+
+
 @dataclasses.dataclass
 class _Cut:
     """A large value of which a part has come.
@@ -453,10 +469,13 @@ class Get(Command):
     __slots__ = (
         '_coming',
         '_cut',
-        'found',
+        '_found',
+        'flags',
+        'in_order',
         'incarnation',
         'keys',
         'only_reads',
+        'size',
         'words',
     )
 
@@ -477,8 +496,15 @@ class Get(Command):
         self.answered = False
         self.error = None
         self.keys = keys
-        self.words = 3 if name.endswith('s') else 2
-        self.found: dict[bytes, Item] = {}
+        self.words = 3 if name in ('gets', 'gats') else 2
+        self.in_order: list[bytes] | None = None
+        """The values of all keys, where all are there and have the same
+        flags; :attr:`found` has them in any case."""
+        self.flags = 0
+        """Their flags."""
+        self.size = 0
+        """The bytes of the reply, as far as they are known."""
+        self._found: dict[bytes, Item] | None = {}
         self._coming: dict[bytes, Item] = {}
         self._cut: _Cut | None = None
         self.incarnation = 0
@@ -498,7 +524,7 @@ class Get(Command):
 
     def start_over(self) -> None:
         super().start_over()
-        self.found = {}
+        self.forget()
         self._coming = {}
         self._cut = None
 
@@ -507,36 +533,102 @@ class Get(Command):
         self.incarnation = incarnation
         return True
 
+    def forget(self) -> None:
+        """Keep nothing of what came."""
+        self._found = {}
+        self.in_order = None
+
+    @property
+    def found(self) -> dict[bytes, Item]:
+        """What the server holds, by key."""
+        found = self._found
+        if found is None:
+            assert self.in_order is not None
+            found = self._found = {
+                key: (self.flags, value, None)
+                for key, value in zip(self.keys, self.in_order, strict=True)
+            }
+        return found
+
     def read_whole(self, data: bytes) -> bool:
         # Cut at its line ends, and every length compared: where a value has
         # line ends of its own, or anything is odd, they are not equal.
         lines = data.split(NEWLINE)
-        if self._cut is not None or self._coming or lines.pop() != b'':
+        if len(lines) % 2 or lines[-1] or lines[-2] != b'END':
             return False
-        if lines.pop() != b'END' or len(lines) % 2:
+        if self._coming or self._cut is not None:
+            # It is the rest of one.
             return False
-        keys = self.keys
-        found: dict[bytes, Item] = {}
-        known: dict[bytes, tuple[int, int, int | None]] = {}
-        each = iter(lines)
         try:
-            for head in each:
-                word, key, numbers = head.split(b' ', 2)
-                if numbers not in known:
-                    known[numbers] = self._numbers(numbers)
-                flags, length, unique = known[numbers]
-                value = next(each)
-                if len(value) != length or key not in keys or word != b'VALUE':
+            if len(lines) == 4 and self.words == 2:
+                word, key, after = lines[0].split(b' ', 2)
+                flags, length, _ = _numbers(after, 2)
+                value = lines[1]
+                if (
+                    len(value) != length
+                    or key not in self.keys
+                    or word != b'VALUE'
+                ):
                     return False
-                found[key] = flags, value, unique
-        # What they say is said where it is read in steps.
-        except (ProtocolError, ValueError):
+                if len(self.keys) == 1:
+                    self.flags = flags
+                    self.in_order = [value]
+                    self._found = None
+                else:
+                    self._found = {key: (flags, value, None)}
+            elif len(lines) == len(self.keys) * 2 + 2 and self.words == 2:
+                self._take_all(lines)
+            else:
+                self._take_some(lines)
+        # It is said of what is wrong where it is read in steps.
+        except ValueError:
+            self.forget()
             return False
-        if len(found) * 2 != len(lines):
-            return False
-        self.found = found
+        self.size = len(data)
         self.answered = True
         return True
+
+    def _take_all(self, lines: list[bytes]) -> None:
+        """Take a reply that has a value for each key, in their order.
+
+        :raises ValueError: if it is something else
+
+        """
+        after = b''
+        flags = length = 0
+        first = None
+        found = lines[1:-1:2]
+        for head, value, key in zip(
+            lines[:-2:2], found, self.keys, strict=True
+        ):
+            # Values of one length are common.
+            if head != b' '.join((b'VALUE', key, after)):
+                word, own, after = head.split(b' ', 2)
+                flags, length, _ = _numbers(after, 2)
+                if first is None:
+                    first = flags
+                if own != key or word != b'VALUE' or flags != first:
+                    self._take_some(lines)
+                    return
+            if len(value) != length:
+                raise ValueError(head)
+        self.flags = flags
+        self.in_order = found
+        self._found = None
+
+    def _take_some(self, lines: list[bytes]) -> None:
+        """Take values of some of the keys, likewise."""
+        keys = self.keys
+        found: dict[bytes, Item] = {}
+        for head, value in zip(lines[:-2:2], lines[1::2], strict=False):
+            word, key, after = head.split(b' ', 2)
+            flags, length, unique = _numbers(after, self.words)
+            if len(value) != length or key not in keys or word != b'VALUE':
+                raise ValueError(head)
+            found[key] = flags, value, unique
+        if len(found) * 2 + 2 != len(lines):
+            raise ValueError('a value came twice')
+        self._found = found
 
     def read(self, incoming: Incoming) -> int:
         if self._cut is not None:
@@ -564,7 +656,8 @@ class Get(Command):
                     return 1
                 if line != b'END':
                     return self.refused(line)
-                self.found = found
+                self._found = found
+                self.size = sum([len(data) for _, data, _ in found.values()])
                 self.answered = True
                 return 0
             numbers = data[space + 1 : end]
@@ -649,12 +742,10 @@ class Get(Command):
         return 0
 
     def _numbers(self, text: bytes) -> tuple[int, int, int | None]:
-        """Read the flags, the length, and the cas unique of ``gets``."""
-        words = text.split(b' ')
-        if len(words) != self.words or not all(map(bytes.isdigit, words)):
-            raise ProtocolError(f'a malformed {self.name} reply')
-        unique = int(words[2]) if self.words == 3 else None
-        return int(words[0]), int(words[1]), unique
+        try:
+            return _numbers(text, self.words)
+        except ValueError:
+            raise ProtocolError(f'a malformed {self.name} reply') from None
 
     def _in_step_after(self, line: bytes) -> bool:
         return False
