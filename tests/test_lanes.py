@@ -361,7 +361,7 @@ INTERRUPTED = {
     'set out': (batches.Batch, 'begin'),
     'send': (connection.Connection, '_send'),
     'read': (connection.Connection, '_read'),
-    'understand': (protocol.Get, 'read_whole'),
+    'understand': (protocol.Get, 'take'),
     'put back': (connections.Loan, 'keep'),
 }
 

@@ -194,6 +194,7 @@ class Batch:
     """
 
     __slots__ = (
+        '_bytes',
         '_codec',
         '_commands',
         '_early',
@@ -202,7 +203,6 @@ class Batch:
         '_heavy_parts',
         '_hits',
         '_misses',
-        '_size',
         '_values',
         'after',
         'calls',
@@ -220,7 +220,6 @@ class Batch:
         'size',
         'state',
         'trial',
-        'value_size',
         'waiters',
         'writing',
     )
@@ -239,22 +238,19 @@ class Batch:
         self._values: abc.Sequence[tuple[Waiter, typing.Any]] = ()
         self._heavy_parts: abc.Sequence[Part] = ()
         self._early: abc.Sequence[Joined] = ()
-        self._hits = 0
-        self._misses = 0
-        self._errors = 0
+        self._hits = self._misses = self._errors = self._bytes = 0
         self.seconds = 0.0
         """What its exchange took."""
-        self._size = 0
         self.state = GATHERING
         self.deadline = deadline
         """Until when the last of its callers waits."""
         self.after = after
-        self.calls = 0
-        self.size = 0
-        """The bytes of its requests, but for the keys that are read."""
+        self.calls = self.size = 0
+        """How many there are, and the bytes of their requests, but for the
+        keys that are read."""
         self.writing: list[Part] = []
         self.reading: list[Part] = []
-        self.keys: dict[bytes, None] = {}
+        self.keys: abc.Collection[bytes] = ()
         """The keys that :attr:`waiters` ask for, once it has left."""
         self.waiters: list[Waiter] = []
         self.permit: permits.Permit | None = None
@@ -271,9 +267,12 @@ class Batch:
         """Whether it came to the server, so far as is known."""
         self.error: BaseException | None = None
         """Why nothing came of it, if that is known."""
-        self.value_size: float | None = None
-        """The mean number of bytes of a value in its reply, None if it is
-        unknown."""
+
+    @property
+    def value_size(self) -> float | None:
+        """The mean number of bytes of its values, None if it is unknown."""
+        given = self._hits + self._misses
+        return self._bytes / given if given else None
 
     def become(self, state: str) -> None:
         """Go over to another state.
@@ -664,7 +663,8 @@ class Batch:
             except asyncio.InvalidStateError:
                 # A caller may have been cancelled, or have timed out.
                 continue
-        self._note(get.size, len(waiters), 0)
+        self._hits = len(waiters)
+        self._bytes = get.size
         return True
 
     def _make(
@@ -691,15 +691,13 @@ class Batch:
     def _note(self, size: int, count: int, misses: int) -> None:
         """Add up what reads brought.
 
-        :param int size: the bytes of the reply
+        :param int size: the bytes of the values
         :param int count: the reads
 
         """
         self._misses += misses
         self._hits += count - misses
-        self._size += size
-        given = self._hits + self._misses
-        self.value_size = self._size / given if given else None
+        self._bytes += size
 
     def count(self, counters: counters.Counters) -> None:
         """Add up, in the loop, what the batch did."""

@@ -83,6 +83,7 @@ class Connection:
         self._window = b''
         self._sent = 0
         self._answered = 0
+        self._nothing_read = True
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
         self._socket = _connect(profile.address, deadline)
@@ -199,33 +200,49 @@ class Connection:
 
         """
         try:
-            incoming = self._incoming
-            missing = 1
-            came = 0
-            while data := self._read(missing):
-                if (
-                    not incoming.unread
-                    and len(commands) == 1
-                    and commands[0].read_whole(data)
-                ):
+            data = self._read(1)
+            if not data:
+                return 1
+            if self._nothing_read and data.endswith(protocol.NEWLINE):
+                lines = data.split(protocol.NEWLINE)
+                at = 0
+                for command in commands:
+                    at = command.take(lines, at)
+                    if at < 0:
+                        break
+                if at == len(lines) - 1:
                     self._sent = 0
                     return 0
-                incoming.feed(data)
-                while True:
-                    missing = commands[self._answered].read(incoming)
-                    if missing:
-                        break
-                    self._answered += 1
-                    if self._answered == len(commands):
-                        self._end(commands)
-                        return 0
-                came += len(data)
-                if came > PATIENCE:
-                    return max(missing, came)
+                for command in commands:
+                    command.start_over()
+            return self._read_on(commands, data)
         except BaseException:
             self.close()
             raise
-        return missing
+
+    def _read_on(
+        self, commands: abc.Sequence[protocol.Command], data: bytes
+    ) -> int:
+        """Read what has come, piece by piece, until there is no more."""
+        incoming = self._incoming
+        self._nothing_read = False
+        came = 0
+        while True:
+            incoming.feed(data)
+            while True:
+                missing = commands[self._answered].read(incoming)
+                if missing:
+                    break
+                self._answered += 1
+                if self._answered == len(commands):
+                    self._end(commands)
+                    return 0
+            came += len(data)
+            if came > PATIENCE:
+                return max(missing, came)
+            data = self._read(missing)
+            if not data:
+                return missing
 
     def _read(self, missing: int) -> bytes:
         """Return what has come, without waiting; nothing if that is none.
@@ -280,6 +297,7 @@ class Connection:
         # While it is idle it need not keep what may be a large value.
         self._incoming.feed(b'')
         self._sent = self._answered = 0
+        self._nothing_read = True
 
     def _send_all(
         self, commands: abc.Sequence[protocol.Command], deadline: float

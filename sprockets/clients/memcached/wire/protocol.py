@@ -127,14 +127,17 @@ class Command:
         """
         raise NotImplementedError
 
-    def read_whole(self, data: bytes) -> bool:
-        """Read a whole reply in its usual form, in one step.
+    def take(self, lines: list[bytes], at: int) -> int:
+        """Take a whole reply in its usual form, in one step.
 
-        :return: False if it is none, or not all of it, or more; then nothing
-            was read, and it is for :meth:`read` to say what it is
+        :param list lines: what has come, cut at its line ends; one that is in
+            a value makes it another length than it says
+        :param int at: where the reply begins
+        :return: where the next one begins, -1 if this is none, or not all of
+            it; then it is for :meth:`read` to say what it is
 
         """
-        return False
+        return -1
 
     def start_over(self) -> None:
         """Forget what was read of a reply, and what it told."""
@@ -245,14 +248,14 @@ class Line(Command):
         super().start_over()
         self.result = self.verb.failure
 
-    def read_whole(self, data: bytes) -> bool:
-        line = data[:-2]
-        if line not in self.verb.replies or not data.endswith(NEWLINE):
-            return False
+    def take(self, lines: list[bytes], at: int) -> int:
+        line = lines[at]
+        if line not in self.verb.replies:
+            return -1
         self.reply = line
         self.result = self.verb.replies[line]
         self.answered = True
-        return True
+        return at + 1
 
     def read(self, incoming: Incoming) -> int:
         line = incoming.line()
@@ -360,6 +363,15 @@ class Number(Line):
     """``incr`` and ``decr``, answered by the new number."""
 
     __slots__ = ()
+
+    def take(self, lines: list[bytes], at: int) -> int:
+        line = lines[at]
+        if not line.isdigit():
+            return super().take(lines, at)
+        self.reply = line
+        self.result = int(line)
+        self.answered = True
+        return at + 1
 
     def other(self, line: bytes) -> int:
         if not line.isdigit():
@@ -503,7 +515,7 @@ class Get(Command):
         self.flags = 0
         """Their flags."""
         self.size = 0
-        """The bytes of the reply, as far as they are known."""
+        """The bytes of its values."""
         self._found: dict[bytes, Item] | None = {}
         self._coming: dict[bytes, Item] = {}
         self._cut: _Cut | None = None
@@ -550,57 +562,52 @@ class Get(Command):
             }
         return found
 
-    def read_whole(self, data: bytes) -> bool:
-        # Cut at its line ends, and every length compared: where a value has
-        # line ends of its own, or anything is odd, they are not equal.
-        lines = data.split(NEWLINE)
-        if len(lines) % 2 or lines[-1] or lines[-2] != b'END':
-            return False
-        if self._coming or self._cut is not None:
-            # It is the rest of one.
-            return False
+    def take(self, lines: list[bytes], at: int) -> int:
+        end = at + len(self.keys) * 2
+        if end >= len(lines) or lines[end] != b'END':
+            end = at
+            while lines[end] != b'END':
+                end += 2
+                if end >= len(lines):
+                    return -1
         try:
-            if len(lines) == 4 and self.words == 2:
-                word, key, after = lines[0].split(b' ', 2)
-                flags, length, _ = _numbers(after, 2)
-                value = lines[1]
-                if (
-                    len(value) != length
-                    or key not in self.keys
-                    or word != b'VALUE'
-                ):
-                    return False
-                if len(self.keys) == 1:
-                    self.flags = flags
-                    self.in_order = [value]
-                    self._found = None
-                else:
-                    self._found = {key: (flags, value, None)}
-            elif len(lines) == len(self.keys) * 2 + 2 and self.words == 2:
-                self._take_all(lines)
+            if end == at + 2 and self.words == 2:
+                self._take_one(lines[at], lines[at + 1])
+            elif end == at + len(self.keys) * 2 and self.words == 2:
+                self._take_all(lines[at:end:2], lines[at + 1 : end : 2])
             else:
-                self._take_some(lines)
+                self._take_some(lines[at:end:2], lines[at + 1 : end : 2])
         # It is said of what is wrong where it is read in steps.
         except ValueError:
-            self.forget()
-            return False
-        self.size = len(data)
+            return -1
         self.answered = True
-        return True
+        return end + 1
 
-    def _take_all(self, lines: list[bytes]) -> None:
-        """Take a reply that has a value for each key, in their order.
+    def _take_one(self, head: bytes, value: bytes) -> None:
+        """Take a reply that has one value.
 
         :raises ValueError: if it is something else
 
         """
+        keys = self.keys
+        word, key, after = head.split(b' ', 2)
+        flags, length, _ = _numbers(after, 2)
+        if len(value) != length or key not in keys or word != b'VALUE':
+            raise ValueError(head)
+        self.size = length
+        if len(keys) == 1:
+            self.flags = flags
+            self.in_order = [value]
+            self._found = None
+        else:
+            self._found = {key: (flags, value, None)}
+
+    def _take_all(self, heads: list[bytes], found: list[bytes]) -> None:
+        """Take a reply that has a value for each key, likewise."""
         after = b''
         flags = length = 0
         first = None
-        found = lines[1:-1:2]
-        for head, value, key in zip(
-            lines[:-2:2], found, self.keys, strict=True
-        ):
+        for head, value, key in zip(heads, found, self.keys, strict=True):
             # Values of one length are common.
             if head != b' '.join((b'VALUE', key, after)):
                 word, own, after = head.split(b' ', 2)
@@ -608,26 +615,30 @@ class Get(Command):
                 if first is None:
                     first = flags
                 if own != key or word != b'VALUE' or flags != first:
-                    self._take_some(lines)
+                    self._take_some(heads, found)
                     return
             if len(value) != length:
                 raise ValueError(head)
+        self.size = sum(map(len, found))
         self.flags = flags
         self.in_order = found
         self._found = None
 
-    def _take_some(self, lines: list[bytes]) -> None:
+    def _take_some(self, heads: list[bytes], values: list[bytes]) -> None:
         """Take values of some of the keys, likewise."""
         keys = self.keys
         found: dict[bytes, Item] = {}
-        for head, value in zip(lines[:-2:2], lines[1::2], strict=False):
+        size = 0
+        for head, value in zip(heads, values, strict=True):
             word, key, after = head.split(b' ', 2)
             flags, length, unique = _numbers(after, self.words)
             if len(value) != length or key not in keys or word != b'VALUE':
                 raise ValueError(head)
             found[key] = flags, value, unique
-        if len(found) * 2 + 2 != len(lines):
+            size += length
+        if len(found) != len(heads):
             raise ValueError('a value came twice')
+        self.size = size
         self._found = found
 
     def read(self, incoming: Incoming) -> int:
@@ -639,8 +650,6 @@ class Get(Command):
         # once.
         known: dict[bytes, tuple[int, int, int | None]] = {}
         data = incoming.data
-        if data.endswith(END):
-            self._read_in_order(incoming, known)
         at = incoming.at
         size = len(data)
         keys = self.keys
@@ -686,40 +695,6 @@ class Get(Command):
                 raise ProtocolError('a value of another length than it says')
             found[key] = (flags, data[start:stop], unique)
             at = stop + 2
-
-    def _read_in_order(
-        self,
-        incoming: Incoming,
-        known: dict[bytes, tuple[int, int, int | None]],
-    ) -> None:
-        """Read values that come in the order in which they were asked for.
-
-        That is how servers send them.  Whatever is not as expected is left.
-
-        """
-        data = incoming.data
-        at = incoming.at
-        found = self._coming
-        find = data.find
-        is_here = data.startswith
-        for key in self.keys:
-            head = b'VALUE %b ' % key
-            if not is_here(head, at):
-                continue
-            begin = at + len(head)
-            end = find(NEWLINE, begin, begin + MAX_LINE)
-            numbers = data[begin:end]
-            if numbers not in known:
-                if end < 0:
-                    break
-                known[numbers] = self._numbers(numbers)
-            flags, length, unique = known[numbers]
-            stop = end + 2 + length
-            if key in found or not is_here(NEWLINE, stop):
-                break
-            found[key] = (flags, data[end + 2 : stop], unique)
-            at = stop + 2
-        incoming.at = at
 
     def _read_on(self, cut: _Cut, incoming: Incoming) -> int:
         """Read the rest of a large value, as :meth:`read` does."""
@@ -799,6 +774,26 @@ class MetaGet(Command):
     def meant_for(self, incarnation: int) -> bool:
         self.incarnation = incarnation
         return True
+
+    def take(self, lines: list[bytes], at: int) -> int:
+        words = lines[at].split(b' ')
+        if words[0] != b'VA' or len(words) < 5 or at + 1 >= len(lines):
+            return -1
+        _, length, key, flags, unique, *rest = words
+        value = lines[at + 1]
+        if (
+            key != b'k' + self.key
+            or length != b'%d' % len(value)
+            or flags[:1] != b'f'
+            or unique[:1] != b'c'
+            or not flags[1:].isdigit()
+            or not unique[1:].isdigit()
+        ):
+            return -1
+        self.item = int(flags[1:]), value, int(unique[1:])
+        self.won = b'W' in rest
+        self.answered = True
+        return at + 2
 
     def read(self, incoming: Incoming) -> int:
         at = incoming.at
