@@ -679,6 +679,7 @@ class FaultProxy(Server):
     :param str target: memcached's address, ``host:port`` or ``unix:/path``
     :ivar float request_delay: seconds to hold back what goes to memcached
     :ivar float reply_delay: seconds to hold back what comes from memcached
+    :ivar set swallowed: the connections of which something was swallowed
 
     The delays are those of a long line: order and throughput stay.  A
     connection that memcached does not take, or ends, ends here as well.
@@ -692,6 +693,16 @@ class FaultProxy(Server):
         self.reply_delay = reply_delay
         self._next = collections.deque()
         self._every = None
+        self._forgotten = set()
+        self.swallowed = set()
+
+    def forget(self):
+        """Swallow what comes on the connections that are open by now.
+
+        So does a router that has forgotten them: nobody is told.
+
+        """
+        self._forgotten.update(self.connections)
 
     @property
     def pending(self):
@@ -760,6 +771,9 @@ class FaultProxy(Server):
         loop = asyncio.get_running_loop()
         try:
             while data := await client.read():
+                if client in self._forgotten:
+                    self.swallowed.add(client)
+                    continue
                 queue.put_nowait((loop.time() + self.request_delay, [data]))
         finally:
             queue.put_nowait(None)

@@ -255,7 +255,7 @@ def test_an_interrupted_read_leaves_no_reply_behind(connect, interrupt):
             )
 
     with faults.ScriptedServer(answer) as server:
-        client = connect(server.address, socket_timeout=2)
+        client = connect(server.address, socket_timeout=30)
         with pytest.raises(KeyboardInterrupt):
             client.get('alice')
         server.wait_for(lambda: server.stalled)

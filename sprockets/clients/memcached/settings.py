@@ -350,6 +350,9 @@ OPTIONS = {
     'max_connections': Option(
         _whole(1), 4, 'connections to one server: most used, or kept'
     ),
+    'max_idle': Option(
+        _seconds, 180.0, 'seconds that a connection may be idle and be used'
+    ),
     'key_prefix': Option(_key_prefix, b'', 'put before every key'),
     'hash_bad_keys': Option(
         _boolean,
@@ -453,6 +456,7 @@ class Settings:
     socket_timeout: float
     dead_retry: float
     max_connections: int
+    max_idle: float
     key_prefix: bytes
     hash_bad_keys: bool
     min_compress_len: int
@@ -502,6 +506,13 @@ class Settings:
         :raises ValueError: that names them
 
         """
+        if self.sources['max_idle'] == 'default':
+            self.max_idle = max(self.max_idle, self.socket_timeout)
+        elif self.max_idle < self.socket_timeout:
+            raise ValueError(
+                f'{self._where("max_idle")}: {self.max_idle:g} seconds, which'
+                f' is less than socket_timeout, {self.socket_timeout:g}'
+            )
         for name, needed in _NEEDED.items():
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f'{self._where(name)}: no {needed} with it')

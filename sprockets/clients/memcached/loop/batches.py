@@ -379,7 +379,7 @@ class Batch:
         self.link = link
         loan = link.loan
         loan.commands = self._commands
-        loan.began = now
+        loan.idle_since, loan.began = loan.began, now
         self.become(IN_LOOP)
         try:
             return loan.link.begin(self._commands)

@@ -361,7 +361,7 @@ class Lane:
 
     def _begin(self, batch: batches.Batch, now: float) -> bool:
         """Send a batch on a connection that is idle, if there is one."""
-        link = self._links.take(self.endpoint, self.loop)
+        link = self._links.take(self.endpoint, self.loop, now)
         if link is None:
             return False
         try:

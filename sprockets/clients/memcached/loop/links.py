@@ -123,13 +123,16 @@ class Links:
                 self.lend(loop)
 
     def take(
-        self, endpoint: endpoints.Endpoint, loop: asyncio.AbstractEventLoop
+        self,
+        endpoint: endpoints.Endpoint,
+        loop: asyncio.AbstractEventLoop,
+        now: float,
     ) -> Link | None:
         """Take an idle connection that is still good, if there is one."""
         while self._idle:
             link = self._idle.pop()
             try:
-                if link.loan.resume():
+                if link.loan.resume(now):
                     return link
             # A signal's: nobody will have it.
             except BaseException:
@@ -140,6 +143,8 @@ class Links:
         if loan is None:
             return None
         try:
+            if loan.idle_since is not None:
+                loan.began = loan.idle_since
             link = Link(loan)
             link.watch(loop)
             self._loans.add(loan)
@@ -159,6 +164,7 @@ class Links:
             self.drop(link, loop)
             raise
         self.give_away(link, loop)
+        link.loan.put_back()
 
     def give_away(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
         """Leave a connection to who has it now."""

@@ -303,6 +303,7 @@ class Cluster:
             self.dead_retry,
             self._options.max_connections,
             self.flush_on_reconnect,
+            self._options.max_idle,
         )
 
     def _choose(

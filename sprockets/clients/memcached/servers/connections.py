@@ -18,6 +18,9 @@ from collections import abc
 from sprockets.clients.memcached import process
 from sprockets.clients.memcached.wire import connection, protocol, tls
 
+WAIT = 0.002
+"""Seconds between two looks for an idle connection, by who cannot connect."""
+
 LINGER = 1.0
 """Seconds for which more connections are kept idle than there are to be, so
 that a crowd of threads that comes again finds them."""
@@ -39,6 +42,7 @@ class Loan:
         'commands',
         'epoch',
         'failure',
+        'idle_since',
         'is_idle',
         'keeper',
         'link',
@@ -58,6 +62,8 @@ class Loan:
         self.commands: abc.Sequence[protocol.Command] = ()
         self.began = time.monotonic()
         """When its exchange began."""
+        self.idle_since: float | None = None
+        """When the exchange before that began, None if it is the first."""
         self.failure: Exception | None = None
         """What ended the connection, None while it is well."""
 
@@ -73,10 +79,13 @@ class Loan:
     def keep(self) -> bool:
         """Let the connection be idle, but for nobody else.
 
-        :return: whether it is still good, and not closed
+        :return: whether it is; if not, it was closed, or is for others
 
         """
         self.link.used_at = self.began
+        if self._connections.wanted:
+            # Somebody waits for it who cannot have a new one.
+            return False
         # In this order: another thread that closes what is idle goes the
         # other way, so that one of the two sees to it.
         self.is_idle = True
@@ -85,15 +94,21 @@ class Loan:
         self.drop()
         return False
 
-    def resume(self) -> bool:
+    def resume(self, now: float) -> bool:
         """Have a connection that was kept for an exchange.
 
+        :param float now: on :func:`time.monotonic`'s clock
         :return: False if it was closed, or has ended
 
         """
         self.is_idle = False
-        if self.epoch == self._connections.epoch and self.link.is_quiet():
-            return True
+        connections = self._connections
+        if self.epoch == connections.epoch:
+            if now - self.began > connections.max_idle:
+                self.drop()
+                return False
+            if self.link.is_quiet():
+                return True
         self.lose()
         return False
 
@@ -125,11 +140,15 @@ class Connections:
     """The connections to one server.
 
     :param int most: how many are kept idle
+    :param float max_idle: seconds for which one may be idle and be used again
 
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, max_idle: float) -> None:
         self._most = most
+        self.max_idle = max_idle
+        self.wanted = 0
+        """How many threads wait for one that is idle."""
         self.lives = 0
         """Counts the lives of the server, as far as they can be told apart:
         a new one may have begun whenever a connection was lost, and where
@@ -152,7 +171,12 @@ class Connections:
                 link = self.idle.pop()
             except IndexError:
                 return None
+            if time.monotonic() - link.used_at > self.max_idle:
+                # Somewhere on the way it may be forgotten.
+                link.close()
+                continue
             loan = Loan(link, self, epoch)
+            loan.idle_since = link.used_at
             try:
                 if link.is_quiet():
                     self.out.add(loan)
@@ -208,6 +232,33 @@ class Connections:
         """Close the idle ones now, and those that are out once put back."""
         self.epoch += 1
         self._close_idle()
+
+    def close_older(self, used_at: float) -> None:
+        """Close what has been idle as long as one that has died, or longer."""
+        for link in [link for link in self.idle if link.used_at <= used_at]:
+            with contextlib.suppress(ValueError):
+                self.idle.remove(link)
+                link.close()
+        for loan in self.out.copy():
+            if loan.is_idle and loan.began <= used_at:
+                loan.end()
+
+    def wait_for_idle(self, deadline: float) -> Loan | None:
+        """Take a connection as soon as one is idle.
+
+        :return: None if there are none, or none is by the deadline
+
+        """
+        self.wanted += 1
+        try:
+            while len(self) and time.monotonic() < deadline:
+                loan = self.take()
+                if loan is not None:
+                    return loan
+                time.sleep(WAIT)
+        finally:
+            self.wanted -= 1
+        return None
 
     def _close_idle(self) -> None:
         while self.idle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -38,6 +39,7 @@ class Identity(typing.NamedTuple):
     dead_retry: float
     max_connections: int
     flush_on_reconnect: bool
+    max_idle: float
 
 
 class Endpoint(health.Health):
@@ -65,7 +67,9 @@ class Endpoint(health.Health):
         not; None while nobody has asked."""
         self._profile = identity.profile
         self._flush_on_reconnect = identity.flush_on_reconnect
-        self._connections = Connections(self.max_connections)
+        self._connections = Connections(
+            self.max_connections, identity.max_idle
+        )
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         weakref.finalize(self, self._connections.close).atexit = False
         process.after_fork(self)
@@ -169,13 +173,27 @@ class Endpoint(health.Health):
                         # It went down while the call waited.
                         fail(pending, UnavailableError(f'{self} is down'))
                         return attempt > 1
-                    if attempt == 1:
+                    # What a trial is to show, an old one may not.
+                    if attempt == 1 and trial is None:
                         loan = self._connections.take()
                         reused = loan is not None
                     if loan is None:
                         loan = self._connect(deadline)
                     pending = loan.commands = self._meant(pending)
-                failure = self._run(loan, deadline)
+                idle_since = loan.idle_since
+                is_silent, failure = self._run(loan, deadline)
+                if isinstance(failure, protocol.FullError):
+                    # It was not read, so all of them may go again.
+                    self._log_full()
+                    loan = self._connections.wait_for_idle(deadline)
+                    if loan is None:
+                        fail(pending, failure)
+                        self._praise(trial)
+                        return True
+                    reused = True
+                    idle_since = loan.idle_since
+                    pending = loan.commands = self._meant(pending)
+                    is_silent, failure = self._run(loan, deadline)
             except (OSError, protocol.ProtocolError) as error:
                 fail(pending, error)
                 if process.is_shortage(error):
@@ -211,6 +229,8 @@ class Endpoint(health.Health):
             fail(pending, failure)
             if out_of_step:
                 self._praise(trial)
+            elif reused and is_silent and isinstance(failure, TimeoutError):
+                self._doubt(failure, began, idle_since)
             elif not ((lost and reused) or process.is_shortage(failure)):
                 self._blame(failure, began, trial)
             break
@@ -316,28 +336,86 @@ class Endpoint(health.Health):
         if not isinstance(failure, TimeoutError) or given > self.timeout / 2:
             self.mark_down(failure, trial)
 
+    def _doubt(
+        self, failure: Exception, began: float, idle_since: float | None
+    ) -> None:
+        """Find out whether the server hangs, or a connection has died.
+
+        Where something on the way has forgotten one that was idle, it has
+        forgotten all that were idle as long.  A new one shows what is so;
+        until then nobody waits for the server.
+
+        """
+        if time.monotonic() - began <= self.timeout / 2:
+            return
+        if idle_since is not None:
+            self._connections.close_older(idle_since)
+        trial = self.doubt()
+        if trial is None:
+            return
+        try:
+            self.workers.submit(
+                functools.partial(self._find_out, failure, trial)
+            )
+        except process.ThreadError:
+            self.mark_down(failure, trial)
+
+    def _find_out(self, failure: Exception, trial: health.Trial) -> None:
+        """Mark the server up or down, in a thread, by a new connection."""
+        deadline = time.monotonic() + self.timeout
+        probe = protocol.Get((PROBE,))
+        try:
+            loan = self._connect(deadline)
+            try:
+                loan.link.exchange([probe], deadline)
+            finally:
+                loan.put_back()
+            self.mark_up(trial)
+        except protocol.FullError:
+            self.mark_up(trial)
+        except (OSError, protocol.ProtocolError) as error:
+            if not process.is_shortage(error):
+                self.mark_down(failure, trial)
+        finally:
+            trial.give_back()
+
+    def _log_full(self) -> None:
+        LOGGER.warning(
+            'memcached server %s takes no more connections: its limit (-c)'
+            ' is too small',
+            self,
+        )
+
     def _praise(self, trial: health.Trial | None) -> None:
         """Mark the server up if this was its trial."""
         if trial is not None:
             self.mark_up(trial)
 
-    def _run(self, loan: Loan, deadline: float) -> Exception | None:
-        """Exchange on a connection, and put it back if it is in step."""
+    def _run(
+        self, loan: Loan, deadline: float
+    ) -> tuple[bool, Exception | None]:
+        """Exchange on a connection, and put it back if it is in step.
+
+        :return: whether nothing came, and how it failed, None if it has not
+
+        """
         try:
             if loan.failure is not None:
                 raise loan.failure
             if not loan.is_out:
                 # A signal came when it had ended.
                 if all(command.answered for command in loan.commands):
-                    return None
+                    return False, None
                 raise ConnectionAbortedError('interrupted')
             loan.link.exchange(loan.commands, deadline)
+        except protocol.FullError as error:
+            return False, error
         except (OSError, protocol.ProtocolError) as error:
             self._connections.lives += 1
-            return error
+            return loan.link.is_silent, error
         finally:
             loan.put_back()
-        return None
+        return False, None
 
     def _meant(
         self, commands: abc.Sequence[protocol.Command]
@@ -356,7 +434,7 @@ class Endpoint(health.Health):
     def _connect(self, deadline: float) -> Loan:
         loan = self._connections.connect(self._profile, deadline)
         try:
-            if self._flush_on_reconnect and self.retry_at is not None:
+            if self._flush_on_reconnect and self.down_since is not None:
                 # The keys that moved meanwhile would be read in their old
                 # state.
                 flush = protocol.flush_all()

@@ -106,11 +106,27 @@ class Health:
             self._trial = Trial(self)
             return self._trial
 
+    def doubt(self) -> Trial | None:
+        """Let nobody use a server that is up until a trial is over.
+
+        :return: the trial, None if it is down, or in doubt already
+
+        """
+        with self._lock:
+            if self.retry_at is not None:
+                return None
+            self.retry_at = time.monotonic() + self._patience
+            changes.note()
+            self._trial = Trial(self)
+            return self._trial
+
     def _take_back(self, trial: Trial) -> None:
         with self._lock:
             if self._trial is trial:
                 self._trial = None
-                self.retry_at = time.monotonic()
+                # One that was only doubted is up.
+                is_down = self.down_since is not None
+                self.retry_at = time.monotonic() if is_down else None
                 changes.note()
 
     def mark_down(
@@ -122,9 +138,11 @@ class Health:
 
         """
         with self._lock:
-            was_up = self.retry_at is None
-            if not was_up and (trial is None or self._trial is not trial):
+            if self.retry_at is not None and (
+                trial is None or self._trial is not trial
+            ):
                 return
+            was_up = self.down_since is None
             self._trial = None
             self.retry_at = time.monotonic() + self._dead_retry
             changes.note()

@@ -31,6 +31,13 @@ LARGE = 4 * 1024 * 1024
 PATIENCE = 1024 * 1024
 """Bytes that are read at a time without waiting; there may be more."""
 
+KEEP_IDLE = 60
+"""Seconds after which the kernel asks an idle connection for a sign of life.
+Routers that forget connections do so after some minutes."""
+
+KEEP_INTERVAL = 15
+"""Seconds until it asks again, if there was none."""
+
 EARLY = 0.85
 """The part of a timeout that is left to the kernel, whose clock for reads is
 up to an eighth late; the rest is waited for with a better one."""
@@ -66,6 +73,16 @@ def time_left(deadline: float) -> float:
     return left
 
 
+def _milliseconds(deadline: float) -> float:
+    """Return for how long to wait until a time; not at all once it is over.
+
+    What has come by then is looked at all the same: it may be this process
+    that was late.
+
+    """
+    return max(deadline - time.monotonic(), 0) * 1000
+
+
 class Connection:
     """A connection to a server, which is there once this is constructed.
 
@@ -83,10 +100,11 @@ class Connection:
         self._window = b''
         self._sent = 0
         self._answered = 0
-        self._nothing_read = True
+        self.is_silent = True
+        """Whether nothing has come yet of what was asked for."""
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
-        self._socket = _connect(profile.address, deadline)
+        self._socket = _connect(profile.address, profile.timeout, deadline)
         try:
             self._poll = select.poll()
             self._poll.register(self._socket, _READABLE)
@@ -203,7 +221,7 @@ class Connection:
             data = self._read(1)
             if not data:
                 return 1
-            if self._nothing_read and data.endswith(protocol.NEWLINE):
+            if self.is_silent and data.endswith(protocol.NEWLINE):
                 lines = data.split(protocol.NEWLINE)
                 at = 0
                 for command in commands:
@@ -225,7 +243,7 @@ class Connection:
     ) -> int:
         """Read what has come, piece by piece, until there is no more."""
         incoming = self._incoming
-        self._nothing_read = False
+        self.is_silent = False
         came = 0
         while True:
             incoming.feed(data)
@@ -297,7 +315,7 @@ class Connection:
         # While it is idle it need not keep what may be a large value.
         self._incoming.feed(b'')
         self._sent = self._answered = 0
-        self._nothing_read = True
+        self.is_silent = True
 
     def _send_all(
         self, commands: abc.Sequence[protocol.Command], deadline: float
@@ -348,8 +366,9 @@ class Connection:
                     continue
             else:
                 missing = 1
-            if not patient and not self._poll.poll(time_left(deadline) * 1000):
+            if not patient and not self._poll.poll(_milliseconds(deadline)):
                 # A poll may be early by a part of a millisecond.
+                time_left(deadline)
                 continue
             patient = False
             try:
@@ -367,8 +386,9 @@ class Connection:
         self._poll.modify(self._socket, events)
         try:
             while True:
-                for _, ready in self._poll.poll(time_left(deadline) * 1000):
+                for _, ready in self._poll.poll(_milliseconds(deadline)):
                     return ready
+                time_left(deadline)
         finally:
             self._poll.modify(self._socket, _READABLE)
 
@@ -384,11 +404,12 @@ class Connection:
         if missing <= CHUNK:
             data = self._recv(CHUNK, 0)
         else:
-            self._limit_reads(time_left(deadline) * EARLY)
+            self._limit_reads(_milliseconds(deadline) / 1000 * EARLY)
             try:
                 data = self._recv(min(missing, LARGE), socket.MSG_WAITALL)
             finally:
                 self._limit_reads(self._timeout * EARLY)
+        self.is_silent = False
         self._incoming.feed(data)
 
     def _recv(self, size: int, flags: int) -> bytes:
@@ -429,7 +450,23 @@ def _joined(window: list[bytes]) -> bytes:
     return window[0] if len(window) == 1 else b''.join(window)
 
 
-def _connect(address: settings.Address, deadline: float) -> socket.socket:
+def _keep_alive(sock: socket.socket, timeout: float) -> None:
+    """Have the kernel notice, where it can, that nobody is there any more."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ('TCP_KEEPIDLE', KEEP_IDLE),
+        ('TCP_KEEPINTVL', KEEP_INTERVAL),
+        # What was sent and not even received by then is waited for no more.
+        ('TCP_USER_TIMEOUT', max(int(timeout * 1000), 1000)),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _connect(
+    address: settings.Address, timeout: float, deadline: float
+) -> socket.socket:
     resolved = resolver.resolve(address, time_left(deadline))
     error: OSError | None = None
     for tried, (family, place) in enumerate(resolved):
@@ -441,7 +478,7 @@ def _connect(address: settings.Address, deadline: float) -> socket.socket:
             sock.connect(place)
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                _keep_alive(sock, timeout)
             return sock
         except OSError as failure:
             sock.close()

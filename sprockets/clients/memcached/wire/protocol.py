@@ -19,6 +19,10 @@ NEWLINE = b'\r\n'
 
 END = b'END\r\n'
 
+TOO_MANY = b'ERROR Too many open connections'
+"""What memcached says before it closes a connection that is one too many
+(its option ``-c``)."""
+
 MAX_LINE = 4096
 """No line of a reply is longer than this many bytes."""
 
@@ -49,6 +53,10 @@ class OutOfStepError(ProtocolError):
 
 class RefusedError(Exception):
     """The server answered a command with an error line."""
+
+
+class FullError(ConnectionError):
+    """The server has as many connections as it takes, and closes this one."""
 
 
 class Incoming:
@@ -161,6 +169,8 @@ class Command:
         """
         # It goes into logs, where it must not look like lines of its own.
         reason = line[:200].decode('latin-1').encode('unicode_escape').decode()
+        if line.startswith(TOO_MANY):
+            raise FullError(reason)
         if not _is_error(line):
             raise ProtocolError(f'{reason!r} is no answer to {self.name}')
         self.answered = True

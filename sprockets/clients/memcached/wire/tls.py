@@ -151,4 +151,6 @@ class Connection(connection.Connection):
                 continue
             parts.append(part)
             left -= len(part)
-        self._incoming.feed(b''.join(parts))
+        if parts:
+            self.is_silent = False
+            self._incoming.feed(b''.join(parts))

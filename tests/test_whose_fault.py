@@ -1,0 +1,325 @@
+"""A silence, a pause or a limit that tells nothing of the server."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import faults
+import pytest
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached import settings
+from sprockets.clients.memcached.servers import connections
+from sprockets.clients.memcached.testing import MemcachedServer
+
+TIMEOUT = 1
+LONG = 30
+
+
+@pytest.fixture
+def server():
+    with MemcachedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server):
+    with faults.FaultProxy(server.address) as running:
+        yield running
+
+
+def until(condition):
+    """Wait for what comes about by itself."""
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+# A router forgets connections
+
+
+class Blocking:
+    """What is done with a blocking client."""
+
+    def __init__(self, address, **options):
+        self.client = memcached.Client(servers=address, **options)
+        self.endpoint = self.client.servers[0].endpoint
+
+    def call(self, name, *args):
+        return getattr(self.client, name)(*args)
+
+    def together(self, count, name, *args):
+        threads = [
+            threading.Thread(target=self.call, args=(name, *args))
+            for _ in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def close(self):
+        self.client.disconnect_all()
+
+
+class Awaited:
+    """What is done with an awaitable one."""
+
+    def __init__(self, address, **options):
+        self.loop = asyncio.new_event_loop()
+        self.client = memcached.AsyncClient(servers=address, **options)
+        (self.endpoint,) = self.client._engine.cluster.endpoints
+
+    def call(self, name, *args):
+        async def call():
+            return await getattr(self.client, name)(*args)
+
+        return self.loop.run_until_complete(call())
+
+    def together(self, count, name, *args):
+        async def call():
+            # Each in a turn of its own, so that each is a batch.
+            calls = []
+            for _ in range(count):
+                calls.append(getattr(self.client, name)(*args))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            await asyncio.gather(*calls)
+
+        self.loop.run_until_complete(call())
+
+    def close(self):
+        self.call('close')
+        self.loop.close()
+
+
+@pytest.fixture(params=[Blocking, Awaited], ids=['Client', 'AsyncClient'])
+def face(request, proxy):
+    made = request.param(
+        proxy.address, socket_timeout=TIMEOUT, dead_retry=3600
+    )
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize('idle', [1, 4])
+@pytest.mark.parametrize('name', ['get', 'incr'])
+def test_idle_connections_that_are_forgotten(face, proxy, idle, name):
+    """One call waits in vain; the next ones have new connections."""
+    face.call('set', 'key', 5)
+    proxy.reply_delay = 0.05
+    while face.endpoint.connections < idle:
+        face.together(idle, 'get', 'key')
+    proxy.reply_delay = 0
+    proxy.forget()
+    assert face.call(name, 'key') in (None, 0)
+    # For a moment it is in doubt.
+    until(lambda: face.endpoint.retry_at is None)
+    assert face.call(name, 'key') == 5 + (name == 'incr')
+    assert len(proxy.swallowed) == 1
+    assert face.endpoint.down_since is None
+
+
+def test_a_server_that_hangs_is_down_after_one_timeout(face, server):
+    """Until it is known, nobody else waits for it."""
+    face.call('set', 'key', 5)
+    server.pause()
+    assert face.call('get', 'key') is None
+    assert face.endpoint.retry_at is not None
+    until(lambda: face.endpoint.down_since is not None)
+    server.resume()
+    assert face.call('get', 'key') is None
+
+
+def test_a_doubt_that_no_thread_looks_into(face, server, monkeypatch):
+    """Where none can be started, a server that was silent is down."""
+    face.call('set', 'key', 5)
+    server.pause()
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    # Those that there are end first.
+    for thread in face.endpoint.workers.stop():
+        thread.join()
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    assert face.call('get', 'key') is None
+    until(lambda: face.endpoint.down_since is not None)
+    monkeypatch.undo()
+    server.resume()
+
+
+def test_a_connection_that_was_idle_for_too_long(proxy):
+    """It is not used again: something on the way may have forgotten it."""
+    for kind in (Blocking, Awaited):
+        made = kind(proxy.address, socket_timeout=0.1, max_idle=0.1)
+        made.call('set', 'key', 5)
+        before = len(proxy.connections)
+        time.sleep(0.2)
+        assert made.call('get', 'key') == 5
+        assert len(proxy.connections) == before + 1
+        made.close()
+
+
+def test_time_to_be_idle_is_at_least_that_of_a_call(monkeypatch):
+    """A connection must outlive the call that it is for."""
+    monkeypatch.setenv('MEMCACHED_MAX_IDLE', '2')
+    with pytest.raises(ValueError, match=r'^MEMCACHED_MAX_IDLE: 2 seconds'):
+        settings.Settings(None, {'socket_timeout': 3})
+    monkeypatch.setenv('MEMCACHED_MAX_IDLE', 'soon')
+    with pytest.raises(ValueError, match=r'^MEMCACHED_MAX_IDLE: '):
+        settings.Settings(None, {})
+    monkeypatch.delenv('MEMCACHED_MAX_IDLE')
+    assert settings.Settings(None, {'socket_timeout': 600}).max_idle == 600
+
+
+# The process is stopped
+
+STOPPED = """
+import asyncio, sys
+from sprockets.clients import memcached
+
+async def awaited():
+    client = memcached.AsyncClient(servers=sys.argv[2], socket_timeout=1)
+    await client.set('key', 'value')
+    print('ready', flush=True)
+    sys.stdin.readline()
+    print(await client.get('key'), flush=True)
+    (endpoint,) = client._engine.cluster.endpoints
+    print(endpoint.reason or 'up', flush=True)
+
+def blocking():
+    client = memcached.Client(servers=sys.argv[2], socket_timeout=1)
+    client.set('key', 'value')
+    print('ready', flush=True)
+    sys.stdin.readline()
+    print(client.get('key'), flush=True)
+    print(client.servers[0].endpoint.reason or 'up', flush=True)
+
+asyncio.run(awaited()) if sys.argv[1] == 'awaited' else blocking()
+"""
+
+
+@pytest.mark.parametrize('kind', ['awaited', 'blocking'])
+def test_a_process_that_is_stopped_in_a_call(proxy, kind):
+    """What came meanwhile counts, and nobody is to blame."""
+    with subprocess.Popen(
+        [sys.executable, '-c', STOPPED, kind, proxy.address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == 'ready\n'
+        proxy.next_reply(faults.stall)
+        process.stdin.write('go\n')
+        process.stdin.flush()
+        proxy.wait_for(lambda: proxy.stalled)
+        os.kill(process.pid, signal.SIGSTOP)
+        proxy.release()
+        time.sleep(1.5)
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.stdout.readline() == 'value\n'
+        assert process.stdout.readline() == 'up\n'
+        process.stdin.close()
+        assert process.wait(LONG) == 0
+
+
+# The server takes no more connections
+
+
+def test_a_connection_too_many(caplog):
+    """The others serve, and the log says what is too small."""
+    first = []
+    slow = threading.Event()
+
+    async def serve(connection):
+        if first:
+            await connection.send(b'ERROR Too many open connections\r\n')
+            await connection.close()
+            return
+        first.append(connection)
+        while request := await connection.request():
+            if request.startswith(b'get slow'):
+                slow.set()
+                await asyncio.sleep(0.2)
+            await connection.send(b'END\r\n')
+
+    with faults.ScriptedServer(serve) as server:
+        client = memcached.Client(
+            servers=server.address, socket_timeout=LONG, dead_retry=3600
+        )
+        client.get('key', 'none')
+        thread = threading.Thread(target=client.get, args=('slow',))
+        thread.start()
+        assert slow.wait(LONG)
+        assert client.get('key', 'none') == 'none'
+        endpoint = client.servers[0].endpoint
+        assert endpoint.retry_at is None
+        assert endpoint.incarnation == 1
+        thread.join()
+        client.disconnect_all()
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert 'takes no more connections' in said
+
+
+def test_the_first_connection_is_one_too_many():
+    """The call fails at once, and the server is up."""
+
+    async def serve(connection):
+        await connection.send(b'ERROR Too many open connections\r\n')
+        await connection.close()
+
+    with faults.ScriptedServer(serve) as server:
+        client = memcached.Client(
+            servers=server.address, socket_timeout=LONG, dead_retry=3600
+        )
+        assert client.get('key', 'none') == 'none'
+        assert client.servers[0].endpoint.retry_at is None
+        client.disconnect_all()
+
+
+def test_keepalives_come_before_routers_forget(server):
+    """The kernel is told, where it can be."""
+    client = memcached.Client(servers=server.address, socket_timeout=2)
+    client.set('key', 1)
+    (link,) = client.servers[0].endpoint._connections.idle
+    import socket
+
+    def option(name):
+        return link._socket.getsockopt(
+            socket.IPPROTO_TCP, getattr(socket, name)
+        )
+
+    assert option('TCP_KEEPIDLE') == 60
+    assert option('TCP_KEEPINTVL') == 15
+    assert option('TCP_USER_TIMEOUT') == 2000
+    client.disconnect_all()
+
+
+def test_who_waits_for_an_idle_connection_gets_one(server):
+    """Also one that an event loop would keep else."""
+    made = Awaited(server.address)
+    made.call('set', 'key', 1)
+    made.call('get', 'key')
+    shared = made.endpoint._connections
+    assert not shared.idle
+    had = []
+
+    def want():
+        loan = shared.wait_for_idle(time.monotonic() + LONG)
+        had.append(loan)
+        loan.put_back()
+
+    thread = threading.Thread(target=want)
+    thread.start()
+    until(lambda: shared.wanted)
+    while not had:
+        assert made.call('get', 'key') == 1
+    thread.join()
+    assert isinstance(had[0], connections.Loan)
+    made.close()
