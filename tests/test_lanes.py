@@ -85,6 +85,14 @@ def connections_of(client):
     return endpoint.connections
 
 
+def until(condition):
+    """Wait for what comes about by itself."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 # Who does what
 
 
@@ -250,8 +258,8 @@ def test_a_hung_server_is_left_at_the_deadline(proxy):
         (endpoint,) = client._engine.cluster.endpoints
         assert endpoint.retry_at is not None
         # A new connection does not bring anything either.
-        while endpoint.down_since is None or connections_of(client):
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(until, lambda: not connections_of(client))
+        assert endpoint.down_since is not None
 
     run(main, proxy, socket_timeout=0.3)
 
