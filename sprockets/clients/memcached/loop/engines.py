@@ -80,10 +80,13 @@ class Engine:
             it is used in another loop that is running
 
         """
-        if self.closed:
+        before = self.state
+        # What is computed is let in until that is over.
+        if self.closed and (
+            self.released or before is None or not before.is_computing()
+        ):
             raise RuntimeError(CLOSED)
         loop = asyncio.get_running_loop()
-        before = self.state
         if before is None or before.loop is not loop:
             if before is not None:
                 if before.loop.is_running():
@@ -96,9 +99,10 @@ class Engine:
             client = None if self.client is None else self.client()
             if client is not None:
                 client._observe = self.tracing.observe()
-        self.entered = self.state
-        assert self.entered is not None
-        return self.entered
+        assert self.state is not None
+        if not self.closed:
+            self.entered = self.state
+        return self.state
 
     def set_servers(
         self, servers: abc.Iterable[settings.Weighted]

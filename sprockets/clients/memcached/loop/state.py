@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import time as clock
 import typing
@@ -20,6 +21,12 @@ from sprockets.clients.memcached.servers import endpoints, journey
 from sprockets.clients.memcached.watch.counters import Counters
 
 Future = futures.Future
+
+
+_computing: contextvars.ContextVar[LoopState | None] = contextvars.ContextVar(
+    'memcached_computing', default=None
+)
+"""Where a task works on its own that runs this, or has asked for it."""
 
 
 class _Errand:
@@ -210,10 +217,18 @@ class LoopState:
         self, work: abc.Coroutine[typing.Any, typing.Any, typing.Any]
     ) -> asyncio.Task[typing.Any]:
         """Let a task work on its own, whoever waits for it."""
-        task = asyncio.ensure_future(work)
+        token = _computing.set(self)
+        try:
+            task = asyncio.ensure_future(work)
+        finally:
+            _computing.reset(token)
         self._tasks.add(task)
         task.add_done_callback(self._over)
         return task
+
+    def is_computing(self) -> bool:
+        """Whether a task that works on its own runs this, or asked for it."""
+        return bool(self._tasks) and _computing.get() is self
 
     def _over(self, task: asyncio.Task[typing.Any]) -> None:
         self._tasks.discard(task)

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import typing
+import weakref
+
+from tornado import httpserver, httputil, web
 
 from sprockets.clients.memcached import aio
-from sprockets.clients.memcached.web import handlers, status
+from sprockets.clients.memcached.web import draining, handlers, status
+
+AT_ONCE = 2 * draining.LINGER
+"""Seconds in which an application ends that has no request under way."""
 
 
 class ApplicationMixin:
-    """For a :class:`tornado.web.Application`: an end for its clients.
+    """For a :class:`tornado.web.Application`: an end that loses no request.
 
     .. code-block:: python
 
         class Application(memcached.ApplicationMixin, app.Application):
             ...
 
-    With :class:`sprockets.http.app.Application` the clients are closed when
-    the service shuts down.  On a plain Tornado application, await
-    :meth:`stop_memcached` yourself.  Handlers work without this mixin too.
+    It stands before the application's class; otherwise that is a
+    :exc:`TypeError`.
+
+    When the service is to stop, requests under way are answered, and have
+    their client until then.  Then the clients are closed.  With sprockets.http
+    that happens by itself, within the seconds that it waits for requests.  On
+    a plain Tornado application, await :meth:`stop_memcached`.  Handlers work
+    without this mixin too.
 
     Nothing is connected or started before the first use, so that an
     application can be made first and forked afterwards.
@@ -30,12 +41,52 @@ class ApplicationMixin:
 
     memcached_clients: dict[str | None, aio.AsyncClient]
 
+    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if web.Application in order and order.index(
+            ApplicationMixin
+        ) > order.index(web.Application):
+            raise TypeError(
+                f'ApplicationMixin is behind the application in the bases of'
+                f' {cls.__name__}; expected before it'
+            )
+
     def __init__(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         super().__init__(*args, **kwargs)
         self.memcached_clients = {}
+        self._memcached_servers: weakref.WeakSet[httpserver.HTTPServer] = (
+            weakref.WeakSet()
+        )
+        drain = self.memcached_drain = draining.Drain()
+        this: typing.Any = self
+        this.add_transform(drain.transform)
         callbacks = getattr(self, 'on_shutdown_callbacks', None)
-        if callbacks is not None:
-            callbacks.append(self.stop_memcached)
+        if callbacks is None:
+            # Where sprockets.http looks in an application of Tornado's.
+            all_callbacks = vars(self).setdefault('runner_callbacks', {})
+            callbacks = all_callbacks.setdefault('shutdown', [])
+        callbacks.append(self._shut_down)
+
+    def start_request(
+        self,
+        server_conn: object,
+        request_conn: httputil.HTTPConnection,
+    ) -> httputil.HTTPMessageDelegate:
+        """Extended to know which requests are under way."""
+        base: typing.Any = super()
+        return self.memcached_drain.request(
+            server_conn, base.start_request(server_conn, request_conn)
+        )
+
+    def listen(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> httpserver.HTTPServer:
+        """Extended to know what :meth:`stop_memcached` has to stop."""
+        base: typing.Any = super()
+        server: httpserver.HTTPServer = base.listen(*args, **kwargs)
+        self._memcached_servers.add(server)
+        return server
 
     def memcached_client(
         self, prefix: str | None = None, **options: typing.Any
@@ -113,11 +164,50 @@ class ApplicationMixin:
         return await status.status_of(self)
 
     async def stop_memcached(self, *_: typing.Any) -> None:
-        """Answer what is in flight, then close every client.
+        """Answer the requests under way, then close every client.
 
-        One that is asked for later is made anew.
+        What :meth:`~tornado.web.Application.listen` began takes no more
+        connections; a server of your own you stop before.  Those that have no
+        request are closed, and the others after the answer, which tells their
+        clients so.  This waits as long as they take, and may be cancelled.
+        What goes on behind an answer and uses ``self.memcached`` is waited
+        for too, but not what a websocket does.
+
+        A client that is asked for later is made anew.
 
         """
+        for server in list(self._memcached_servers):
+            server.stop()
+        await self.memcached_drain.over()
+        await self._close_clients()
+        self.memcached_drain.end()
+
+    def _shut_down(self, *_: typing.Any) -> typing.Any:
+        """Stop as long as sprockets.http waits for requests, and no longer.
+
+        It waits for what this returns without end, and for other tasks for
+        some seconds.
+
+        """
+        if self.memcached_drain.begun:
+            return None
+        return self._stop_with_server()
+
+    async def _stop_with_server(self) -> None:
+        self.memcached_drain.begin()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=AT_ONCE)
+        if asyncio.all_tasks() == {asyncio.current_task()}:
+            await self._close_clients()
+        else:
+            draining.Alone(self._close_alone)
+
+    def _close_alone(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._closing = loop.create_task(self._close_clients())
+
+    async def _close_clients(self) -> None:
         clients = list(self.memcached_clients.values())
         self.memcached_clients = {}
         await asyncio.gather(*[client.close() for client in clients])

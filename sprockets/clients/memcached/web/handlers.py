@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import typing
 
-from tornado import web
+from tornado import web, websocket
 
 from sprockets.clients.memcached import aio
 from sprockets.clients.memcached.web import tally
 
 ATTRIBUTE = 'memcached_clients'
 """The attribute of an application that has its clients by their prefix."""
+
+DRAIN = 'memcached_drain'
+"""The attribute that knows who uses them, where somebody wants to know."""
 
 
 def client_of(
@@ -91,6 +94,12 @@ class MemcachedMixin(web.RequestHandler):
                 self._memcached_tally = tally.Tally(self)
                 observe = self._memcached_tally.observe
             scope = self._memcached = client.scope(observe)
+            drain = getattr(self.application, DRAIN, None)
+            # How long a websocket goes on nobody knows.
+            if drain is not None and not isinstance(
+                self, websocket.WebSocketHandler
+            ):
+                drain.note_user()
         return scope
 
     def on_memcached_timing(self, command: str, duration: float) -> None:

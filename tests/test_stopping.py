@@ -1,0 +1,532 @@
+"""A service that is told to stop loses no request."""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import snippets
+import sprockets.http.app
+import stopped
+from services import wait_until
+from tornado import httpserver, netutil, web, websocket
+
+from sprockets.clients import memcached
+
+SECONDS = 60
+"""Within this time a service starts, answers and ends."""
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SERVICE = pathlib.Path(stopped.__file__)
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return server.getsockname()[1]
+
+
+class Process:
+    """A service of its own process, or several, on a port."""
+
+    def __init__(self, port, command, processes, environ):
+        self.port, self.processes = port, processes
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # It is all of its processes that get a signal.
+            start_new_session=True,
+        )
+        client = memcached.Client()
+        wait_until(lambda: client.get('ready') == processes, SECONDS)
+
+    def tell(self, number):
+        """Tell it to stop, and wait until that has come to its processes."""
+        os.killpg(self.pid, number)
+        client = memcached.Client()
+        wait_until(lambda: client.get('told') == self.processes, SECONDS)
+
+    def end(self):
+        """Wait for its end, and return what there is to complain of."""
+        _, errors = self._process.communicate(timeout=SECONDS)
+        return self._process.returncode, errors
+
+    def kill(self):
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def connect(self):
+        return http.client.HTTPConnection(
+            '127.0.0.1', self.port, timeout=SECONDS
+        )
+
+
+@pytest.fixture
+def start(memcached_server):
+    """Start services, which end with the test whatever happens."""
+    client = memcached.Client()
+    client.set_multi({'answer': 'answer', 'begun': 0, 'ready': 0, 'told': 0})
+    with contextlib.ExitStack() as stack:
+
+        def start(*command, processes=1, **environ):
+            port = free_port()
+            arguments = [str(each) for each in (*command, port)]
+            process = Process(port, arguments, processes, environ)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture(params=stopped.KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def service(kind, start):
+    processes = stopped.PROCESSES if kind.endswith('forked') else 1
+    return start(
+        *(SERVICE, kind), processes=processes, MEMCACHED_SOCKET_TIMEOUT='0.3'
+    )
+
+
+def ask(process, path, count):
+    """Make requests, and wait until they are being answered."""
+    links = [process.connect() for _ in range(count)]
+    for link in links:
+        link.request('GET', path)
+    return links
+
+
+def answers(links):
+    """Return the status and the body of each answer."""
+    found = []
+    for link in links:
+        with contextlib.closing(link):
+            response = link.getresponse()
+            found.append((response.status, response.read()))
+    return found
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+@pytest.mark.parametrize('path', ['/read', '/late', '/computed', '/cached'])
+def test_what_is_under_way_is_answered(service, path, number):
+    """As it would have been otherwise, however long that takes."""
+    client = memcached.Client()
+    links = ask(service, path, 8)
+    computed = path in ('/computed', '/cached')
+    wait_until(lambda: client.get('begun') >= (1 if computed else 8), SECONDS)
+    service.tell(number)
+    if computed:
+        # Longer than the timeout of a call, twice.
+        time.sleep(0.8)
+    client.set('go', 1)
+    assert answers(links) == [(200, b'answer')] * 8
+    assert service.end() == (0, '')
+
+
+@pytest.mark.parametrize('kind', ['tornado', 'sprockets', 'sprockets-plain'])
+def test_what_goes_on_behind_an_answer_has_its_client(service):
+    """It is waited for as well."""
+    client = memcached.Client()
+    links = ask(service, '/behind', 1)
+    assert answers(links) == [(200, b'answer')]
+    wait_until(lambda: client.get('begun') == 1, SECONDS)
+    service.tell(signal.SIGTERM)
+    client.set('go', 1)
+    assert service.end() == (0, '')
+    assert client.get('behind') == 'stored'
+
+
+def test_idle_visitors_do_not_delay_the_end(service):
+    """sprockets.http would wait five seconds for their connections."""
+    links = ask(service, '/quick', 8)
+    for link in links:
+        assert link.getresponse().read() == b'answer'
+    begun = time.monotonic()
+    service.tell(signal.SIGTERM)
+    assert service.end() == (0, '')
+    assert time.monotonic() - begun < 4.5
+    for link in links:
+        assert link.sock.recv(1) == b''
+        link.close()
+
+
+@pytest.mark.parametrize('kind', ['tornado', 'sprockets', 'sprockets-plain'])
+def test_two_signals_are_as_one(service):
+    """Whoever sends them."""
+    client = memcached.Client()
+    links = ask(service, '/read', 2)
+    wait_until(lambda: client.get('begun') == 2, SECONDS)
+    service.tell(signal.SIGTERM)
+    os.killpg(service.pid, signal.SIGINT)
+    client.set('go', 1)
+    assert answers(links) == [(200, b'answer')] * 2
+    assert service.end() == (0, '')
+
+
+# What people copy
+
+
+def service_of_readme():
+    """Return README's service, what it is asked for, and its answer."""
+    first, second, *_ = [
+        snippet.text
+        for snippet in snippets.find(ROOT / 'README.rst')
+        if snippet.language == 'python'
+    ]
+    slow = re.sub(
+        r'( +)(page = .*# what takes long)',
+        r'\1await wait_outside()\n\1\2',
+        first,
+    )
+    return slow + second, '/front', b'<h1>front</h1>'
+
+
+def service_of_tutorial():
+    """Return the tutorial's service, likewise."""
+    *_, last = [
+        snippet.text
+        for snippet in snippets.find(ROOT / 'docs' / 'tutorial.rst')
+        if snippet.caption == 'service.py'
+    ]
+    slow = last.replace('asyncio.sleep(1)', 'wait_outside()')
+    return slow, '/words/tea', b'tea has 3 letters, asked for 1 times'
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+@pytest.mark.parametrize('page', [service_of_readme, service_of_tutorial])
+def test_the_services_of_the_docs_answer_all(page, number, start, tmp_path):
+    """While something is looked up that takes long."""
+    text, path, answer = page()
+    assert 'wait_outside()' in text
+    for old, new in (
+        ('(8000', '(int(sys.argv[1])'),
+        ('await stopped.wait()\n', 'ready(); await stopped.wait(); tell()\n'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    script = tmp_path / 'service.py'
+    script.write_text(
+        f'import sys\nfrom stopped import ready, tell, wait_outside\n{text}'
+    )
+    service = start(script, PYTHONPATH=SERVICE.parent)
+    client = memcached.Client()
+    links = ask(service, path, 1)
+    wait_until(lambda: client.get('begun') == 1, SECONDS)
+    service.tell(number)
+    client.set('go', 1)
+    ((status, body),) = answers(links)
+    assert (status, body[: len(answer)]) == (200, answer)
+    assert service.end() == (0, '')
+
+
+# In one process
+
+
+class Gate(memcached.MemcachedMixin, web.RequestHandler):
+    """Waits until it may go on, and then asks."""
+
+    async def get(self):
+        self.application.begun.set()
+        await self.application.gate.wait()
+        self.write(str(await self.memcached.get('key')))
+
+
+class Stop(memcached.MemcachedMixin, web.RequestHandler):
+    """Ends the service that it is a part of."""
+
+    async def get(self):
+        await self.memcached.set('key', 'value')
+        await self.application.stop_memcached()
+        self.write('stopped')
+
+
+class Talk(memcached.MemcachedMixin, websocket.WebSocketHandler):
+    """Goes on for as long as the other side likes."""
+
+    async def on_message(self, message):
+        await self.write_message(str(await self.memcached.get(message)))
+
+
+HANDLERS = [('/gate', Gate), ('/stop', Stop), ('/talk', Talk)]
+
+
+class Application(memcached.ApplicationMixin, web.Application):
+    def __init__(self):
+        super().__init__(HANDLERS)
+        self.begun, self.gate = asyncio.Event(), asyncio.Event()
+
+
+class Link:
+    """A connection of a client that keeps it."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    def send(self, path):
+        self.writer.write(f'GET {path} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
+
+    async def answer(self):
+        """Return the head of an answer."""
+        return (await self.reader.readuntil(b'\r\n\r\n')).decode()
+
+    async def body(self):
+        """Return an answer, and what is behind it, up to the end."""
+        return (await self.reader.read()).decode()
+
+
+@contextlib.asynccontextmanager
+async def serving(application):
+    """Yield a function that connects to an application."""
+    server = httpserver.HTTPServer(application)
+    sockets = netutil.bind_sockets(0, '127.0.0.1')
+    server.add_sockets(sockets)
+    host, port = sockets[0].getsockname()
+    links = []
+
+    async def connect():
+        link = Link(*await asyncio.open_connection(host, port))
+        links.append(link)
+        return link
+
+    try:
+        yield connect
+    finally:
+        server.stop()
+        await server.close_all_connections()
+        for link in links:
+            link.writer.close()
+
+
+def run(main):
+    """Run a test's coroutine with an application and its server."""
+
+    async def serve():
+        application = Application()
+        async with serving(application) as connect:
+            await main(application, connect)
+
+    asyncio.run(asyncio.wait_for(serve(), SECONDS))
+
+
+def test_a_connection_ends_with_its_answer(memcached_server):
+    """Its client is told not to send another request."""
+
+    async def main(application, connect):
+        link = await connect()
+        link.send('/gate')
+        await application.begun.wait()
+        stop = asyncio.ensure_future(application.stop_memcached())
+        await asyncio.sleep(0)
+        application.gate.set()
+        answer = await link.body()
+        await stop
+        assert answer.startswith('HTTP/1.1 200')
+        assert 'Connection: close' in answer
+
+    run(main)
+
+
+def test_what_was_sent_before_the_end_was_known_is_answered(memcached_server):
+    """On connections that were used a moment ago, or are new."""
+
+    async def main(application, connect):
+        application.gate.set()
+        used, new = await connect(), await connect()
+        used.send('/gate')
+        head = await used.answer()
+        assert 'Connection: close' not in head
+        await used.reader.readexactly(int(re.search('Length: (.*)', head)[1]))
+        stop = asyncio.ensure_future(application.stop_memcached())
+        await asyncio.sleep(0)
+        used.send('/gate')
+        new.send('/gate')
+        for link in (used, new):
+            answer = await link.body()
+            assert answer.startswith('HTTP/1.1 200')
+            assert 'Connection: close' in answer
+        await stop
+
+    run(main)
+
+
+def test_a_visitor_who_never_stops_is_told_once(memcached_server):
+    """Requests behind one that was told so are not answered."""
+
+    async def main(application, connect):
+        link = await connect()
+        link.send('/gate')
+        await application.begun.wait()
+        stop = asyncio.ensure_future(application.stop_memcached())
+        await asyncio.sleep(0)
+        for _ in range(100):
+            link.send('/gate')
+        application.gate.set()
+        await stop
+        with contextlib.suppress(ConnectionError):
+            answer = await link.body()
+            assert 1 <= answer.count('HTTP/1.1 200') <= 2
+
+    run(main)
+
+
+def test_a_request_may_end_its_service(memcached_server):
+    """It does not wait for itself."""
+
+    async def main(application, connect):
+        link = await connect()
+        link.send('/stop')
+        await link.answer()
+        assert await link.reader.readexactly(7) == b'stopped'
+        assert application.memcached_clients == {}
+
+    run(main)
+
+
+def test_websockets_are_not_waited_for(memcached_server):
+    """They have no end of their own."""
+
+    async def main(application, connect):
+        link = await connect()
+        link.writer.write(
+            b'GET /talk HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n'
+            b'Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n'
+            b'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
+        )
+        assert '101' in await link.answer()
+        # A masked text of three bytes, by a mask of zeros.
+        link.writer.write(b'\x81\x83\0\0\0\0key')
+        assert await link.reader.readexactly(6) == b'\x81\x04None'
+        await application.stop_memcached()
+
+    run(main)
+
+
+def test_what_listens_is_stopped(memcached_server):
+    """Otherwise visitors would come and come."""
+
+    async def main():
+        application = Application()
+        application.listen(port := free_port(), '127.0.0.1')
+        await application.stop_memcached()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection('127.0.0.1', port)
+
+    asyncio.run(main())
+
+
+def test_to_stop_again_or_to_give_that_up(memcached_server):
+    """Is no harm, and the clients are closed once nobody is left."""
+
+    async def main(application, connect):
+        link = await connect()
+        link.send('/gate')
+        await application.begun.wait()
+        client = application.memcached_client()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(application.stop_memcached(), 0.05)
+        assert await client.set('key', 'value')
+        both = asyncio.gather(
+            application.stop_memcached(), application.stop_memcached()
+        )
+        await asyncio.sleep(0)
+        application.gate.set()
+        assert (await link.body()).endswith('value')
+        await both
+        await application.stop_memcached()
+        with pytest.raises(RuntimeError, match='closed'):
+            await client.get('key')
+
+    run(main)
+
+
+def test_it_can_serve_again(memcached_server):
+    """With clients that are made anew."""
+
+    async def main(application, connect):
+        application.gate.set()
+        for _ in range(2):
+            link = await connect()
+            link.send('/gate')
+            assert 'close' not in await link.answer()
+            link.writer.close()
+            await application.stop_memcached()
+
+    run(main)
+
+
+# What is no application
+
+
+def test_the_mixin_stands_before_the_application():
+    """Otherwise Python would not ask it."""
+    for base in (web.Application, sprockets.http.app.Application):
+        with pytest.raises(TypeError, match='before it'):
+            type('Wrong', (base, memcached.ApplicationMixin), {})
+
+    class Later(memcached.ApplicationMixin):
+        """Becomes one where it is used."""
+
+    type('Right', (Later, web.Application), {})
+    with pytest.raises(TypeError, match='before it'):
+        type('Wrong', (web.Application, Later), {})
+
+
+# A client that is closed while it computes
+
+
+def test_a_function_has_its_client_while_that_is_closed(memcached_server):
+    """Whoever else calls is told that it is closed."""
+
+    async def main():
+        client = memcached.AsyncClient()
+        await client.set('part', 'value')
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def compute():
+            begun.set()
+            await go.wait()
+            one, other = await asyncio.gather(
+                client.get('part'), asyncio.create_task(part())
+            )
+            return f'{one} {other} {await client.get_or_set("deep", deep)}'
+
+        async def part():
+            return (await client.get_multi(['part']))['part']
+
+        async def deep():
+            return await client.incr('none')
+
+        call = client.get_or_set('key', compute)
+        await begun.wait()
+        closing = asyncio.ensure_future(client.close())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match='closed'):
+            client.get('part')
+        go.set()
+        assert await call == 'value value None'
+        await closing
+        with pytest.raises(RuntimeError, match='closed'):
+            client.get('part')
+
+    asyncio.run(main())
