@@ -159,9 +159,9 @@ class Application(memcached.ApplicationMixin, web.Application):
         self.articles = onthread.OnThread(Database, path)
 
     async def close(self):
-        """Let go of SQLite and memcached."""
-        await self.articles.close()
+        """Answer what is under way, and let go of memcached and SQLite."""
         await self.stop_memcached()
+        await self.articles.close()
 
 
 class Handler(memcached.MemcachedMixin, web.RequestHandler):

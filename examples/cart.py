@@ -156,7 +156,6 @@ async def main():
     # first one back later, without what is in the second.
     application.memcached_client('carts', failover=False)
     await service.serve(application, options)
-    await application.stop_memcached()
 
 
 if __name__ == '__main__':

@@ -97,9 +97,9 @@ class Application(memcached.ApplicationMixin, web.Application):
         self.entries = onthread.OnThread(Database, path)
 
     async def close(self):
-        """Let go of SQLite and memcached."""
-        await self.entries.close()
+        """Answer what is under way, and let go of memcached and SQLite."""
         await self.stop_memcached()
+        await self.entries.close()
 
 
 class Guestbook(memcached.MemcachedMixin, web.RequestHandler):

@@ -136,7 +136,6 @@ async def main():
     options = service.arguments(__doc__).parse_args()
     application = Application()
     await service.serve(application, options)
-    await application.stop_memcached()
 
 
 if __name__ == '__main__':

@@ -18,8 +18,9 @@ def arguments(description):
 async def serve(application, options):
     """Answer requests until SIGINT or SIGTERM, then those under way.
 
-    Whoever calls it closes what the application holds: afterwards, for the
-    last requests need it still.
+    A second signal does not wait for them.  What else the application holds
+    is closed by whoever calls this: afterwards, for the last requests need it
+    still.
 
     """
     stopped = asyncio.Event()
@@ -32,5 +33,7 @@ async def serve(application, options):
     port = sockets[0].getsockname()[1]
     print(f'Listening on http://{options.host}:{port}', flush=True)
     await stopped.wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)
     server.stop()
-    await server.close_all_connections()
+    await application.stop_memcached()

@@ -148,9 +148,9 @@ class Application(memcached.ApplicationMixin, web.Application):
         self.sessions = onthread.OnThread(Database, path)
 
     async def close(self):
-        """Let go of SQLite and memcached."""
-        await self.sessions.close()
+        """Answer what is under way, and let go of memcached and SQLite."""
         await self.stop_memcached()
+        await self.sessions.close()
 
 
 class Handler(memcached.MemcachedMixin, web.RequestHandler):

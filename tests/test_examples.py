@@ -1,11 +1,15 @@
 """What every example keeps to, and the worker."""
 
 import ast
+import concurrent.futures
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.parse
 
+import faults
 import pytest
 import services
 
@@ -14,6 +18,15 @@ SERVICES = [
     for path in sorted(services.EXAMPLES.glob('*.py'))
     if 'service.serve' in path.read_text()
 ]
+
+READS = {
+    'articles.py': '/articles/tornado',
+    'cart.py': '/cart',
+    'pages.py': '/',
+    'rate_limit.py': '/search?q=x',
+    'sessions.py': '/me',
+}
+"""What takes a call to memcached."""
 
 
 def run(example, *arguments):
@@ -45,6 +58,44 @@ def test_a_signal_ends_a_service_cleanly(example, number, memcached_server):
         assert service.get('/').status < 500
         assert service.stop(number) == 0
         assert 'Traceback' not in service.errors
+
+
+def accepts(service):
+    """Whether a service takes connections."""
+    address = urllib.parse.urlsplit(service.address)
+    try:
+        socket.create_connection((address.hostname, address.port), 10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('example', SERVICES)
+def test_a_service_answers_what_is_under_way(
+    example, number, memcached_server
+):
+    """It waits for memcached, which answers when the service was stopped."""
+    with (
+        faults.FaultProxy(memcached_server.address) as proxy,
+        services.Service(
+            example, environ={'MEMCACHED_SERVERS': proxy.address}
+        ) as service,
+        concurrent.futures.ThreadPoolExecutor(1) as executor,
+    ):
+        proxy.every_reply(faults.stall)
+        visitor = executor.submit(
+            service.get, READS[example], cookie=f'session={43 * "x"}'
+        )
+        proxy.wait_for(lambda: proxy.stalled)
+        service.process.send_signal(number)
+        services.wait_until(lambda: not accepts(service))
+        proxy.every_reply(None)
+        # What stalls already is several replies.
+        services.wait_until(lambda: proxy.release() or visitor.done())
+        assert visitor.result().status < 500
+        # A second signal would not wait for its end.
+        assert service.process.wait(services.SECONDS) == 0
 
 
 @pytest.mark.parametrize('example', SERVICES)
