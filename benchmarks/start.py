@@ -28,6 +28,7 @@ VALGRIND = system.Package(
 ONLY_FOR = {
     'benchmarks.instructions': (VALGRIND,),
     'benchmarks.main': (WRK,),
+    'benchmarks.stopping': (WRK,),
 }
 """By module, what no other one needs."""
 
