@@ -18,6 +18,8 @@ REQUIREMENTS = ROOT / 'requirements'
 # What tests use if it is there, and what it is built with.
 OPTIONAL = 'metrics.txt'
 OLD = 'old.txt'
+# What they use where there is a wheel of it.
+WHEELS = 'wheels.txt'
 TESTS = ('testing.txt', 'development.txt')
 
 
@@ -57,6 +59,8 @@ def provide(name, python, requirements, *constraints):
             # It cannot be built next to others of its family.
             _provide_optional([*pip, '--no-deps'])
         commands.run([*pip, *pip_requirements, *constraints])
+        if requirements in TESTS:
+            _provide_wheels(pip)
         # Building writes into the checkout, so one at a time.
         with _locked('checkout'):
             commands.run([*pip, '--no-deps', '--editable', ROOT])
@@ -79,6 +83,14 @@ def _provide_optional(pip):
         print(f'{error}\nThe tests that need it are skipped.', flush=True)
 
 
+def _provide_wheels(pip):
+    for line in (REQUIREMENTS / WHEELS).read_text('utf-8').split():
+        try:
+            commands.run([*pip, '--only-binary', ':all:', line])
+        except commands.Error as error:
+            print(f'{error}\nTests that need {line} are skipped.', flush=True)
+
+
 def _stamp(python, requirements, constraints):
     """Return a text that changes with whatever is in an environment."""
     digest = hashlib.sha256()
@@ -93,7 +105,7 @@ def _stamp(python, requirements, constraints):
         ROOT / 'setup.py',
         *_files('installation.txt'),
         *_files(requirements),
-        *(map(REQUIREMENTS.joinpath, (OPTIONAL, OLD))),
+        *(map(REQUIREMENTS.joinpath, (OPTIONAL, OLD, WHEELS))),
     ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

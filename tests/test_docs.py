@@ -301,12 +301,13 @@ def logged():
         for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(value=ast.Name('LOGGER'), attr='log'),
-                    args=[_, ast.Constant(text), *_],
-                ):
-                    levels = set(re.findall(r'logging\.([A-Z]+)', source))
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Name('LOGGER'), attr=level),
+                    func=ast.Attribute(
+                        value=(
+                            ast.Name('LOGGER' | 'NOTICES')
+                            | ast.Attribute(attr='_notices')
+                        ),
+                        attr=level,
+                    ),
                     args=[ast.Constant(text), *_],
                 ):
                     level = {'exception': 'error'}.get(level, level)

@@ -11,6 +11,7 @@ import typing
 import zlib
 from collections import abc
 
+from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.data import serializers
 
 LOGGER = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Codec:
             self._kind = CUSTOM
             self._serialize = functools.partial(_as_bytes, serializer.dumps)
             self.decoders[CUSTOM] = serializer.loads
-        self._reported: set[str] = set()
+        self._notices = notices.Notices(LOGGER)
 
     def encode(
         self, value: typing.Any, min_compress_len: int = 0
@@ -292,11 +293,10 @@ class Codec:
             return self.decode(flags, data)
         except UndecodableError as error:
             reason = str(error)
-            level = logging.DEBUG
-            if reason not in self._reported and len(self._reported) < 100:
-                self._reported.add(reason)
-                level = logging.WARNING
-            LOGGER.log(level, 'A value is taken for a miss: %s', reason)
+            if not self._notices.warning(
+                'A value is taken for a miss: %s', reason, about=reason
+            ):
+                LOGGER.debug('A value is taken for a miss: %s', reason)
             return default
 
     def _pickle(self, value: typing.Any) -> bytes:

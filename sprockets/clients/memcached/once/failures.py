@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import abc
+
+from sprockets.clients.memcached import clock, notices
 
 LOGGER = logging.getLogger(__name__)
 
@@ -15,9 +16,6 @@ as many each time."""
 
 MOST = 1000
 """Keys whose pauses are known."""
-
-QUIET = 10.0
-"""Seconds in which one failure is logged; the others are counted."""
 
 
 class Failures:
@@ -30,13 +28,12 @@ class Failures:
 
     def __init__(self) -> None:
         self._pauses: dict[abc.Hashable, tuple[float, float]] = {}
-        self._quiet_until = 0.0
-        self._unsaid = 0
+        self._notices = notices.Notices(LOGGER)
 
     def are_recent(self, key: abc.Hashable) -> bool:
         """Whether a value is not to be computed anew for the time being."""
         pause = self._pauses.get(key) if self._pauses else None
-        return pause is not None and time.monotonic() < pause[0]
+        return pause is not None and clock.now() < pause[0]
 
     def add(self, key: abc.Hashable) -> None:
         """Take note that a value could not be computed anew."""
@@ -45,7 +42,7 @@ class Failures:
         if len(self._pauses) >= MOST:
             # The one that has not failed for longest.
             self._pauses.pop(next(iter(list(self._pauses))), None)
-        self._pauses[key] = time.monotonic() + seconds, seconds
+        self._pauses[key] = clock.now() + seconds, seconds
 
     def forget(self, key: abc.Hashable) -> None:
         """Let a value be computed anew at once, when it is to be."""
@@ -57,12 +54,4 @@ class Failures:
         :param str words: what could not be done
 
         """
-        now = time.monotonic()
-        if now < self._quiet_until:
-            self._unsaid += 1
-            return
-        unsaid, self._unsaid = self._unsaid, 0
-        self._quiet_until = now + QUIET
-        if unsaid:
-            words = f'{words} ({unsaid} more since the last time)'
-        LOGGER.error('%s', words, exc_info=error)
+        self._notices.error('%s', words, error=error, about=words)

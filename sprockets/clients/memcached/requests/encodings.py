@@ -9,6 +9,7 @@ from collections import abc
 
 import memcache
 
+from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.wire import protocol
@@ -57,6 +58,7 @@ class Encoding:
         self.do_check_key = True
         self.key_encoder: abc.Callable[[typing.Any], typing.Any] | None = None
         self.server_max_key_length = memcache.SERVER_MAX_KEY_LENGTH
+        self._notices = notices.Notices(LOGGER)
 
     def __setattr__(self, name: str, value: typing.Any) -> None:
         # What was remembered of keys does not count any more.
@@ -230,7 +232,7 @@ class Encoding:
         )
         limit = self.codec.max_length
         if limit and len(data) > limit:
-            LOGGER.warning(
+            self._notices.warning(
                 'A value of %d bytes is not stored, %d are the limit',
                 len(data),
                 limit,

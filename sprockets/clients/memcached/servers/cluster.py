@@ -10,7 +10,7 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import process, settings
+from sprockets.clients.memcached import clock, process, settings
 from sprockets.clients.memcached.servers import (
     connections,
     discovery,
@@ -133,7 +133,7 @@ class Server:
         retry_at = self.endpoint.retry_at
         if retry_at is None:
             return 0
-        return time.time() + retry_at - time.monotonic()
+        return time.time() + retry_at - clock.now()
 
     @deaduntil.setter
     def deaduntil(self, value: float) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import bisect
 import hashlib
 import struct
-import time
 import typing
 from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import settings
+from sprockets.clients.memcached import clock, settings
 from sprockets.clients.memcached.servers import health
 
 try:
@@ -130,11 +129,11 @@ class _Usable(typing.Generic[E]):
     def now(self) -> frozenset[E]:
         """Return those that are usable: the same object until they change."""
         last, until, usable = self._seen
-        if last is health.changes.last and time.monotonic() < until:
+        if last is health.changes.last and clock.now() < until:
             return usable
         # Before the servers: what changes meanwhile is looked at next time.
         last = health.changes.last
-        now = time.monotonic()
+        now = clock.now()
         found = []
         until = float('inf')
         for server in self._servers:

@@ -6,9 +6,14 @@ import logging
 import threading
 import time
 
+from sprockets.clients.memcached import clock, notices
 from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
+
+QUIET = 10.0
+"""Seconds in which one server that goes down again and again is logged once;
+see :mod:`.notices`."""
 
 
 def words(reason: BaseException) -> str:
@@ -81,6 +86,9 @@ class Health:
         self._patience = max(dead_retry, timeout)
         self._trial: Trial | None = None
         self._lock = threading.Lock()
+        self._notices = notices.Notices(LOGGER, QUIET)
+        self._said = True
+        """Whether the log says that it is down, or no more of it."""
 
     def usable(self) -> bool:
         """Whether to send something to the server, as far as is known.
@@ -90,15 +98,19 @@ class Health:
 
         """
         retry_at = self.retry_at
-        return retry_at is None or retry_at <= time.monotonic()
+        return retry_at is None or self._is_over(retry_at)
+
+    def _is_over(self, retry_at: float) -> bool:
+        """Whether a time has come, or can be none of this clock's."""
+        return not 0 < retry_at - clock.now() < self._patience + 1
 
     def try_again(self) -> Trial | None:
         """Take the trial of the server, if it is down and there is one."""
         if self.down_since is None:
             return None
-        now = time.monotonic()
+        now = clock.now()
         with self._lock:
-            if self.retry_at is None or now < self.retry_at:
+            if self.retry_at is None or not self._is_over(self.retry_at):
                 return None
             # The others go on failing fast while this one finds out.
             self.retry_at = now + self._patience
@@ -115,7 +127,7 @@ class Health:
         with self._lock:
             if self.retry_at is not None:
                 return None
-            self.retry_at = time.monotonic() + self._patience
+            self.retry_at = clock.now() + self._patience
             changes.note()
             self._trial = Trial(self)
             return self._trial
@@ -126,7 +138,7 @@ class Health:
                 self._trial = None
                 # One that was only doubted is up.
                 is_down = self.down_since is not None
-                self.retry_at = time.monotonic() if is_down else None
+                self.retry_at = clock.now() if is_down else None
                 changes.note()
 
     def mark_down(
@@ -144,14 +156,15 @@ class Health:
                 return
             was_up = self.down_since is None
             self._trial = None
-            self.retry_at = time.monotonic() + self._dead_retry
+            self.retry_at = clock.now() + self._dead_retry
             changes.note()
             # In words: the error's traceback has all that was to be sent.
             self.reason = words(reason)
             if was_up:
                 self.down_since = time.time()
-        if was_up:
-            LOGGER.warning(
+        if was_up or not self._said:
+            # What was left out is said when that turns out to last.
+            self._said = self._notices.warning(
                 'memcached server %s is down: %s',
                 self._name,
                 str(reason) or type(reason).__name__,
@@ -175,7 +188,7 @@ class Health:
             changes.note()
             self.down_since = None
             self.reason = ''
-        if down_since is not None:
+        if down_since is not None and self._said:
             LOGGER.info(
                 'memcached server %s is up after %.1f seconds',
                 self._name,

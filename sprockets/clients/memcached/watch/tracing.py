@@ -16,10 +16,12 @@ import typing
 if typing.TYPE_CHECKING:
     import types
 
+from sprockets.clients.memcached import clock, notices
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.watch import observers
 
 LOGGER = logging.getLogger(__name__)
+NOTICES = notices.Notices(LOGGER)
 
 NAME = 'sprockets.clients.memcached'
 
@@ -57,7 +59,7 @@ class Tracing:
             return False
         return (
             TRACE not in sys.modules
-            or time.monotonic() < self._next_search
+            or clock.now() < self._next_search
             or not self._find()
         )
 
@@ -74,7 +76,7 @@ class Tracing:
 
     def _find(self) -> bool:
         """Whether there is a provider, and so a tracer, now."""
-        self._next_search = time.monotonic() + PATIENCE
+        self._next_search = clock.now() + PATIENCE
         trace: typing.Any = sys.modules[TRACE]
         if not hasattr(trace, 'get_tracer_provider'):
             # Another thread has not come to the end of it.
@@ -183,8 +185,8 @@ class TracedCall:
         try:
             self._observer.over(error or self.error, 0, 0, self.endpoint)
         # The call is over, and its caller gets what came of it.
-        except Exception:
-            LOGGER.exception('A call could not be traced')
+        except Exception as error:  # noqa: BLE001
+            NOTICES.error('A call could not be traced', error=error)
 
 
 def _text(method: str, keys: observers.Keys) -> str:

@@ -18,13 +18,14 @@ from collections import abc
 
 from tornado import routing, web
 
-from sprockets.clients.memcached import process
+from sprockets.clients.memcached import notices, process
 from sprockets.clients.memcached.loop import engines, lanes
 from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import checks, counters
 from sprockets.clients.memcached.web import handlers
 
 LOGGER = logging.getLogger(__name__)
+NOTICES = notices.Notices(LOGGER)
 
 Status = dict[str, typing.Any]
 
@@ -237,8 +238,13 @@ class _Job:
         try:
             seen = checks.check(self._endpoint, self._deadline)
         # Those who wait are in another thread and have to be told.
-        except Exception as error:
-            LOGGER.exception('The check of %s failed', self._endpoint)
+        except Exception as error:  # noqa: BLE001
+            NOTICES.error(
+                'The check of %s failed',
+                self._endpoint,
+                error=error,
+                about=str(self._endpoint),
+            )
             seen = checks.Finding(type(error).__name__)
         try:
             self._loop.call_soon_threadsafe(self._future.set_result, seen)

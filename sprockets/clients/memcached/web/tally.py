@@ -6,10 +6,13 @@ import logging
 import time
 import typing
 
+from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import observers
 
 LOGGER = logging.getLogger(__name__)
+
+NOTICES = notices.Notices(LOGGER)
 
 
 class Hooks(typing.Protocol):
@@ -82,8 +85,13 @@ class Tally:
             self._hooks.on_memcached_timing(command, duration)
             self._hooks.count_memcached(hits, misses)
         # Other callers' results come after this one's: they must arrive.
-        except Exception:
-            LOGGER.exception('A hook for memcached %s failed', command)
+        except Exception as error:  # noqa: BLE001
+            NOTICES.error(
+                'A hook for memcached %s failed',
+                command,
+                error=error,
+                about=(type(self._hooks), command),
+            )
 
     def server_timing(self) -> str:
         """Return the entry for the ``Server-Timing`` header.
