@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+import warnings as warnings_module
 
 import faults
 import pytest
@@ -89,8 +90,8 @@ class Front:
     """A TLS server of ours that does what a script says with a connection."""
 
     def __init__(self, folder, script, path=None):
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._context.load_cert_chain(
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.load_cert_chain(
             folder.file('server.pem'), folder.file('server.key')
         )
         self._script = script
@@ -120,7 +121,7 @@ class Front:
         if accepted.family != socket.AF_UNIX:
             # What is sent is there at once.
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self._context.wrap_socket(accepted, server_side=True) as secure:
+        with self.context.wrap_socket(accepted, server_side=True) as secure:
             self._script(secure)
 
 
@@ -336,6 +337,66 @@ def test_the_system_does_not_trust_our_authority(connect, server, caplog):
     client = connect(server.address, tls=True)
     assert client.get('key') is None
     assert 'certificate verify failed' in caplog.text
+
+
+@pytest.fixture
+def lax(monkeypatch):
+    """A system that is content with whatever encrypts.
+
+    Return what makes a context so.
+    """
+    make = ssl.create_default_context
+
+    def loosen(context):
+        with catch_warnings(DeprecationWarning):
+            context.minimum_version = ssl.TLSVersion.TLSv1
+        context.set_ciphers('ALL:@SECLEVEL=0')
+        return context
+
+    monkeypatch.setattr(
+        ssl,
+        'create_default_context',
+        lambda *args, **kwargs: loosen(make(*args, **kwargs)),
+    )
+    return loosen
+
+
+@contextlib.contextmanager
+def catch_warnings(category):
+    with warnings_module.catch_warnings():
+        warnings_module.simplefilter('ignore', category)
+        yield
+
+
+@pytest.mark.parametrize(
+    'version, spoken',
+    [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)],
+    ids=['1.1', '1.2'],
+)
+def test_old_versions_are_not_spoken(
+    connect, folder, lax, version, spoken, caplog
+):
+    """Whatever the system allows."""
+    folder.issue('server')
+    shaken = []
+
+    def answer(secure):
+        shaken.append(secure.version())
+        secure.recv(100)
+        secure.sendall(b'END\r\n')
+
+    class Refused(Front):
+        def _serve(self):
+            with contextlib.suppress(ssl.SSLError):
+                super()._serve()
+
+    with Refused(folder, answer) as front:
+        lax(front.context)
+        with catch_warnings(DeprecationWarning):
+            front.context.maximum_version = version
+        connect(front.address, **folder.options()).get('key')
+    assert shaken == (['TLSv1.2'] if spoken else [])
+    assert ('is down' in caplog.text) != spoken
 
 
 def test_there_is_no_way_around_verification(folder):

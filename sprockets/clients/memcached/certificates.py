@@ -96,7 +96,12 @@ def _make(files: Files) -> ssl.SSLContext:
 
 def _trusting(files: Files) -> ssl.SSLContext:
     with _naming(files.ca_file):
-        return ssl.create_default_context(cafile=files.ca_file)
+        context = ssl.create_default_context(cafile=files.ca_file)
+    # Some systems' Pythons leave it to OpenSSL's configuration.
+    context.minimum_version = max(
+        context.minimum_version, ssl.TLSVersion.TLSv1_2
+    )
+    return context
 
 
 def _load_identity(context: ssl.SSLContext, files: Files) -> None:
