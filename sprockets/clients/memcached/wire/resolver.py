@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import socket
 import threading
 import typing
 
-from sprockets.clients.memcached import process, settings
+from sprockets.clients.memcached import notices, process, settings
+
+LOGGER = logging.getLogger(__name__)
+NOTICES = notices.Notices(LOGGER, math.inf)
 
 Resolved = tuple[socket.AddressFamily, typing.Any]
 """What ``socket.connect`` needs: the family and its kind of address."""
@@ -30,7 +35,9 @@ class _LookUp:
 
     def run(self) -> None:
         try:
-            self.resolved = _getaddrinfo(self._address, 0)
+            self.resolved = _agreed(
+                self._address, _getaddrinfo(self._address, 0)
+            )
         except OSError as error:
             self.error = error
         # Those who wait are in other threads.
@@ -91,7 +98,38 @@ def _getaddrinfo(address: settings.Address, flags: int) -> list[Resolved]:
         raise OSError(f'{address.host!r} is no host: {error}') from None
     # IPv4 first: it is the only kind that python-memcached connects to.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return [(entry[0], entry[4]) for entry in found]
+    return list(dict.fromkeys((entry[0], entry[4]) for entry in found))
+
+
+def _agreed(
+    address: settings.Address, found: list[Resolved]
+) -> list[Resolved]:
+    """Return what a name stands for in the same order each time.
+
+    Name servers change it from one answer to the next, and connections would
+    go to one server after another.  What two names of a kind stand for is two
+    servers, each with keys of its own, but they cannot be told apart here.
+
+    """
+    by_family: dict[socket.AddressFamily, list[typing.Any]] = {}
+    for family, place in found:
+        by_family.setdefault(family, []).append(place)
+    for places in by_family.values():
+        places.sort()
+        if len(places) > 1:
+            NOTICES.warning(
+                'memcached server %s stands for %d addresses, of which one is'
+                ' used at a time: %s; list each of them if they are servers',
+                address,
+                len(places),
+                ', '.join(str(place[0]) for place in places),
+                about=address,
+            )
+    return [
+        (family, place)
+        for family, places in by_family.items()
+        for place in places
+    ]
 
 
 def resolve(address: settings.Address, timeout: float) -> list[Resolved]:

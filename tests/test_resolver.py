@@ -1,0 +1,131 @@
+"""What a name stands for: the same for all connections, and told of once."""
+
+import contextlib
+import logging
+import socket
+import threading
+
+import pytest
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached import notices, settings
+from sprockets.clients.memcached.testing import MemcachedServer
+from sprockets.clients.memcached.wire import resolver
+
+
+@pytest.fixture(autouse=True)
+def unsaid(monkeypatch):
+    """Nothing has been told of in another test."""
+    monkeypatch.setattr(
+        resolver,
+        'NOTICES',
+        notices.Notices(resolver.LOGGER, resolver.NOTICES._quiet),
+    )
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Names of this machine, whose addresses are others each time."""
+    known = {}
+    look_up = socket.getaddrinfo
+
+    def rotate(host, port, family=0, *args, flags=0, **kwargs):
+        if host not in known or flags & socket.AI_NUMERICHOST:
+            return look_up(host, port, family, *args, flags=flags, **kwargs)
+        known[host].append(known[host].pop(0))
+        return [
+            entry
+            for address in known[host]
+            for entry in look_up(address, port, family, *args, **kwargs)
+        ]
+
+    monkeypatch.setattr(socket, 'getaddrinfo', rotate)
+    return known
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelname == 'WARNING']
+
+
+@contextlib.contextmanager
+def pods(addresses):
+    """Run a memcached for each address, all on one port."""
+    with contextlib.ExitStack() as stack:
+        port = None
+        for address in addresses:
+            server = MemcachedServer(host=address)
+            server._port = port
+            port = stack.enter_context(server).port
+        yield port
+
+
+def test_all_connections_go_to_one_address(names, connect, caplog):
+    """Whatever the order of the answer: what one stored others read."""
+    names['pods'] = ['127.0.0.2', '127.0.0.3', '127.0.0.1']
+    with pods(names['pods']) as port:
+        client = connect(f'pods:{port}')
+        for number in range(9):
+            assert client.set(f'key{number}', number)
+            client.disconnect_all()
+        assert client.get_multi(f'key{n}' for n in range(9)) == {
+            f'key{n}': n for n in range(9)
+        }
+    (warning,) = warnings(caplog)
+    assert '3 addresses' in warning
+    assert '127.0.0.1, 127.0.0.2, 127.0.0.3' in warning
+    assert f'pods:{port}' in warning
+
+
+def addresses(server):
+    """Return what a server stands for."""
+    address = settings.parse_server(server)[0]
+    return [place[0] for _, place in resolver.resolve(address, 10)]
+
+
+def test_the_order_is_the_same_each_time(names):
+    """In all processes."""
+    names['pods'] = ['10.0.0.3', '10.0.0.1', '10.0.0.2']
+    for _ in range(4):
+        assert addresses('pods') == ['10.0.0.1', '10.0.0.2', '10.0.0.3']
+
+
+def test_two_kinds_of_addresses_are_one_machine(names, caplog):
+    """localhost is the most usual of all."""
+    names['both'] = ['::1', '127.0.0.1', '127.0.0.1']
+    assert addresses('both') == ['127.0.0.1', '::1']
+    assert warnings(caplog) == []
+
+
+def test_several_of_one_kind_are_told_of(names, caplog):
+    """Of IPv6 as well."""
+    names['both'] = ['::1', '::2', '127.0.0.1']
+    assert addresses('both') == ['127.0.0.1', '::1', '::2']
+    (warning,) = warnings(caplog)
+    assert '2 addresses' in warning
+    assert '::1, ::2' in warning
+
+
+def test_a_warning_is_said_once_for_each_name(names, caplog):
+    """However many threads look it up."""
+    caplog.set_level(logging.WARNING)
+    names['one'] = ['10.0.0.3', '10.0.0.1']
+    names['two'] = ['10.0.0.3', '10.0.0.1']
+
+    def look_up():
+        for name in ('one', 'two'):
+            for _ in range(10):
+                addresses(name)
+
+    threads = [threading.Thread(target=look_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(warnings(caplog)) == 2
+
+
+def test_an_address_is_not_told_of(memcached_server, caplog):
+    """It stands for itself."""
+    client = memcached.Client()
+    assert client.set('key', 'value')
+    assert warnings(caplog) == []
