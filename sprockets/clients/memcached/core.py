@@ -6,7 +6,7 @@ import operator
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import settings
+from sprockets.clients.memcached import process, settings
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.requests import anykeys, encodings
 from sprockets.clients.memcached.servers import cluster
@@ -41,12 +41,15 @@ class Core:
     :param dict options: the options of :class:`Client`
     :raises TypeError: for an option that there is not
     :raises ValueError: for a value that cannot be; it names the variable
+    :raises RuntimeError: where it cannot work
 
     """
 
     def __init__(
         self, prefix: str | None, options: abc.Mapping[str, typing.Any]
     ) -> None:
+        if reason := process.unsupported():
+            raise RuntimeError(reason)
         self.settings = settings.Settings(
             prefix,
             {k: v for k, v in options.items() if k not in BASE_OPTIONS},

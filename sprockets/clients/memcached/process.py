@@ -5,12 +5,35 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import threading
 import typing
 import weakref
 from collections import abc
 
 Thread = threading.Thread
+
+
+def unsupported() -> str | None:
+    """Return why the package cannot work in this process, if it cannot.
+
+    eventlet's :func:`select.poll` is none, and its threads and sockets know
+    nothing of an event loop.  gevent has all that is needed.
+
+    """
+    patcher: typing.Any = sys.modules.get('eventlet.patcher')
+    if patcher is None or not any(
+        map(patcher.is_monkey_patched, ('select', 'socket', 'thread'))
+    ):
+        return None
+    return (
+        'sprockets.clients.memcached does not work in a process that eventlet'
+        ' has patched; use threads, asyncio or gevent'
+    )
+
+
+if _unsupported := unsupported():
+    raise ImportError(_unsupported)
 
 
 class ThreadError(OSError):
