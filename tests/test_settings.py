@@ -230,6 +230,7 @@ GOOD = {
     'max_connections': ('7', 7),
     'key_prefix': ('app-', b'app-'),
     'min_compress_len': ('1024', 1024),
+    'max_value_len': ('0', 0),
     'failover': ('no', False),
 }
 
@@ -261,6 +262,7 @@ BAD = {
     'max_connections': ['0', '-1', '1.5', 'x'],
     'key_prefix': ['a b', 'a\nb', 'a\n', '\x7f', 'x' * 250, 'a\tb'],
     'min_compress_len': ['-1', '1.5', 'x', '1k'],
+    'max_value_len': ['-1', '1.5', 'x', '4m'],
     'failover': ['maybe', '2', 'x'],
 }
 
@@ -288,6 +290,7 @@ KEYWORDS = {
     'max_connections': [0, -1, 1.5, 'x', []],
     'key_prefix': [b'a b', 7, ['a']],
     'min_compress_len': [-1, 1.5],
+    'max_value_len': [-1, 1.5, '4m'],
     'failover': [7, 'x', []],
 }
 

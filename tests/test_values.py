@@ -293,6 +293,23 @@ def test_the_largest_value(connect):
         assert unlimited.get('key') == large + b'x'
 
 
+def test_the_largest_value_is_set_by_a_variable(connect, monkeypatch):
+    """As memcached's own is by -I."""
+    with MemcachedServer('-I', '4m') as server:
+        monkeypatch.setenv('MEMCACHED_MAX_VALUE_LEN', str(3 * MEGABYTE))
+        monkeypatch.setenv('MEMCACHED_SERVERS', server.address)
+        client = connect()
+        large = b'x' * (3 * MEGABYTE)
+        assert client.set('key', large)
+        assert client.set('key', large + b'x') == 0
+        assert client.get('key') is None
+        monkeypatch.setenv('MEMCACHED_MAX_VALUE_LEN', '0')
+        assert connect().set('key', large + b'x')
+        # python-memcached's keyword for it wins over the variable.
+        small = connect(server_max_value_length=100)
+        assert small.set('key', b'x' * 101) == 0
+
+
 def test_a_value_that_the_server_finds_too_large(connect, memcached_server):
     """It is 0, the old value is gone, and the server goes on serving."""
     client = connect(memcached_server.address)

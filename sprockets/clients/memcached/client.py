@@ -134,6 +134,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         for name in ('socket_timeout', 'dead_retry'):
             if shared.settings.sources[name] != 'default':
                 given[name] = getattr(shared.settings, name)
+        if (
+            shared.settings.sources['max_value_len'] != 'default'
+            and given.get('server_max_value_length') is None
+        ):
+            given['server_max_value_length'] = shared.settings.max_value_len
         codec = shared.codec
         ours = codec.pickle_protocol, codec.decompressor
         super().__init__(shared.settings.servers, **given)

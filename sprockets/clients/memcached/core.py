@@ -59,6 +59,7 @@ class Core:
             self.settings.max_inflated_len,
             self.settings.serializer,
         )
+        self.codec.max_length = self.settings.max_value_len
         kind = (
             anykeys.Encoding
             if self.settings.hash_bad_keys

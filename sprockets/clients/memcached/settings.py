@@ -362,6 +362,11 @@ OPTIONS = {
     'min_compress_len': Option(
         _whole(0), 0, 'compress values from this many bytes; 0 never'
     ),
+    'max_value_len': Option(
+        _whole(0),
+        values.MAX_LENGTH,
+        'store no value of more bytes than this; 0 for no limit',
+    ),
     'max_inflated_len': Option(
         _whole(1),
         values.MAX_INFLATED,
@@ -460,6 +465,7 @@ class Settings:
     key_prefix: bytes
     hash_bad_keys: bool
     min_compress_len: int
+    max_value_len: int
     max_inflated_len: int
     serializer: typing.Any
     distribution: str
