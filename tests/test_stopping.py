@@ -184,6 +184,17 @@ def test_two_signals_are_as_one(service):
     assert service.end() == (0, '')
 
 
+@pytest.mark.parametrize('kind', ['sprockets-forked', 'tornado-forked'])
+def test_a_parent_does_not_pass_it_on(service):
+    """As the docs say; its children serve on."""
+    os.kill(service.pid, signal.SIGTERM)
+    for _ in range(10):
+        assert answers(ask(service, '/quick', 1)) == [(200, b'answer')]
+        time.sleep(0.05)
+    service.tell(signal.SIGTERM)
+    assert service.end() == (0, '')
+
+
 # What people copy
 
 
