@@ -2,6 +2,7 @@
 
 import dataclasses
 import http.client
+import importlib.util
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import sys
 import tempfile
 import time
 import urllib.parse
+
+import pytest
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / 'examples'
 
@@ -113,6 +116,16 @@ class Service:
 
     def post(self, path, body=None, **headers):
         return self.request('POST', path, body or b'', **headers)
+
+
+def need(name):
+    """Skip a test where there is no package of that name.
+
+    It is not imported: some patch what others use.
+
+    """
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f'{name} is not installed')
 
 
 def wait_until(condition, seconds=SECONDS):

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+import services
 
 SECONDS = 60
 
@@ -32,7 +33,7 @@ def run(program, **environ):
 @pytest.fixture
 def eventlet(monkeypatch):
     """It is there, and is not asked to say that it is deprecated."""
-    pytest.importorskip('eventlet', reason='eventlet is not installed')
+    services.need('eventlet')
     monkeypatch.setenv('PYTHONWARNINGS', 'ignore')
 
 

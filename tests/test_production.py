@@ -19,6 +19,7 @@ import sys
 import threading
 
 import pytest
+import services
 import snippets
 from services import wait_until
 
@@ -352,9 +353,9 @@ def commands():
 @pytest.mark.parametrize('line', commands())
 def test_gunicorn(line, folder, memcached_server):
     """With threads and with greenlets, and with eight visitors at once."""
-    pytest.importorskip('gunicorn', reason='gunicorn is not installed')
+    services.need('gunicorn')
     if 'gevent' in line:
-        pytest.importorskip('gevent', reason='gevent is not installed')
+        services.need('gevent')
     port = free_port()
     with Running(
         folder,
@@ -427,7 +428,7 @@ def test_uwsgi(folder, memcached_server):
 
 def test_greenlets(folder, memcached_server):
     """The program ends, and has found all that it stored."""
-    pytest.importorskip('gevent', reason='gevent is not installed')
+    services.need('gevent')
     finished = subprocess.run(
         [sys.executable, 'greenlets.py'],
         cwd=folder,
@@ -445,7 +446,7 @@ def test_greenlets(folder, memcached_server):
 
 def test_uvloop(folder, memcached_server):
     """It serves and ends as ever."""
-    pytest.importorskip('uvloop', reason='uvloop is not installed')
+    services.need('uvloop')
     port = free_port()
     with Running(folder, port, sys.executable, 'faster.py') as service:
         assert service.get('/') == (200, 'Hello')

@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 import snippets
 import sprockets.http.app
 import stopped
 from services import wait_until
-from tornado import httpserver, netutil, web, websocket
+from tornado import httpserver, httputil, netutil, web, websocket
 
 from sprockets.clients import memcached
 
@@ -240,7 +241,8 @@ def test_the_services_of_the_docs_answer_all(page, number, start, tmp_path):
     script.write_text(
         f'import sys\nfrom stopped import ready, tell, wait_outside\n{text}'
     )
-    service = start(script, PYTHONPATH=SERVICE.parent)
+    folders = [str(SERVICE.parent), os.environ.get('PYTHONPATH', '')]
+    service = start(script, PYTHONPATH=os.pathsep.join(filter(None, folders)))
     client = memcached.Client()
     links = ask(service, path, 1)
     wait_until(lambda: client.get('begun') == 1, SECONDS)
@@ -484,6 +486,18 @@ def test_it_can_serve_again(memcached_server):
             await application.stop_memcached()
 
     run(main)
+
+
+def test_a_handler_may_be_made_where_no_loop_runs():
+    """In a test of its own, say."""
+    application = Application()
+    request = httputil.HTTPServerRequest(
+        start_line=httputil.RequestStartLine('GET', '/', 'HTTP/1.1'),
+        headers=httputil.HTTPHeaders(Host='x'),
+        connection=mock.Mock(),
+    )
+    handler = Gate(application, request)
+    assert handler.memcached is handler.memcached
 
 
 # What is no application

@@ -131,7 +131,8 @@ class Drain:
         visitor = self._visitors.get(server)
         if visitor is None:
             task = asyncio.current_task()
-            if task is None:
+            if task is None or not hasattr(server, 'stream'):
+                # It is no connection of Tornado's server.
                 return delegate
             visitor = _Visitor(asyncio.get_running_loop(), task, server)
             self._visitors[server] = visitor
@@ -143,7 +144,11 @@ class Drain:
 
     def note_user(self) -> None:
         """Take note that a task uses a client, for as long as it runs."""
-        task = asyncio.current_task()
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            # Nothing runs that could be waited for.
+            return
         if task is not None and task not in self._users:
             self._users.add(task)
             task.add_done_callback(self._users.discard)
