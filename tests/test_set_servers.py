@@ -289,6 +289,46 @@ def test_calls_do_not_wait_for_a_continuum(pair, monkeypatch):
     client.disconnect_all()
 
 
+@pytest.fixture
+def continua(monkeypatch):
+    """The continua that were made, as the lists of their servers."""
+    made = distribution.make
+    lists = []
+
+    def make(kind, servers, failover):
+        lists.append([address.text for address, _, _ in servers])
+        return made(kind, servers, failover)
+
+    monkeypatch.setattr(distribution, 'make', make)
+    return lists
+
+
+@pytest.mark.parametrize('face', [memcached.Client, memcached.AsyncClient])
+@pytest.mark.parametrize('flush', [False, True])
+def test_a_client_makes_its_continuum_once(continua, face, flush):
+    names = ['10.0.0.1:11211', '10.0.0.2:11211']
+    face(servers=names, distribution='ketama', flush_on_reconnect=flush)
+    assert continua == [names]
+
+
+def test_the_same_servers_take_no_other_continuum(continua):
+    one, other = '10.0.0.1:11211', '10.0.0.2:11211'
+    client = memcached.Client(servers=[one, other], distribution='ketama')
+    client.set_servers([one, other])
+    assert continua == [[one, other]]
+    client.set_servers([one, (other, 2)])
+    assert continua == [[one, other]] * 2
+    assert [s.address.text for s in client.buckets] == [one, other, other]
+    client.socket_timeout = 1
+    client.set_servers([one, (other, 2)])
+    assert continua == [[one, other]] * 3
+    client.servers[0].mark_dead('by hand')
+    assert continua == [[one, other]] * 4
+    client.set_servers([one, (other, 2)])
+    assert continua == [[one, other]] * 5
+    assert not client.servers[0].deaduntil
+
+
 def test_a_thousand_servers_hold_up_no_loop():
     """A loop goes on while a thread makes their continuum."""
     names = [f'10.0.{n // 250}.{n % 250 + 1}' for n in range(1000)]

@@ -66,7 +66,11 @@ class Core:
             else encodings.Encoding
         )
         self.encoding = kind(self.codec, self.settings.key_prefix)
-        self.cluster = cluster.Cluster(self.settings)
+        self.cluster = cluster.Cluster(
+            # Servers that are flushed are others than those that are not.
+            self.settings,
+            options.get('flush_on_reconnect', False),
+        )
         self.tracing = tracing.Tracing(self.cluster, self.settings.trace_keys)
         self.cache_cas: typing.Any = False
         for name, value in options.items():
@@ -75,9 +79,6 @@ class Core:
                 value is not None or not name.startswith('server_max_')
             ):
                 self.assign(BASE_OPTIONS[name], value)
-        if self.cluster.flush_on_reconnect:
-            # Servers that are flushed are others than those that are not.
-            self.cluster.set_servers(self.settings.servers)
 
     def assign(self, path: str, value: typing.Any) -> None:
         """Set an attribute, of a part as well: ``codec.pickler``."""

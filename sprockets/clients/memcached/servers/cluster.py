@@ -215,19 +215,49 @@ class Change(typing.NamedTuple):
         self.cluster.make_change(self.number, self.listed, self.source)
 
 
+class Spreading(typing.NamedTuple):
+    """How keys are spread over some servers.
+
+    With ketama and many servers it takes long to make, so that it is kept
+    where the servers are still the same ones.
+
+    """
+
+    failover: bool
+    servers: abc.Sequence[tuple[Endpoint, int]]
+    """Each with its weight."""
+    pick: distribution.Pick[Endpoint]
+    """Finds the server of a key."""
+
+    @property
+    def buckets(self) -> list[Endpoint]:
+        """Each server as many times as its weight says."""
+        return [
+            endpoint
+            for endpoint, weight in self.servers
+            for _ in range(weight)
+        ]
+
+
 class Cluster:
     """The servers of a client.
 
     :param Settings options: the client's options
+    :param flush_on_reconnect: whether a server that was down is flushed; see
+        :class:`memcache.Client`
 
     """
 
-    def __init__(self, options: settings.Settings) -> None:
+    def __init__(
+        self,
+        options: settings.Settings,
+        flush_on_reconnect: typing.Any = False,
+    ) -> None:
         self.timeout = options.socket_timeout
         self.dead_retry = options.dead_retry
         self.debug: typing.Any = 0
         self.failover = options.failover
-        self.flush_on_reconnect = False
+        self.flush_on_reconnect = flush_on_reconnect
         self._options = options
         self.servers: list[Server] = []
         self.buckets: list[Endpoint] = []
@@ -235,6 +265,8 @@ class Cluster:
         """Finds the server of a key."""
         self._found: distribution.Pick[Endpoint]
         """Likewise, once it is asked which servers there are."""
+        self._spreading: Spreading | None = None
+        """Where both are from, None while the servers are not known."""
         self.changed: weakref.WeakMethod[abc.Callable[[], None]] | None = None
         """Is called, in any thread, when there are other servers."""
         self.stand_in: StandIn | None = None
@@ -327,7 +359,7 @@ class Cluster:
 
         """
         # Without the lock, for it may take long, and calls need that.
-        buckets, found = self._spreading(chosen)
+        spreading = self._spread(chosen)
         with self._lock:
             before = self._source
             if number != self._change if source is None else source != before:
@@ -336,9 +368,10 @@ class Cluster:
             gone = self.endpoints
             self.servers = chosen
             self.stand_in = None
-            self.buckets = buckets
+            self.buckets = spreading.buckets
+            self._spreading = spreading
             # All at once, so that a thread goes on with the old ones or these.
-            self.pick = self._found = found
+            self.pick = self._found = spreading.pick
         if before is not None and before is not source:
             before.stop()
         for endpoint in gone:
@@ -349,18 +382,18 @@ class Cluster:
         if changed is not None:
             changed()
 
-    def _spreading(
-        self, servers: abc.Sequence[Server]
-    ) -> tuple[list[Endpoint], distribution.Pick[Endpoint]]:
-        """Return what spreads keys over servers."""
-        buckets = [
-            server.endpoint for server in servers for _ in range(server.weight)
-        ]
-        return buckets, distribution.make(
+    def _spread(self, servers: abc.Sequence[Server]) -> Spreading:
+        """Return how keys are spread over servers."""
+        weighted = [(server.endpoint, server.weight) for server in servers]
+        before = self._spreading
+        if before is not None and before[:2] == (self.failover, weighted):
+            return before
+        found = distribution.make(
             self._options.distribution,
-            [(s.endpoint.address, s.weight, s.endpoint) for s in servers],
+            [(each.address, weight, each) for each, weight in weighted],
             self.failover,
         )
+        return Spreading(self.failover, weighted, found)
 
     def renew(self) -> None:
         """Spread keys over the servers as they are now."""
@@ -368,14 +401,16 @@ class Cluster:
             with self._lock:
                 number, servers = self._change, self.servers
                 endpoints = [server.endpoint for server in servers]
-            buckets, found = self._spreading(servers)
+            spreading = self._spread(servers)
             with self._lock:
                 if number == self._change and endpoints == [
                     server.endpoint for server in self.servers
                 ]:
-                    self.buckets, self._found = buckets, found
+                    self.buckets = spreading.buckets
+                    self._spreading = spreading
+                    self._found = spreading.pick
                     if self.pick != self._pick_at_first:
-                        self.pick = found
+                        self.pick = spreading.pick
                     return
 
     @property
@@ -398,6 +433,7 @@ class Cluster:
             self.servers = []
             self.buckets = []
             self.stand_in = stand_in
+            self._spreading = None
             self._found = stand_in.pick
             self.pick = self._pick_at_first
         if before is not None:
