@@ -21,7 +21,6 @@ from sprockets.clients.memcached.once import (
 from sprockets.clients.memcached.requests import (
     arguments,
     descriptions,
-    encodings,
     methods,
     tokens,
 )
@@ -49,6 +48,82 @@ class Shared(core.Core):
         """Count a call, as python-memcached does in its ``stats``."""
         stats = self.stats
         stats[method] = stats.get(method, 0) + 1
+
+    # The way to the servers
+
+    def run(
+        self,
+        name: str,
+        command: protocol.Command,
+        route: cluster.Route,
+        only: endpoints.Endpoint | None = None,
+    ) -> endpoints.Endpoint | None:
+        """Run a command on the server of its key, and let it be traced."""
+        tracing = self.tracing
+        call = None if tracing.off() else tracing.call(name, (route.key,))
+        if call is None:
+            return journey.run(self.cluster, command, route, only)
+        with call:
+            call.endpoint = journey.run(self.cluster, command, route, only)
+            call.error = command.error
+        return call.endpoint
+
+    def one(self, request: descriptions.One[T]) -> T:
+        """Run what is described, count it, and let it be traced."""
+        self.count(request.name)
+        command = request.command
+        if command is None:
+            return request.failure
+        endpoint = self.run(request.name, command, request.route, request.only)
+        if self.cluster.debug and isinstance(command, protocol.Line):
+            self._debug_reply(request.wanted, command.reply)
+        request.note(command, endpoint)
+        return request.unpack(command)
+
+    def many(self, request: descriptions.Many[T]) -> T:
+        """Run what is described, likewise."""
+        self.count(request.name)
+        keys = request.keys
+        call = self.tracing.call(request.name, keys.keys)
+        with call or contextlib.nullcontext():
+            done = journey.run_many(self.cluster, request)
+            if call is not None:
+                call.error = descriptions.outcome(keys.keys, done)[0]
+        for command in done:
+            request.unpack(command)
+            if self.cluster.debug and isinstance(command, protocol.Many):
+                for line in command.others:
+                    self._debug_reply(command.wanted, line)
+        return request.result()
+
+    def everywhere(self, request: descriptions.Everywhere[T]) -> T:
+        """Run what is described, likewise."""
+        self.count(request.name)
+        deadline = clock.monotonic() + self.cluster.timeout
+        if waiting := self.cluster.waiting():
+            journey.exchange_all(waiting, deadline)
+        asked = {
+            endpoint: request.make()
+            for endpoint in self.cluster.endpoints
+            if endpoint.usable()
+        }
+        call = self.tracing.call(request.name, ())
+        with call or contextlib.nullcontext():
+            reached = journey.exchange_all(
+                {endpoint: [command] for endpoint, command in asked.items()},
+                deadline,
+            )
+            if call is not None:
+                call.error = descriptions.outcome((), asked.values())[0]
+        return request.result({e: c for e, c in asked.items() if e in reached})
+
+    def _debug_reply(self, wanted: str, reply: bytes) -> None:
+        """Print a reply that python-memcached prints too."""
+        line = reply.decode('ascii', 'backslashreplace')
+        if wanted and line and line != wanted:
+            self.cluster.debuglog(
+                f'while expecting {wanted!r}, got unexpected response {line!r}'
+            )
 
 
 def _attribute(path: str) -> property:
@@ -149,10 +224,6 @@ class Client(memcache.Client):  # type: ignore[misc]
         if options.get('key_encoder') is None:
             shared.encoding.key_encoder = None
 
-    @property
-    def _encoding(self) -> encodings.Encoding:
-        return self._shared.encoding
-
     # Servers
 
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
@@ -186,7 +257,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         It never raises; a server that refuses is logged.
 
         """
-        self._everywhere(methods.flush_all())
+        self._shared.everywhere(methods.flush_all())
 
     def get_stats(
         self, stat_args: str | None = None
@@ -200,9 +271,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for an argument that memcached refuses
 
         """
-        return self._everywhere(
-            methods.get_stats(self._shared.cluster, stat_args)
-        )
+        shared = self._shared
+        return shared.everywhere(methods.get_stats(shared.cluster, stat_args))
 
     def get_slab_stats(self) -> list[tuple[str, dict[str, typing.Any]]]:
         """Return ``stats slabs`` of each server that answers.
@@ -212,7 +282,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :rtype: list
 
         """
-        return self._everywhere(methods.get_slab_stats(self._shared.cluster))
+        shared = self._shared
+        return shared.everywhere(methods.get_slab_stats(shared.cluster))
 
     def get_slabs(self) -> list[tuple[str, dict[str, typing.Any]]]:
         """Return ``stats items`` of each server that answers.
@@ -222,88 +293,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :rtype: list
 
         """
-        return self._everywhere(methods.get_slabs(self._shared.cluster))
-
-    # The way to the servers
-
-    def _run(
-        self,
-        name: str,
-        command: protocol.Command,
-        route: cluster.Route,
-        only: endpoints.Endpoint | None = None,
-    ) -> endpoints.Endpoint | None:
-        """Run a command on the server of its key, and let it be traced."""
         shared = self._shared
-        call = shared.tracing.call(name, (route.key,))
-        if call is None:
-            return journey.run(shared.cluster, command, route, only)
-        with call:
-            call.endpoint = journey.run(shared.cluster, command, route, only)
-            call.error = command.error
-        return call.endpoint
-
-    def _one(self, request: descriptions.One[T]) -> T:
-        """Run what is described, count it, and let it be traced."""
-        shared = self._shared
-        shared.count(request.name)
-        command = request.command
-        if command is None:
-            return request.failure
-        endpoint = self._run(
-            request.name, command, request.route, request.only
-        )
-        if shared.cluster.debug and isinstance(command, protocol.Line):
-            self._debug_reply(request.wanted, command.reply)
-        request.note(command, endpoint)
-        return request.unpack(command)
-
-    def _many(self, request: descriptions.Many[T]) -> T:
-        """Run what is described, likewise."""
-        shared = self._shared
-        shared.count(request.name)
-        keys = request.keys
-        call = shared.tracing.call(request.name, keys.keys)
-        with call or contextlib.nullcontext():
-            done = journey.run_many(shared.cluster, request)
-            if call is not None:
-                call.error = descriptions.outcome(keys.keys, done)[0]
-        for command in done:
-            request.unpack(command)
-            if shared.cluster.debug and isinstance(command, protocol.Many):
-                for line in command.others:
-                    self._debug_reply(command.wanted, line)
-        return request.result()
-
-    def _everywhere(self, request: descriptions.Everywhere[T]) -> T:
-        """Run what is described, likewise."""
-        shared = self._shared
-        shared.count(request.name)
-        deadline = clock.monotonic() + shared.cluster.timeout
-        if waiting := shared.cluster.waiting():
-            journey.exchange_all(waiting, deadline)
-        asked = {
-            endpoint: request.make()
-            for endpoint in shared.cluster.endpoints
-            if endpoint.usable()
-        }
-        call = shared.tracing.call(request.name, ())
-        with call or contextlib.nullcontext():
-            reached = journey.exchange_all(
-                {endpoint: [command] for endpoint, command in asked.items()},
-                deadline,
-            )
-            if call is not None:
-                call.error = descriptions.outcome((), asked.values())[0]
-        return request.result({e: c for e, c in asked.items() if e in reached})
-
-    def _debug_reply(self, wanted: str, reply: bytes) -> None:
-        """Print a reply that python-memcached prints too."""
-        line = reply.decode('ascii', 'backslashreplace')
-        if wanted and line and line != wanted:
-            self.debuglog(
-                f'while expecting {wanted!r}, got unexpected response {line!r}'
-            )
+        return shared.everywhere(methods.get_slabs(shared.cluster))
 
     # Reading
 
@@ -320,10 +311,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count('get')
         route = shared.encoding.route(key)
         command = protocol.Get((route.key,))
-        if shared.tracing.off():
-            journey.run(shared.cluster, command, route)
-        else:
-            self._run('get', command, route)
+        shared.run('get', command, route)
         item = command.found.get(route.key)
         if item is None:
             return default
@@ -337,7 +325,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
 
         """
-        return self._one(methods.gets(self._encoding, key, self._tokens))
+        shared = self._shared
+        return shared.one(methods.gets(shared.encoding, key, self._tokens))
 
     def get_multi(
         self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
@@ -352,7 +341,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
 
         """
-        return self._many(methods.get_multi(self._encoding, keys, key_prefix))
+        shared = self._shared
+        return shared.many(
+            methods.get_multi(shared.encoding, keys, key_prefix)
+        )
 
     def gat(
         self, key: typing.Any, time: typing.Any, default: typing.Any = None
@@ -368,7 +360,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         .. versionadded:: 2.0
 
         """
-        return self._one(methods.gat(self._encoding, key, time, default))
+        shared = self._shared
+        return shared.one(methods.gat(shared.encoding, key, time, default))
 
     def gats(self, key: typing.Any, time: typing.Any) -> typing.Any:
         """Return the value of a key as :meth:`gat`, for :meth:`cas` later.
@@ -376,7 +369,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         .. versionadded:: 2.0
 
         """
-        return self._one(methods.gats(self._encoding, key, time, self._tokens))
+        shared = self._shared
+        return shared.one(
+            methods.gats(shared.encoding, key, time, self._tokens)
+        )
 
     # Writing
 
@@ -407,10 +403,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the time is none
 
         """
-        return self._one(
+        shared = self._shared
+        return shared.one(
             methods.store(
                 protocol.SET,
-                self._encoding,
+                shared.encoding,
                 key,
                 val,
                 time,
@@ -427,10 +424,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         noreply: bool = False,
     ) -> int:
         """Store a value if the key has none; otherwise as :meth:`set`."""
-        return self._one(
+        shared = self._shared
+        return shared.one(
             methods.store(
                 protocol.ADD,
-                self._encoding,
+                shared.encoding,
                 key,
                 val,
                 time,
@@ -447,10 +445,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         noreply: bool = False,
     ) -> int:
         """Store a value if the key has one; otherwise as :meth:`set`."""
-        return self._one(
+        shared = self._shared
+        return shared.one(
             methods.store(
                 protocol.REPLACE,
-                self._encoding,
+                shared.encoding,
                 key,
                 val,
                 time,
@@ -472,10 +471,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         as :meth:`set`.
 
         """
-        return self._one(
+        shared = self._shared
+        return shared.one(
             methods.store(
                 protocol.APPEND,
-                self._encoding,
+                shared.encoding,
                 key,
                 val,
                 time,
@@ -497,10 +497,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         as :meth:`set`.
 
         """
-        return self._one(
+        shared = self._shared
+        return shared.one(
             methods.store(
                 protocol.PREPEND,
-                self._encoding,
+                shared.encoding,
                 key,
                 val,
                 time,
@@ -530,9 +531,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the time is none
 
         """
-        return self._one(
+        shared = self._shared
+        return shared.one(
             methods.cas(
-                self._encoding,
+                shared.encoding,
                 key,
                 val,
                 time,
@@ -563,9 +565,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises Exception: what pickling raises; it names the key
 
         """
-        return self._many(
+        shared = self._shared
+        return shared.many(
             methods.set_multi(
-                self._encoding,
+                shared.encoding,
                 mapping,
                 time,
                 key_prefix,
@@ -636,7 +639,7 @@ class Client(memcache.Client):  # type: ignore[misc]
             value = self._get_stale(want, factory)
         else:
             command = protocol.Get((route.key,))
-            self._run('get_or_set', command, route)
+            shared.run('get_or_set', command, route)
             item = command.found.get(route.key)
             value = plans.MISS
             if item is not None:
@@ -762,7 +765,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         return steps.follow(work, self._ask, function)
 
     def _ask(self, step: steps.Ask) -> endpoints.Endpoint | None:
-        return self._run(step.command.name, *step)
+        return self._shared.run(step.command.name, *step)
 
     # Numbers
 
@@ -781,16 +784,18 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the delta is none
 
         """
-        return self._one(
-            methods.count(protocol.INCR, self._encoding, key, delta, noreply)
+        shared = self._shared
+        return shared.one(
+            methods.count(protocol.INCR, shared.encoding, key, delta, noreply)
         )
 
     def decr(
         self, key: typing.Any, delta: int = 1, noreply: bool = False
     ) -> int | None:
         """Take from a number, which ends at 0; otherwise as :meth:`incr`."""
-        return self._one(
-            methods.count(protocol.DECR, self._encoding, key, delta, noreply)
+        shared = self._shared
+        return shared.one(
+            methods.count(protocol.DECR, shared.encoding, key, delta, noreply)
         )
 
     # Expiry and deletion
@@ -809,7 +814,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: if the time is none
 
         """
-        return self._one(methods.touch(self._encoding, key, time))
+        shared = self._shared
+        return shared.one(methods.touch(shared.encoding, key, time))
 
     def delete(
         self, key: typing.Any, time: typing.Any = None, noreply: bool = False
@@ -825,7 +831,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for a time other than 0
 
         """
-        return self._one(methods.delete(self._encoding, key, time))
+        shared = self._shared
+        return shared.one(methods.delete(shared.encoding, key, time))
 
     def delete_multi(
         self,
@@ -847,8 +854,9 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for a time other than 0
 
         """
-        return self._many(
-            methods.delete_multi(self._encoding, keys, time, key_prefix)
+        shared = self._shared
+        return shared.many(
+            methods.delete_multi(shared.encoding, keys, time, key_prefix)
         )
 
     def reset_cas(self) -> None:

@@ -23,6 +23,9 @@ class Many(typing.Protocol):
         """Return the commands for the keys at some places."""
 
 
+_NONE: frozenset[endpoints.Endpoint] = frozenset()
+
+
 class Journey:
     """The way of one call, of one key or of many, from server to server.
 
@@ -41,7 +44,7 @@ class Journey:
     ) -> None:
         self._servers = servers
         self._only = only
-        self._turned_back: set[endpoints.Endpoint] = set()
+        self._turned_back: abc.Set[endpoints.Endpoint] = _NONE
 
     @property
     def goes_further(self) -> bool:
@@ -58,7 +61,7 @@ class Journey:
         if (
             endpoint is None
             or endpoint in self._turned_back
-            or self._only not in (None, endpoint)
+            or (self._only is not None and self._only is not endpoint)
         ):
             return None
         return endpoint
@@ -69,7 +72,7 @@ class Journey:
         :return: whether the call may go on to another one
 
         """
-        self._turned_back.add(endpoint)
+        self._turned_back |= {endpoint}
         return self._servers.goes_on(endpoint)
 
     def spread(
@@ -124,17 +127,24 @@ def run(
 
     """
     deadline = time.monotonic() + servers.timeout
-    journey = Journey(servers, only)
-    while (endpoint := journey.to(*route)) is not None:
-        if journey.goes_further:
-            command.start_over()
+    key, hashed = route
+    endpoint = servers.pick(key, hashed)
+    if only is not None and endpoint is not only:
+        endpoint = None
+    # Most calls go no further.
+    journey: Journey | None = None
+    while endpoint is not None:
         trial = None
         if endpoint.retry_at is not None:
             trial = endpoint.try_again()
         if endpoint.exchange((command,), deadline, trial=trial):
             return endpoint
+        journey = journey or Journey(servers, only)
         if not journey.turn_back(endpoint):
             break
+        endpoint = journey.to(key, hashed)
+        if endpoint is not None:
+            command.start_over()
     error = endpoints.UnavailableError('no server is up')
     command.error = command.error or error
     return None
