@@ -52,6 +52,8 @@ class _Absent(enum.Enum):
 MISS: typing.Any = _Absent.MISS
 """In place of the value of a key that has none."""
 
+K = typing.TypeVar('K')
+
 Item = tuple[int, bytes, int | None]
 """What the server holds for a key: its flags, its bytes, its cas unique."""
 
@@ -192,7 +194,7 @@ class Codec:
         # The exact type: a subclass is pickled, and comes back as itself.
         kind = type(value)
         if kind is str:
-            flags, data = TEXT, value.encode('utf-8')
+            flags, data = TEXT, value.encode()
         elif kind is bytes:
             flags, data = 0, value
         elif kind is int:
@@ -200,8 +202,10 @@ class Codec:
         else:
             flags, data = self._kind, self._serialize(value)
         threshold = min_compress_len or self.min_compress_len
+        if threshold <= 0:
+            return flags, data
         # What would not be inflated again is not compressed.
-        if 0 < threshold <= len(data) <= self.max_inflated_len:
+        if threshold <= len(data) <= self.max_inflated_len:
             compressed = self.compressor(data)
             if len(compressed) < len(data):
                 return flags | COMPRESSED, compressed
@@ -261,30 +265,38 @@ class Codec:
             return default
         return self.decode_or(item[0], item[1], default)
 
-    def values_of(
-        self, keys: abc.Iterable[bytes], items: abc.Mapping[bytes, Item]
-    ) -> abc.Iterator[typing.Any]:
-        """Yield the value of each key, in order; MISS where there is none.
+    def fill(
+        self,
+        values: abc.MutableMapping[K, typing.Any],
+        keys: abc.Iterable[K],
+        items: abc.Iterable[Item | None],
+    ) -> int:
+        """Make values of items, and enter each as soon as it is made.
 
-        A key that comes twice gets two values, unless they are of a kind that
-        nobody can change.
+        :param values: is to have them by their keys; of a key that has none
+            it keeps what it has
+        :param items: what the server has for each key, None for nothing
+        :return: how many keys have no value
 
         """
         decoders = self.decoders
-        for key in keys:
-            item = items.get(key)
+        misses = 0
+        for key, item in zip(keys, items, strict=True):
             if item is None:
-                yield MISS
+                misses += 1
                 continue
-            flags, data, _ = item
             try:
-                value = decoders[flags](data)
+                values[key] = decoders[item[0]](item[1])
             except ENDS:
                 raise
             except BaseException:  # noqa: BLE001
                 # It is rare, and is looked at there.
-                value = self._decode_or_report(flags, data, MISS)
-            yield value
+                value = self._decode_or_report(item[0], item[1], MISS)
+                if value is MISS:
+                    misses += 1
+                else:
+                    values[key] = value
+        return misses
 
     def _decode_or_report(
         self, flags: int, data: bytes, default: typing.Any

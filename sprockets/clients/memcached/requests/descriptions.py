@@ -9,6 +9,7 @@ commands, by way of threads or of batches.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from collections import abc
 
@@ -205,11 +206,12 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
     ) -> None:
         super().__init__(name, keys)
         # What is wrong with it as a dict's key is said before it is asked for.
-        dict.fromkeys(originals)
+        self._values = dict.fromkeys(originals, values.MISS)
+        self._made: list[int] = []
+        """How many values each command has brought."""
         self._originals = originals
         self._codec = codec
         self._places: dict[protocol.Command, abc.Sequence[int]] = {}
-        self._values: list[typing.Any] = [values.MISS] * len(originals)
 
     def commands_for(
         self, places: abc.Sequence[int]
@@ -227,18 +229,21 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
 
     def unpack(self, command: protocol.Command) -> None:
         places = self._places[command]
-        keys = _at(places, self.keys.keys)
-        made = self._codec.values_of(keys, _found(command))
-        for place, value in zip(places, made, strict=True):
-            self._values[place] = value
+        originals = _at(places, self._originals)
+        items = map(_found(command).get, _at(places, self.keys.keys))
+        misses = self._codec.fill(self._values, originals, items)
+        self._made.append(len(originals) - misses)
 
     def result(self) -> dict[typing.Any, typing.Any]:
+        made = self._values
+        # A key that was given twice was also made twice.
+        if sum(self._made) == len(made) == len(self._originals):
+            return made
+        # Those that come late are entered in what nobody has.
         miss = values.MISS
         return {
             original: value
-            for original, value in zip(
-                self._originals, self._values, strict=True
-            )
+            for original, value in made.items()
             if value is not miss
         }
 
@@ -269,7 +274,7 @@ class WriteMany(Many[R]):
         self._requests = requests
         self._dropped = dropped
         self._places: dict[protocol.Command, abc.Sequence[int]] = {}
-        self._succeeded: set[int] = set()
+        self._succeeded: list[abc.Sequence[int]] = []
 
     def commands_for(
         self, places: abc.Sequence[int]
@@ -301,16 +306,17 @@ class WriteMany(Many[R]):
 
     def unpack(self, command: protocol.Command) -> None:
         command = typing.cast(protocol.Many, command)
-        places = self._places[command]
-        succeeded = {*places[: command.done]}
-        succeeded.difference_update([places[at] for at in command.failed])
-        self._succeeded |= succeeded
+        places = self._places[command][: command.done]
+        if command.failed:
+            failed = {*command.failed}
+            places = [p for at, p in enumerate(places) if at not in failed]
+        self._succeeded.append(places)
 
     def failed(self) -> list[typing.Any]:
         """Return the keys, as they were given, whose command failed."""
-        succeeded = self._succeeded
-        if len(succeeded) == len(self._originals):
+        if sum(map(len, self._succeeded)) == len(self._originals):
             return []
+        succeeded = {*itertools.chain.from_iterable(self._succeeded)}
         return [
             original
             for place, original in enumerate(self._originals)
