@@ -8,6 +8,7 @@ the methods are called, and what they return, is said where they are public:
 
 from __future__ import annotations
 
+import math
 import typing
 from collections import abc
 
@@ -147,24 +148,28 @@ def set_multi(
     keys = encoding.keys(originals, key_prefix)
     requests: list[bytes] = []
     put = requests.append
+    join = b''.join
     dropped = set()
-    for place, key in enumerate(keys.keys):
+    encode = encoding.codec.encode
+    most = encoding.codec.max_length or math.inf
+    # Values of one kind and length are common: so is what precedes them.
+    heads: dict[tuple[int, int], bytes] = {}
+    for key, original in zip(keys.keys, originals, strict=True):
         try:
-            data = encoding.encoded(
-                protocol.SET, mapping[originals[place]], min_compress_len
-            )
+            flags, value = encode(mapping[original], min_compress_len)
         except Exception as error:
-            _name_key(error, originals[place])
+            _name_key(error, original)
             raise
-        if data is None:
-            dropped.add(place)
+        size = len(value)
+        if size > most and not encoding.fits(size):
+            dropped.add(len(requests))
             put(protocol.delete_request(key))
-        else:
-            flags, value = data
-            put(
-                b'set %b %d %d %d\r\n%b\r\n'
-                % (key, flags, when, len(value), value)
-            )
+            continue
+        try:
+            head = heads[flags, size]
+        except KeyError:
+            head = heads[flags, size] = b' %d %d %d\r\n' % (flags, when, size)
+        put(join((b'set ', key, head, value, b'\r\n')))
     return descriptions.StoreMany(
         'set_multi', originals, keys, protocol.SET, requests, dropped
     )
