@@ -24,7 +24,7 @@ from sprockets.clients.memcached.requests import (
     methods,
     tokens,
 )
-from sprockets.clients.memcached.servers import cluster, endpoints, journey
+from sprockets.clients.memcached.servers import endpoints, journey
 from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
@@ -55,12 +55,16 @@ class Shared(core.Core):
         self,
         name: str,
         command: protocol.Command,
-        route: cluster.Route,
+        route: tuple[bytes, int | None],
         only: endpoints.Endpoint | None = None,
     ) -> endpoints.Endpoint | None:
-        """Run a command on the server of its key, and let it be traced."""
+        """Run a command on the server of its key, and let it be traced.
+
+        :param Route route: the key as it is sent, and the hash given with it
+
+        """
         tracing = self.tracing
-        call = None if tracing.off() else tracing.call(name, (route.key,))
+        call = None if tracing.off() else tracing.call(name, (route[0],))
         if call is None:
             return journey.run(self.cluster, command, route, only)
         with call:
@@ -309,10 +313,12 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('get')
-        route = shared.encoding.route(key)
-        command = protocol.Get((route.key,))
-        shared.run('get', command, route)
-        item = command.found.get(route.key)
+        sent, hashed = shared.encoding.key(key), None
+        if sent is None:
+            sent, hashed = shared.encoding.route(key)
+        command = protocol.Get((sent,))
+        shared.run('get', command, (sent, hashed))
+        item = command.found.get(sent)
         if item is None:
             return default
         return shared.codec.decode_or(item[0], item[1], default)

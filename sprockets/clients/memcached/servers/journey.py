@@ -117,11 +117,12 @@ class Journey:
 def run(
     servers: cluster.Cluster,
     command: protocol.Command,
-    route: cluster.Route,
+    route: tuple[bytes, int | None],
     only: endpoints.Endpoint | None = None,
 ) -> endpoints.Endpoint | None:
     """Run a command on the server of its key, in this thread.
 
+    :param Route route: the key as it is sent, and the hash given with it
     :param Endpoint only: the one server it may be sent to, if not any
     :return: the server that it was sent to, None if it was sent nowhere
 
