@@ -36,12 +36,14 @@ class One(typing.Generic[R]):
     :ivar command: None if nothing is to be sent, for it has failed already
     :ivar route: the key as it is sent
     :ivar only: the one server that it may be sent to, None for any
-    :ivar wanted: the reply of which python-memcached prints all others while
-        its ``debug`` is set
 
     """
 
-    __slots__ = ('command', 'name', 'only', 'route', 'wanted')
+    __slots__ = ('command', 'name', 'only', 'route')
+
+    wanted = ''
+    """The reply of which python-memcached prints all others while its
+    ``debug`` is set."""
 
     def __init__(
         self,
@@ -49,13 +51,11 @@ class One(typing.Generic[R]):
         command: protocol.Command | None,
         route: cluster.Route,
         only: endpoints.Endpoint | None = None,
-        wanted: str = '',
     ) -> None:
         self.name = name
         self.command = command
         self.route = route
         self.only = only
-        self.wanted = wanted
 
     def note(
         self, command: protocol.Command, endpoint: endpoints.Endpoint | None
@@ -80,6 +80,14 @@ class One(typing.Generic[R]):
     def failure(self) -> R:
         """What the caller gets where there is nothing to be sent."""
         return typing.cast(R, 0)
+
+
+class Store(One[int]):
+    """A command that stores a value, or does not."""
+
+    __slots__ = ()
+
+    wanted = 'STORED'
 
 
 class Silent(One[int | None]):

@@ -242,19 +242,19 @@ class Encoding:
             if verb is protocol.APPEND or verb is protocol.PREPEND
             else min_compress_len,
         )
-        return (flags, data) if self.fits(len(data)) else None
-
-    def fits(self, size: int) -> bool:
-        """Whether a value of so many bytes is stored; if not, it is logged."""
         limit = self.codec.max_length
-        if limit and size > limit:
-            self._notices.warning(
-                'A value of %d bytes is not stored, %d are the limit',
-                size,
-                limit,
-            )
-            return False
-        return True
+        if limit and len(data) > limit:
+            self.log_too_large(len(data))
+            return None
+        return flags, data
+
+    def log_too_large(self, size: int) -> None:
+        """Say that a value of so many bytes is not stored."""
+        self._notices.warning(
+            'A value of %d bytes is not stored, %d are the limit',
+            size,
+            self.codec.max_length,
+        )
 
 
 def _no_longer(text: str, limit: int) -> bool:

@@ -91,7 +91,7 @@ def store(
         # The old value is served no more.
         request = protocol.delete_request(route.key)
         command = protocol.Line(descriptions.DROP, request)
-    return descriptions.One(verb.name, command, route, wanted='STORED')
+    return descriptions.Store(verb.name, command, route)
 
 
 def cas(
@@ -161,7 +161,8 @@ def set_multi(
             _name_key(error, original)
             raise
         size = len(value)
-        if size > most and not encoding.fits(size):
+        if size > most:
+            encoding.log_too_large(size)
             dropped.add(len(requests))
             put(protocol.delete_request(key))
             continue
