@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import re
@@ -26,8 +25,7 @@ Weighted = str | tuple[str, int]
 """A server as python-memcached takes it: ``(server, weight)`` if weighted."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Address:
+class Address(typing.NamedTuple):
     """Where a server listens.
 
     ``family`` is ``'unix'``, ``'inet'`` or ``'inet6'`` if that is wanted, and

@@ -8,7 +8,6 @@ commands, by way of threads or of batches.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import typing
 from collections import abc
@@ -346,22 +345,28 @@ class DeleteMany(WriteMany[int]):
         return int(not self.failed())
 
 
-@dataclasses.dataclass(frozen=True)
 class Everywhere(typing.Generic[R]):
-    """A command for every server that is up."""
+    """A command for every server that is up.
 
-    name: str
-    """The method."""
-    make: abc.Callable[[], protocol.Command]
-    """Returns the command, another one for each server."""
-    result: abc.Callable[
-        [abc.Mapping[endpoints.Endpoint, protocol.Command]], R
-    ]
-    """Returns what the caller gets, of the commands that were sent.
-
-    It raises :exc:`ValueError` if a server says that the call is at fault.
+    :ivar name: the method
+    :ivar make: returns the command, another one for each server
+    :ivar result: returns what the caller gets, of the commands that were
+        sent; it raises :exc:`ValueError` if a server says that the call is at
+        fault
 
     """
+
+    def __init__(
+        self,
+        name: str,
+        make: abc.Callable[[], protocol.Command],
+        result: abc.Callable[
+            [abc.Mapping[endpoints.Endpoint, protocol.Command]], R
+        ],
+    ) -> None:
+        self.name = name
+        self.make = make
+        self.result = result
 
 
 def outcome(
