@@ -318,6 +318,9 @@ class Client(memcache.Client):  # type: ignore[misc]
             sent, hashed = shared.encoding.route(key)
         command = protocol.Get((sent,))
         shared.run('get', command, (sent, hashed))
+        if command.in_order is not None:
+            data = command.in_order[0]
+            return shared.codec.decode_or(command.flags, data, default)
         item = command.found.get(sent)
         if item is None:
             return default

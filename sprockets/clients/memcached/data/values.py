@@ -298,6 +298,33 @@ class Codec:
                     values[key] = value
         return misses
 
+    def fill_alike(
+        self,
+        values: abc.MutableMapping[K, typing.Any],
+        keys: abc.Iterable[K],
+        flags: int,
+        parts: abc.Iterable[bytes],
+    ) -> int:
+        """Make values of bytes that have the same flags, as :meth:`fill`."""
+        decode = self.decoders.get(flags)
+        if decode is None:
+            items = ((flags, data, None) for data in parts)
+            return self.fill(values, keys, items)
+        misses = 0
+        for key, data in zip(keys, parts, strict=True):
+            try:
+                values[key] = decode(data)
+            except ENDS:
+                raise
+            except BaseException:  # noqa: BLE001
+                # It is rare, and is looked at there.
+                value = self._decode_or_report(flags, data, MISS)
+                if value is MISS:
+                    misses += 1
+                else:
+                    values[key] = value
+        return misses
+
     def _decode_or_report(
         self, flags: int, data: bytes, default: typing.Any
     ) -> typing.Any:

@@ -116,10 +116,10 @@ class Read(One[typing.Any]):
         self._default = default
 
     def weight(self, command: protocol.Command) -> int:
-        return values.weight_of(_found(command).values())
+        return _weight(command)
 
     def unpack(self, command: protocol.Command) -> typing.Any:
-        item = _found(command).get(self.route.key)
+        item = typing.cast(protocol.Get, command).found.get(self.route.key)
         return self._codec.value_of(item, self._default)
 
 
@@ -232,13 +232,20 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
         return commands
 
     def weight(self, command: protocol.Command) -> int:
-        return values.weight_of(_found(command).values())
+        return _weight(command)
 
     def unpack(self, command: protocol.Command) -> None:
         places = self._places[command]
         originals = _at(places, self._originals)
-        items = map(_found(command).get, _at(places, self.keys.keys))
-        misses = self._codec.fill(self._values, originals, items)
+        get = typing.cast(protocol.Get, command)
+        parts = get.in_order
+        if parts is not None and len(parts) == len(places):
+            misses = self._codec.fill_alike(
+                self._values, originals, get.flags, parts
+            )
+        else:
+            items = map(get.found.get, _at(places, self.keys.keys))
+            misses = self._codec.fill(self._values, originals, items)
         self._made.append(len(originals) - misses)
 
     def result(self) -> dict[typing.Any, typing.Any]:
@@ -395,8 +402,12 @@ def outcome(
     return error, hits, asked - hits
 
 
-def _found(command: protocol.Command) -> dict[bytes, protocol.Item]:
-    return typing.cast(protocol.Get, command).found
+def _weight(command: protocol.Command) -> int:
+    """Return how much work it is to make the values that a read brought."""
+    get = typing.cast(protocol.Get, command)
+    if get.in_order is not None:
+        return values.weight(get.flags, sum(map(len, get.in_order)))
+    return values.weight_of(get.found.values())
 
 
 def _at(places: abc.Sequence[int], items: abc.Sequence[T]) -> abc.Sequence[T]:
