@@ -504,6 +504,7 @@ def _seconds_to_make(count, servers):
     """Return the CPU time to put together what many servers brought."""
     keys = [f'key{number}' for number in range(count)]
     request = methods.get_multi(encodings.Encoding(values.Codec()), keys, '')
+    assert len(request.keys.keys) == count
     share = count // servers
     made = []
     for number in range(servers):

@@ -150,14 +150,52 @@ class ReadForCas(Read):
 class Many(typing.Generic[R]):
     """Commands for the servers of many keys.
 
+    Nothing is sent before all keys, and what is stored with them, have been
+    checked and encoded.  That takes long if there are many, and so it is done
+    in parts: in an event loop others come in between.
+
+    :param parts: checks and encodes one part after the other
     :ivar name: the method
-    :ivar keys: the keys as they are sent
 
     """
 
-    def __init__(self, name: str, keys: cluster.Keys) -> None:
+    def __init__(self, name: str, parts: abc.Iterator[cluster.Keys]) -> None:
         self.name = name
-        self.keys = keys
+        self._parts = parts
+        self._encoded: list[bytes] = []
+        self._hashes: list[int | None] | None = None
+        self._keys: cluster.Keys | None = None
+
+    def prepare(self) -> bool:
+        """Check and encode the next part.
+
+        :return: whether there may be another one
+        :raises Exception: what is wrong with an argument
+
+        """
+        if self._keys is not None:
+            return False
+        part = next(self._parts, None)
+        if part is None:
+            self._keys = cluster.Keys(self._encoded, self._hashes)
+            return False
+        if part.hashes is not None and self._hashes is None:
+            self._hashes = [None] * len(self._encoded)
+        self._encoded += part.keys
+        if self._hashes is not None:
+            self._hashes += part.hashes or [None] * len(part.keys)
+        return True
+
+    @property
+    def keys(self) -> cluster.Keys:
+        """All keys as they are sent.
+
+        :raises Exception: what is wrong with an argument
+
+        """
+        while self._keys is None:
+            self.prepare()
+        return self._keys
 
     def commands_for(
         self, places: abc.Sequence[int]
@@ -208,24 +246,31 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
         self,
         name: str,
         originals: abc.Sequence[typing.Any],
-        keys: cluster.Keys,
+        parts: abc.Iterator[cluster.Keys],
         codec: values.Codec,
     ) -> None:
-        super().__init__(name, keys)
-        # What is wrong with it as a dict's key is said before it is asked for.
-        self._values = dict.fromkeys(originals, values.MISS)
+        super().__init__(name, parts)
+        self._values: dict[typing.Any, typing.Any] = {}
         self._made: list[int] = []
         """How many values each command has brought."""
         self._originals = originals
         self._codec = codec
         self._places: dict[protocol.Command, abc.Sequence[int]] = {}
 
+    def prepare(self) -> bool:
+        at = len(self._encoded)
+        more = super().prepare()
+        part = self._originals[at : len(self._encoded)]
+        # What is wrong with it as a dict's key is said before it is asked for.
+        self._values.update(dict.fromkeys(part, values.MISS))
+        return more
+
     def commands_for(
         self, places: abc.Sequence[int]
     ) -> list[protocol.Command]:
         commands: list[protocol.Command] = []
         for some in _chunks(places):
-            wanted = dict.fromkeys(_at(some, self.keys.keys))
+            wanted = dict.fromkeys(_at(some, self._encoded))
             command = protocol.Get(wanted)
             self._places[command] = some
             commands.append(command)
@@ -244,7 +289,7 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
                 self._values, originals, get.flags, parts
             )
         else:
-            items = map(get.found.get, _at(places, self.keys.keys))
+            items = map(get.found.get, _at(places, self._encoded))
             misses = self._codec.fill(self._values, originals, items)
         self._made.append(len(originals) - misses)
 
@@ -267,9 +312,9 @@ class WriteMany(Many[R]):
 
     :param Verb verb: what all of them are
     :param list originals: the keys as they were given
-    :param list requests: the request for each key
+    :param list requests: the request for each key, once all is encoded
     :param set dropped: the places of the keys whose value is too large: what
-        there is in its place is deleted, but nothing is stored
+        there is in its place is deleted, but nothing is stored; likewise
 
     """
 
@@ -277,12 +322,12 @@ class WriteMany(Many[R]):
         self,
         name: str,
         originals: abc.Sequence[typing.Any],
-        keys: cluster.Keys,
+        parts: abc.Iterator[cluster.Keys],
         verb: protocol.Verb,
         requests: abc.Sequence[bytes],
         dropped: abc.Set[int] = frozenset(),
     ) -> None:
-        super().__init__(name, keys)
+        super().__init__(name, parts)
         self._originals = originals
         self._verb = verb
         self._requests = requests

@@ -25,6 +25,9 @@ _PLAIN = {str, int}
 
 _tuple = tuple.__new__
 
+PART = 1000
+"""Keys of a call that are encoded at a time: for less than a millisecond."""
+
 
 class Name:
     """A key that is used again and again, and what it is on the wire.
@@ -150,6 +153,20 @@ class Encoding:
             keys.append(self._joined(prefix, encoded))
             hashes.append(hashed)
         return cluster.Keys(keys, hashes)
+
+    def parts(
+        self,
+        originals: abc.Sequence[typing.Any],
+        key_prefix: typing.Any,
+        size: int = PART,
+    ) -> abc.Iterator[cluster.Keys]:
+        """Yield what :meth:`keys` returns, for some keys after the others.
+
+        It is at least one part, for the prefix may be wrong as well.
+
+        """
+        for at in range(0, len(originals) or 1, size):
+            yield self.keys(originals[at : at + size], key_prefix)
 
     def _plain_keys(
         self, originals: abc.Sequence[typing.Any], prefix: bytes

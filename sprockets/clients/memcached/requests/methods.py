@@ -23,6 +23,11 @@ from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.wire import protocol
 
 T = typing.TypeVar('T')
+M = typing.TypeVar('M', bound=descriptions.Many[typing.Any])
+
+FEW = 100
+"""Values of a call that are encoded at a time, for pickling takes longer than
+to encode a key."""
 
 # Reading
 
@@ -63,10 +68,16 @@ def get_multi(
     key_prefix: typing.Any,
 ) -> descriptions.Many[dict[typing.Any, typing.Any]]:
     originals = list(keys)
-    encoded = encoding.keys(originals, key_prefix)
-    return descriptions.ReadMany(
-        'get_multi', originals, encoded, encoding.codec
+    parts = encoding.parts(originals, key_prefix)
+    return _begun(
+        descriptions.ReadMany('get_multi', originals, parts, encoding.codec)
     )
+
+
+def _begun(request: M) -> M:
+    """Have the first part of the keys checked, where it is called."""
+    request.prepare()
+    return request
 
 
 # Writing
@@ -145,35 +156,73 @@ def set_multi(
 ) -> descriptions.Many[list[typing.Any]]:
     when = arguments.exptime(time)
     originals = list(mapping)
-    keys = encoding.keys(originals, key_prefix)
+    if type(mapping) is dict:
+        vals = [*mapping.values()]
+    else:
+        vals = [mapping[original] for original in originals]
     requests: list[bytes] = []
+    dropped: set[int] = set()
+    parts = encoding.parts(originals, key_prefix, FEW)
+    return _begun(
+        descriptions.StoreMany(
+            'set_multi',
+            originals,
+            _storing(
+                encoding,
+                parts,
+                zip(originals, vals, strict=True),
+                when,
+                min_compress_len,
+                requests,
+                dropped,
+            ),
+            protocol.SET,
+            requests,
+            dropped,
+        )
+    )
+
+
+def _storing(
+    encoding: encodings.Encoding,
+    parts: abc.Iterator[cluster.Keys],
+    pairs: abc.Iterator[tuple[typing.Any, typing.Any]],
+    when: int,
+    min_compress_len: typing.Any,
+    requests: list[bytes],
+    dropped: set[int],
+) -> abc.Iterator[cluster.Keys]:
+    """Yield each part of the keys when there are requests for it.
+
+    :param pairs: all keys as they were given, each with its value
+
+    """
     put = requests.append
     join = b''.join
-    dropped = set()
     encode = encoding.codec.encode
     most = encoding.codec.max_length or math.inf
     # Values of one kind and length are common: so is what precedes them.
     heads: dict[tuple[int, int], bytes] = {}
-    for key, original in zip(keys.keys, originals, strict=True):
-        try:
-            flags, value = encode(mapping[original], min_compress_len)
-        except Exception as error:
-            _name_key(error, original)
-            raise
-        size = len(value)
-        if size > most:
-            encoding.log_too_large(size)
-            dropped.add(len(requests))
-            put(protocol.delete_request(key))
-            continue
-        try:
-            head = heads[flags, size]
-        except KeyError:
-            head = heads[flags, size] = b' %d %d %d\r\n' % (flags, when, size)
-        put(join((b'set ', key, head, value, b'\r\n')))
-    return descriptions.StoreMany(
-        'set_multi', originals, keys, protocol.SET, requests, dropped
-    )
+    for part in parts:
+        for key, (original, val) in zip(part.keys, pairs, strict=False):
+            try:
+                flags, value = encode(val, min_compress_len)
+            except Exception as error:
+                _name_key(error, original)
+                raise
+            size = len(value)
+            if size > most:
+                encoding.log_too_large(size)
+                dropped.add(len(requests))
+                put(protocol.delete_request(key))
+                continue
+            try:
+                head = heads[flags, size]
+            except KeyError:
+                head = b' %d %d %d\r\n' % (flags, when, size)
+                heads[flags, size] = head
+            put(join((b'set ', key, head, value, b'\r\n')))
+        yield part
 
 
 def _name_key(error: Exception, key: typing.Any) -> None:
@@ -231,14 +280,25 @@ def delete_multi(
 ) -> descriptions.Many[int]:
     arguments.check_no_delay(time)
     originals = list(keys)
-    encoded = encoding.keys(originals, key_prefix)
-    return descriptions.DeleteMany(
-        'delete_multi',
-        originals,
-        encoded,
-        protocol.DELETE_ANY,
-        [*map(protocol.delete_request, encoded.keys)],
+    requests: list[bytes] = []
+    return _begun(
+        descriptions.DeleteMany(
+            'delete_multi',
+            originals,
+            _deleting(encoding.parts(originals, key_prefix), requests),
+            protocol.DELETE_ANY,
+            requests,
+        )
     )
+
+
+def _deleting(
+    parts: abc.Iterator[cluster.Keys], requests: list[bytes]
+) -> abc.Iterator[cluster.Keys]:
+    """Yield each part of the keys when there are requests for it."""
+    for part in parts:
+        requests += map(protocol.delete_request, part.keys)
+        yield part
 
 
 # Servers

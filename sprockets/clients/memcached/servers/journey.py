@@ -15,7 +15,9 @@ from sprockets.clients.memcached.wire import protocol
 class Many(typing.Protocol):
     """Commands for the servers of many keys, as far as it matters here."""
 
-    keys: cluster.Keys
+    @property
+    def keys(self) -> cluster.Keys:
+        """All keys as they are sent."""
 
     def commands_for(
         self, places: abc.Sequence[int]
