@@ -14,6 +14,7 @@ from sprockets.clients import memcached
 from sprockets.clients.memcached import aio
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.requests import encodings, methods
+from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.wire import protocol
 
 HIT = b'VALUE 1 0 1\r\nx\r\nEND\r\n'
@@ -532,6 +533,90 @@ def test_values_of_many_servers_are_put_together_in_one_pass():
     many = min([_seconds_to_make(40_000, 4_000) for _ in range(3)])
     # It is 8 where work grows as the keys, 64 where as keys times servers.
     assert many < 24 * few
+
+
+# Many keys are checked in parts, before anything is sent
+
+MANY = 2 * encodings.PART + 1
+
+
+def many(last):
+    return [*(f'key{number}' for number in range(MANY)), last]
+
+
+@pytest.mark.parametrize(
+    'method, argument, error',
+    [
+        ('get_multi', many('a blank'), memcached.Client.MemcachedKeyError),
+        ('get_multi', many({1}), TypeError),
+        ('delete_multi', many('a blank'), memcached.Client.MemcachedKeyError),
+        (
+            'set_multi',
+            dict.fromkeys(many('a blank'), 1),
+            memcached.Client.MemcachedKeyError,
+        ),
+        (
+            'set_multi',
+            dict.fromkeys(many('k'), 1) | {'last': '\ud800'},
+            UnicodeEncodeError,
+        ),
+    ],
+    ids=['get', 'unhashable', 'delete', 'set', 'value'],
+)
+def test_a_mistake_behind_many_keys(connect, method, argument, error):
+    """The last argument is as good as the first, and nothing is sent."""
+    with faults.ScriptedServer([]) as server:
+        client = connect(server.address)
+        with pytest.raises(error):
+            getattr(client, method)(argument)
+        assert server.received == b''
+
+
+def test_a_hash_behind_many_keys(connect):
+    """It counts, and the keys before it have none."""
+    with MemcachedServer() as one, MemcachedServer() as other:
+        client = connect(one.address, other.address)
+        keys = many((0, 'hashed'))
+        keys.append('behind')
+        assert client.set_multi({key: str(key) for key in keys}) == []
+        assert client.get_multi(keys) == {key: str(key) for key in keys}
+        for key in 'key0', 'behind', (0, 'hashed'):
+            assert client.get(key) == str(key)
+        assert connect(one.address).get('hashed') == str((0, 'hashed'))
+        assert client.delete_multi(keys) == 1
+        assert client.get_multi(keys) == {}
+
+
+def test_what_is_stored_is_what_there_was_when_it_was_called():
+    """Though it is encoded later."""
+    pairs = {f'key{number}': number for number in range(MANY)}
+    given = dict(pairs)
+    request = methods.set_multi(
+        encodings.Encoding(values.Codec()), given, 0, '', 0
+    )
+    given.clear()
+    assert len(request.keys.keys) == MANY
+    (command, *_) = request.commands_for(range(MANY - 1, MANY))
+    assert command.request == b'set key%d 2 0 4\r\n%d\r\n' % (
+        MANY - 1,
+        MANY - 1,
+    )
+
+
+def test_a_part_is_less_than_a_slice_of_the_loop():
+    """Of a million keys, none of the steps is for all of them."""
+    keys = [f'key{number}' for number in range(100_000)]
+    encoding = encodings.Encoding(values.Codec())
+    for request in (
+        methods.get_multi(encoding, keys, ''),
+        methods.set_multi(encoding, dict.fromkeys(keys, 'v'), 0, '', 0),
+        methods.delete_multi(encoding, keys, None, ''),
+    ):
+        steps = 1
+        while request.prepare():
+            steps += 1
+        assert steps >= len(keys) / encodings.PART
+        assert len(request.keys.keys) == len(keys)
 
 
 # How much work a value is
