@@ -21,6 +21,8 @@ STALE = 60
 # What `cached` names a call is as long: a longer key costs more.
 KEY_LENGTH = 40
 
+NAME = 'stampede.compute'.ljust(24, '-')
+
 
 class Contender:
     """Gets the value; each kind has its way.
@@ -118,7 +120,9 @@ class Cached(Sprockets):
     def getter(self, seconds):
         from sprockets.clients import memcached
 
-        cached = memcached.cached(seconds, client=self.client)(self._compute)
+        cached = memcached.cached(seconds, client=self.client, name=NAME)(
+            self._compute
+        )
         argument = 'stampede'
         if len(cached.key(argument)) != KEY_LENGTH:
             raise ValueError(f'{cached.key(argument)!r} has another length')
@@ -155,7 +159,9 @@ class BlockingCached(Blocking):
     def getter(self, seconds):
         from sprockets.clients import memcached
 
-        cached = memcached.cached(seconds, client=self.client)(self._compute)
+        cached = memcached.cached(seconds, client=self.client, name=NAME)(
+            self._compute
+        )
         return lambda: cached('stampede')
 
     def _compute(self, key):

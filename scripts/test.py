@@ -18,7 +18,11 @@ TOOLS = {
         ('ruff', 'format', '--check', '.'),
         ('lint-imports', '--no-cache', '--no-logo'),
     ),
-    'types': (('mypy',),),
+    'types': (
+        ('mypy',),
+        ('mypy', 'tests/typed'),
+        ('pyright', '--pythonpath', '{programs}/python', 'tests/typed'),
+    ),
     'docs': (
         ('sphinx-build', '-nqW', '--keep-going', 'docs', 'docs/_build/html'),
     ),
@@ -191,6 +195,7 @@ def provide(needed):
 def take(step, programs):
     """Take a step and return whether all its commands succeeded."""
     for command, *rest in step.commands:
+        rest = [each.format(programs=programs) for each in rest]
         print(f'$ {shlex.join((command, *rest))}', flush=True)
         try:
             commands.run(

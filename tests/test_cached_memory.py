@@ -52,7 +52,7 @@ def test_large_arguments_are_not_kept(address):
             calls.append(None)
             return 'length'
 
-        @memcached.cached(60, client=client)
+        @memcached.cached(60, client=client, name='thumbnail')
         async def thumbnail(image, number=0):
             calls.append(None)
             return 'thumbnail'

@@ -17,7 +17,8 @@ from tornado import testing as tornado_testing
 from tornado import web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import cached_function
+from sprockets.clients.memcached import current
+from sprockets.clients.memcached.cached_function import patterns
 from sprockets.clients.memcached.testing import MemcachedTestCase
 
 MODULE = __name__
@@ -133,7 +134,7 @@ def test_different_arguments_have_different_keys():
         keys += [look_up.key(0, c=value) for value in values]
         assert len(set(keys)) == 2 * len(DIFFERENT)
         for key in keys:
-            assert len(key) <= cached_function.MAX_NAME
+            assert len(key) <= patterns.MAX_NAME
             memcached.Client(servers='127.0.0.1:1').get(key)
 
 
@@ -152,7 +153,7 @@ def test_a_long_key_is_hashed_behind_a_readable_head():
     """It has no blanks, and fits into memcached with a prefix."""
     key = look_up.key('ü ' * 1000)
     assert re.fullmatch('[!-~]+', key)
-    assert len(key) == cached_function.MAX_NAME
+    assert len(key) == patterns.MAX_NAME
     assert key.startswith(named('a=')[:-1])
     assert key != look_up.key('ü ' * 1001)
 
@@ -251,7 +252,7 @@ def test_a_result_is_cached(client):
     """Until it is invalidated, each by its arguments."""
     calls = []
 
-    @memcached.cached(60, client=client)
+    @memcached.cached(60, client=client, name='square')
     def square(number):
         calls.append(number)
         return number * number
@@ -284,7 +285,7 @@ def test_without_a_client_the_environment_tells(memcached_server, monkeypatch):
     address = memcached_server.address
     monkeypatch.setenv('PAGES_MEMCACHED_SERVERS', address)
     monkeypatch.setenv('MEMCACHED_SERVERS', '127.0.0.1:1')
-    monkeypatch.setattr(cached_function, '_clients', {})
+    current.forget()
 
     @memcached.cached(60, prefix='pages')
     def function():
@@ -296,33 +297,31 @@ def test_without_a_client_the_environment_tells(memcached_server, monkeypatch):
 
     assert function() == another() == 'value'
     assert wire.stored(address, function.key()) == (16, b'value')
-    assert len(cached_function._clients) == 1
-    for made in cached_function._clients.values():
-        made.disconnect_all()
+    assert current.blocking('pages') is current.blocking('pages')
+    current.forget()
 
 
-def test_methods_of_other_objects_need_a_key(client):
+class Shop:
+    def __init__(self, number):
+        self.number = number
+
+    @memcached.cached(60, key=lambda self, x: f'shop:{self.number}:{x}')
+    def price(self, x):
+        return self.number * x
+
+    @memcached.cached(60)
+    def nameless(self):
+        pass
+
+    @staticmethod
+    @memcached.cached(60)
+    def static(x):
+        return x
+
+
+def test_methods_of_other_objects_need_a_key(memcached_server):
     """An object has no name of its own."""
-
-    class Shop:
-        def __init__(self, number):
-            self.number = number
-
-        @memcached.cached(
-            60, client=client, key=lambda self, x: f'shop:{self.number}:{x}'
-        )
-        def price(self, x):
-            return self.number * x
-
-        @memcached.cached(60, client=client)
-        def nameless(self):
-            pass
-
-        @staticmethod
-        @memcached.cached(60, client=client)
-        def static(x):
-            return x
-
+    client = memcached.Client(servers=memcached_server.address)
     assert Shop(2).price(3) == 6
     assert Shop(3).price(3) == 9
     assert client.get('shop:2:3') == 6
@@ -331,6 +330,7 @@ def test_methods_of_other_objects_need_a_key(client):
     assert Shop.static(5) == 5
     with pytest.raises(TypeError, match='key='):
         Shop(2).nameless()
+    client.disconnect_all()
 
 
 # Coroutine functions
@@ -343,7 +343,7 @@ def test_a_coroutine_function_stays_one(memcached_server):
         async with connected(memcached_server) as client:
             calls = []
 
-            @memcached.cached(60, client=client)
+            @memcached.cached(60, client=client, name='square')
             async def square(number):
                 calls.append(number)
                 await asyncio.sleep(0)
@@ -409,16 +409,17 @@ def test_a_name_is_sent_by_the_rules_of_the_moment(memcached_server):
     asyncio.run(main())
 
 
+class Owner:
+    def __init__(self, client):
+        self.memcached = client
+
+    @memcached.cached(60)
+    async def load(self, number):
+        return number
+
+
 def test_a_name_is_remembered_for_each_client(memcached_server):
     """Of the same function on handlers of several applications."""
-
-    class Owner:
-        def __init__(self, client):
-            self.memcached = client
-
-        @memcached.cached(60)
-        async def load(self, number):
-            return number
 
     async def main():
         async with (

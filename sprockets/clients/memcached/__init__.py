@@ -6,7 +6,7 @@ import importlib
 import typing
 
 from sprockets.clients.memcached.aio import AsyncClient
-from sprockets.clients.memcached.cached_function import cached
+from sprockets.clients.memcached.cached_function.decorator import cached
 from sprockets.clients.memcached.client import Client
 from sprockets.clients.memcached.once.leases import UpdateError
 from sprockets.clients.memcached.settings import DEFAULT_SERVER

@@ -19,7 +19,7 @@ import typing
 
 import pytest
 
-from sprockets.clients.memcached import testing
+from sprockets.clients.memcached import current, testing
 
 if typing.TYPE_CHECKING:
     from collections import abc
@@ -57,4 +57,6 @@ def memcached_server(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
+        current.forget()
         yield _memcached_process
+    current.forget()

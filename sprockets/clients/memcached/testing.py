@@ -24,7 +24,7 @@ import typing
 import unittest
 from collections import abc
 
-from sprockets.clients.memcached import settings
+from sprockets.clients.memcached import current, settings
 from sprockets.clients.memcached.servers import endpoints
 
 if typing.TYPE_CHECKING:
@@ -459,6 +459,7 @@ class MemcachedTestCase(unittest.TestCase):
         before = {name: os.environ.get(name) for name in variables}
         self.addCleanup(_restore, before)
         os.environ.update(variables)
+        current.forget()
         super().setUp()
 
 
@@ -468,6 +469,7 @@ def _restore(variables: abc.Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    current.forget()
 
 
 def _find() -> str:

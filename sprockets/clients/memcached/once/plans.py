@@ -72,6 +72,15 @@ class Plan(typing.NamedTuple):
         return exptime
 
     @property
+    def usual_wait(self) -> float:
+        """Seconds to wait for another process unless told otherwise.
+
+        So long that one who dies may be followed by another.
+
+        """
+        return 2.0 * (self.lease + TICK)
+
+    @property
     def patience(self) -> float:
         """Seconds to wait for another caller in this process.
 

@@ -104,7 +104,7 @@ def follow(
                 elif isinstance(step, Make):
                     result = step.function()
                 else:
-                    result = _call(function, step.arguments)
+                    result = _not_awaited(_call(function, step.arguments))
             # It is for the steps to clean up, or to let it pass.
             except BaseException as error:  # noqa: BLE001
                 step = steps.throw(error)
@@ -125,6 +125,26 @@ def _call(
         return function(*arguments)
     except BaseException as error:  # noqa: BLE001
         return Failure(error)
+
+
+def _not_awaited(result: typing.Any) -> typing.Any:
+    """Return what a function returned, if that is a value.
+
+    What is to be awaited is none, and there is no loop to await it in.
+
+    """
+    if not inspect.isawaitable(result):
+        return result
+    if inspect.iscoroutine(result):
+        # Nobody will, which Python would say.
+        result.close()
+    return Failure(
+        TypeError(
+            f'the function returned a {type(result).__qualname__}, which a'
+            ' blocking client cannot await; give it to an AsyncClient, or'
+            ' write "async def"'
+        )
+    )
 
 
 class Runner(typing.Protocol):

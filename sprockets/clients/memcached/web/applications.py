@@ -8,7 +8,7 @@ import weakref
 
 from tornado import httpserver, httputil, web
 
-from sprockets.clients.memcached import aio
+from sprockets.clients.memcached import aio, current
 from sprockets.clients.memcached.web import draining, handlers, status
 
 AT_ONCE = 2 * draining.LINGER
@@ -173,7 +173,9 @@ class ApplicationMixin:
         What goes on behind an answer and uses ``self.memcached`` is waited
         for too, but not what a websocket does.
 
-        A client that is asked for later is made anew.
+        Those of functions with ``cached`` that were called outside of
+        requests are closed with them.  A client that is asked for later is
+        made anew.
 
         """
         for server in list(self._memcached_servers):
@@ -210,4 +212,6 @@ class ApplicationMixin:
     async def _close_clients(self) -> None:
         clients = list(self.memcached_clients.values())
         self.memcached_clients = {}
-        await asyncio.gather(*[client.close() for client in clients])
+        await asyncio.gather(
+            current.close(), *[client.close() for client in clients]
+        )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import typing
+import weakref
 
 from tornado import web, websocket
 
-from sprockets.clients.memcached import aio
+from sprockets.clients.memcached import aio, current
 from sprockets.clients.memcached.web import tally
 
 ATTRIBUTE = 'memcached_clients'
@@ -76,6 +77,7 @@ class MemcachedMixin(web.RequestHandler):
     the request waited for memcached, and its hits, misses and errors."""
 
     _memcached: aio.Scope | None = None
+    _memcached_others: dict[str, aio.Scope] | None = None
     _memcached_tally: tally.Tally | None = None
 
     @property
@@ -88,12 +90,9 @@ class MemcachedMixin(web.RequestHandler):
         """
         scope = self._memcached
         if scope is None:
-            client = client_of(self.application, self.memcached_prefix)
-            observe = None
-            if self._observes_memcached():
-                self._memcached_tally = tally.Tally(self)
-                observe = self._memcached_tally.observe
-            scope = self._memcached = client.scope(observe)
+            scope = self._memcached = self._memcached_scope(
+                self.memcached_prefix
+            )
             drain = getattr(self.application, DRAIN, None)
             # How long a websocket goes on nobody knows.
             if drain is not None and not isinstance(
@@ -101,6 +100,42 @@ class MemcachedMixin(web.RequestHandler):
             ):
                 drain.note_user()
         return scope
+
+    def _memcached_scope(self, prefix: str | None) -> aio.Scope:
+        observe = None
+        if self._observes_memcached():
+            if self._memcached_tally is None:
+                self._memcached_tally = tally.Tally(self)
+            observe = self._memcached_tally.observe
+        return client_of(self.application, prefix).scope(observe)
+
+    def _memcached_of(self, prefix: str | None) -> aio.Scope:
+        """Return this request's methods for a prefix, its own if it is None.
+
+        It is counted with the rest of the request.
+
+        """
+        own = (self.memcached_prefix or '').upper()
+        name = own if prefix is None else prefix.upper()
+        if name == own:
+            return self.memcached
+        if self._memcached_others is None:
+            self._memcached_others = {}
+        scope = self._memcached_others.get(name)
+        if scope is None:
+            scope = self._memcached_scope(name)
+            self._memcached_others[name] = scope
+        return scope
+
+    async def _execute(
+        self,
+        transforms: list[web.OutputTransform],
+        *args: bytes,
+        **kwargs: bytes,
+    ) -> None:
+        """Extended: functions with ``cached`` find this handler's client."""
+        current.enter(_Request(self))
+        await super()._execute(transforms, *args, **kwargs)
 
     def on_memcached_timing(self, command: str, duration: float) -> None:
         """Is called when a call is over; a hook to override.
@@ -179,6 +214,26 @@ class MemcachedMixin(web.RequestHandler):
             or _overrides(type(self), 'on_memcached_timing')
             or _overrides(type(self), 'on_memcached_error')
         )
+
+
+class _Request:
+    """The place of code that runs for a request, or was started by it."""
+
+    def __init__(self, handler: MemcachedMixin) -> None:
+        self.memcached_prefix = handler.memcached_prefix
+        # What it has started may outlive it.
+        self._handler = weakref.ref(handler)
+        self._application = weakref.ref(handler.application)
+
+    def methods(self, prefix: str | None) -> aio.Methods | None:
+        """Return the client for a prefix; None if there is none any more."""
+        handler = self._handler()
+        if handler is not None:
+            return handler._memcached_of(prefix)
+        application = self._application()
+        if application is None:
+            return None
+        return client_of(application, prefix or self.memcached_prefix)
 
 
 def _overrides(handler: type, name: str) -> bool:

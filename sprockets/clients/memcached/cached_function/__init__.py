@@ -1,0 +1,1 @@
+"""A function whose results are cached."""

@@ -1,0 +1,293 @@
+"""How the calls of a function are named, and what does them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import typing
+from collections import abc
+
+from tornado import web
+
+from sprockets.clients.memcached import aio, client
+from sprockets.clients.memcached.cached_function import names, patterns
+from sprockets.clients.memcached.requests import encodings
+
+Call = tuple[encodings.Name, abc.Callable[[], typing.Any]]
+"""How a call is named, and what does it."""
+
+_CLIENTS = (aio.Methods, client.Client)
+
+MAX_REMEMBERED = 1024
+"""Bytes of the arguments of a call whose name is remembered."""
+
+REMEMBERED = 1024
+"""Calls whose names are remembered."""
+
+
+class LargeCall(Exception):  # noqa: N818
+    """Raised for a call with large arguments: it is not remembered."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+class Calls:
+    """The calls of one function.
+
+    :param function: what is called
+    :param key: a function that gets the arguments and returns a key, or a
+        pattern of one; None for the names of function and arguments
+    :param str name: what the function is called in keys; None for its own
+    :raises TypeError: for a function that cannot be told from others
+    :raises ValueError: for a pattern or a name that is none
+
+    """
+
+    def __init__(
+        self,
+        function: abc.Callable[..., typing.Any],
+        key: abc.Callable[..., str] | str | None,
+        name: str | None,
+    ) -> None:
+        self.function = function
+        self.signature = _signature(function, callable(key))
+        self._key = key if callable(key) else None
+        self._pattern: patterns.Pattern | None = None
+        self._function_name: names.FunctionName | None = None
+        self._tells_owner = False
+        self.name = ''
+        if isinstance(key, str):
+            self._pattern = patterns.Pattern(key, self.signature)
+        elif name is not None:
+            given: typing.Any = name
+            if not isinstance(given, str) or not given:
+                raise ValueError(f'name is {name!r}; expected text')
+            self.name = name
+            self._check_defaults()
+        elif key is None:
+            self._function_name = names.FunctionName(function)
+            self.name = self._function_name.now()
+            self._tells_owner = True
+            self._check_defaults()
+        elif self._key is None:
+            raise TypeError(
+                f'key is {key!r}; expected a function or a pattern'
+            )
+        self.remembered = self._fresh()
+        """Returns the call with some plain arguments; None if the names of
+        calls are to be found anew each time."""
+
+    def _fresh(self) -> typing.Any:
+        """Return what remembers calls, with none in it."""
+        if self._key is not None or not self._defaults_are_plain():
+            return None
+        # Naming the arguments takes longer than the rest of a hit.  It must
+        # not have this, or both would wait for the collector.
+        make = functools.partial(_make_call, self.function, self._namer())
+        return functools.lru_cache(maxsize=REMEMBERED, typed=True)(make)
+
+    def _namer(self) -> abc.Callable[..., str]:
+        return _Namer(
+            self.signature, self._pattern, self.name, self._tells_owner
+        )
+
+    def of(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> Call:
+        """Return the name of a call, and what does it.
+
+        :raises TypeError: for an argument that has no name, or that the
+            function does not take
+
+        """
+        self.look()
+        if self.remembered is not None:
+            for value in (*args, *kwargs.values()) if kwargs else args:
+                if type(value) not in names.PLAIN:
+                    break
+            else:
+                try:
+                    return typing.cast(Call, self.remembered(*args, **kwargs))
+                except LargeCall as large:
+                    return large.call
+        return (
+            self.named(args, kwargs),
+            functools.partial(self.function, *args, **kwargs),
+        )
+
+    def look(self) -> None:
+        """See whether the function is called otherwise by now."""
+        known = self._function_name
+        if known is not None and known.changes:
+            now = known.now()
+            if now != self.name:
+                self.name = now
+                self.remembered = self._fresh()
+
+    def named(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> encodings.Name:
+        """Return the name of a call; likewise."""
+        if self._key is not None:
+            key = self._key(*args, **kwargs)
+            if not isinstance(key, str):
+                raise TypeError(f'key returned {key!r}; expected text')
+            return encodings.Name(patterns.as_key(key))
+        if args and type(args[0]) not in names.PLAIN:
+            args = (self._first(args[0]), *args[1:])
+        if self.remembered is not None:
+            for value in (*args, *kwargs.values()):
+                kind = type(value)
+                if kind not in names.PLAIN and kind is not names.Owner:
+                    break
+            else:
+                try:
+                    call = typing.cast(Call, self.remembered(*args, **kwargs))
+                    return call[0]
+                except LargeCall as large:
+                    return large.call[0]
+        return encodings.Name(self._namer()(*args, **kwargs))
+
+    def _first(self, value: typing.Any) -> typing.Any:
+        """Return what stands for the first argument in a name."""
+        if self._pattern is not None:
+            first = next(iter(self.signature.parameters), None)
+            return value if first in self._pattern.names else names.ANYBODY
+        if isinstance(value, type) or owns_client(value):
+            if not self._tells_owner:
+                return names.ANYBODY
+            if isinstance(value, type):
+                return names.owner(value)
+            _check_owner(value)
+            return names.owner(type(value))
+        return value
+
+    def _check_defaults(self) -> None:
+        for parameter in self.signature.parameters.values():
+            if parameter.default is not parameter.empty:
+                try:
+                    names.name_argument(parameter.default)
+                except TypeError as error:
+                    raise TypeError(
+                        f'the default of {parameter.name!r} in'
+                        f' {names.describe(self.function)}: {error}'
+                    ) from None
+
+    def _defaults_are_plain(self) -> bool:
+        """Whether no default may be another value the next time."""
+        return all(
+            type(parameter.default) not in (list, tuple)
+            for parameter in self.signature.parameters.values()
+        )
+
+
+class _Namer:
+    """Makes the keys of calls."""
+
+    def __init__(
+        self,
+        signature: inspect.Signature,
+        pattern: patterns.Pattern | None,
+        name: str,
+        tells_owner: bool,
+    ) -> None:
+        self._signature = signature
+        self._pattern = pattern
+        self._name = name
+        self._owner = (
+            name.partition('[')[0].rpartition('.')[0] if tells_owner else None
+        )
+        self._variable = [
+            name
+            for name, parameter in signature.parameters.items()
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD
+        ]
+
+    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> str:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        more = [arguments.pop(name) for name in self._variable]
+        if self._pattern is not None:
+            for keywords in more:
+                arguments = {**keywords, **arguments}
+            return self._pattern.key(arguments)
+        told = []
+        owner = ''
+        for name, value in arguments.items():
+            if type(value) is names.Owner:
+                if value.text not in ('', self._owner):
+                    owner = f'[{value.text}]'
+                continue
+            told.append(f'{name}={names.name_argument(value)}')
+        # Their names may be any text, and those of parameters too.
+        told += [
+            f'**{name!r}={names.name_argument(value)}'
+            for keywords in more
+            for name, value in sorted(keywords.items())
+        ]
+        return patterns.as_key(f'{self._name}{owner}({",".join(told)})')
+
+
+def _make_call(
+    function: abc.Callable[..., typing.Any],
+    namer: abc.Callable[..., str],
+    /,
+    *args: typing.Any,
+    **kwargs: typing.Any,
+) -> Call:
+    call = (
+        encodings.Name(namer(*args, **kwargs)),
+        functools.partial(function, *args, **kwargs),
+    )
+    if sum(map(sys.getsizeof, (*args, *kwargs.values()))) > MAX_REMEMBERED:
+        raise LargeCall(call)
+    return call
+
+
+def _signature(
+    function: abc.Callable[..., typing.Any], is_named: bool
+) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        if is_named:
+            return inspect.signature(_anything)
+        raise TypeError(
+            f'{names.describe(function)} does not say what it takes, so that'
+            f' its calls cannot be named ({error}): give a function as key='
+        ) from None
+
+
+def _anything(*args: typing.Any, **kwargs: typing.Any) -> None:
+    """Take any arguments."""
+
+
+# Whose method it is
+
+
+def owns_client(value: typing.Any) -> bool:
+    """Whether a first argument has a client, as a handler does."""
+    if type(value) in names.PLAIN:
+        return False
+    return isinstance(getattr(value, 'memcached', None), _CLIENTS)
+
+
+def _check_owner(value: typing.Any) -> None:
+    """Refuse an object that may make a difference, and has no name.
+
+    A handler is there for one request.
+
+    :raises TypeError: if it has more than its client
+
+    """
+    if isinstance(value, web.RequestHandler):
+        return
+    for name, part in getattr(value, '__dict__', {}).items():
+        if not isinstance(part, _CLIENTS):
+            raise TypeError(
+                f'a {type(value).__qualname__} has {name!r} besides its'
+                f' client, of which a key cannot tell: {names.ADVICE}'
+            )

@@ -1,0 +1,232 @@
+"""The decorator that caches what a function returns."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections import abc
+
+from tornado import gen
+
+from sprockets.clients.memcached import aio
+from sprockets.clients.memcached import client as blocking
+from sprockets.clients.memcached.cached_function import (
+    calls,
+    functions,
+    names,
+    typed,
+)
+from sprockets.clients.memcached.once import plans
+
+_Any = typing.Any
+
+_Key = abc.Callable[..., str] | str
+
+
+@typing.overload
+def cached(
+    time: _Any,
+    *,
+    key: _Key | None = None,
+    name: str | None = None,
+    prefix: str | None = None,
+    client: None = None,
+    stale: _Any = 0,
+    lease: _Any = 10,
+    wait: _Any = None,
+    default: _Any = plans.MISS,
+    cache_none: bool = True,
+) -> typed.Decorator: ...
+
+
+@typing.overload
+def cached(
+    time: _Any,
+    *,
+    key: _Key | None = None,
+    name: str | None = None,
+    prefix: str | None = None,
+    client: blocking.Client | abc.Callable[[], blocking.Client],
+    stale: _Any = 0,
+    lease: _Any = 10,
+    wait: _Any = None,
+    default: _Any = plans.MISS,
+    cache_none: bool = True,
+) -> typed.BlockingDecorator: ...
+
+
+@typing.overload
+def cached(
+    time: _Any,
+    *,
+    key: _Key | None = None,
+    name: str | None = None,
+    prefix: str | None = None,
+    client: aio.Methods | abc.Callable[[], aio.Methods],
+    stale: _Any = 0,
+    lease: _Any = 10,
+    wait: _Any = None,
+    default: _Any = plans.MISS,
+    cache_none: bool = True,
+) -> typed.AwaitedDecorator: ...
+
+
+def cached(
+    time: _Any,
+    *,
+    key: _Key | None = None,
+    name: str | None = None,
+    prefix: str | None = None,
+    client: functions.Source | None = None,
+    stale: _Any = 0,
+    lease: _Any = 10,
+    wait: _Any = None,
+    default: _Any = plans.MISS,
+    cache_none: bool = True,
+) -> _Any:
+    """Return a decorator that caches what a function or coroutine returns.
+
+    .. code-block:: python
+
+        @memcached.cached(60)
+        async def load_user(user_id):
+            ...
+
+        await load_user(7)
+        await load_user.invalidate(7)
+
+    It is :meth:`.Client.get_or_set` with a key made of the function's module
+    and name and the arguments by their names: text, bytes, numbers, dates,
+    UUIDs, enum members, None, and tuples and lists of them.  What cannot be
+    told apart in this way is refused, most of it when it is decorated; the
+    how-to :doc:`/howto/cached` has all of it.
+
+    :param time: when the value is to be computed anew; see
+        :meth:`.Client.set`
+    :param key: how to name a call otherwise: a function that gets the
+        arguments and returns a key, or a pattern for :meth:`str.format`, as
+        ``'user:{user_id}'``
+    :param str name: what the function is called in keys, instead of its
+        module and name.  It is for this function to differ from all others
+    :param str prefix: the prefix of the variables for the client
+    :param client: the client to use, or a function that returns it;
+        :class:`AsyncClient` for a coroutine function.  Without one it is that
+        of the first argument, where this has one, as a handler's methods do;
+        that of the handler for whose request it is called; or one that all
+        such functions of the process have in common
+    :param stale: see :meth:`.Client.get_or_set`; likewise the others
+    :raises ValueError: for what is no time, and a pattern that names no
+        parameter
+    :raises TypeError: for a function that cannot be told from others, or
+        whose result cannot be stored, and for a coroutine function with a
+        blocking client; in a call, for an argument that cannot be named
+
+    .. versionadded:: 2.0
+
+    """
+    if callable(time):
+        raise TypeError('cached needs a time: @cached(60)')
+    if key is not None and name is not None:
+        raise TypeError('cached takes a key or a name, and not both')
+    if client is not None and not (
+        isinstance(client, _CLIENTS) or callable(client)
+    ):
+        raise TypeError(
+            f'client is {client!r}; expected a client, or a function that'
+            ' returns one'
+        )
+    settings = functions.Settings(
+        plans.plan(time, stale, lease, wait, cache_none, 0),
+        default,
+        client,
+        prefix,
+    )
+
+    def decorate(function: _Any) -> _Any:
+        if isinstance(function, classmethod):
+            return functions.ClassMethod(
+                _make(function.__func__, key, name, settings)
+            )
+        if isinstance(function, staticmethod):
+            return functions.StaticMethod(
+                _make(function.__func__, key, name, settings)
+            )
+        if names.takes_class(function):
+            raise TypeError(
+                f'{function.__qualname__} is a class method: write @cached'
+                ' above @classmethod'
+            )
+        return _make(function, key, name, settings)
+
+    return decorate
+
+
+_CLIENTS = (aio.Methods, blocking.Client)
+
+
+def _make(
+    function: _Any,
+    key: _Key | None,
+    name: str | None,
+    settings: functions.Settings,
+) -> functions.Function:
+    if not callable(function):
+        raise TypeError(f'{function!r} is not a function')
+    if isinstance(function, functions.Function):
+        raise TypeError(f'{function!r} is cached already')
+    kind = _kind(function, settings.source)
+    known = calls.Calls(function, key, name)
+    return kind(function, known, settings)
+
+
+def _kind(function: _Any, source: _Any) -> type[functions.Function]:
+    """Return what kind of a cached function it will be.
+
+    :raises TypeError: for a function whose result cannot be stored, or not
+        with this client
+
+    """
+    called = function
+    if not hasattr(function, '__qualname__'):
+        # An object that can be called, or a partial, which knows no more.
+        called = type(function).__call__
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        called
+    ):
+        kind: type[functions.Function] = functions.CachedCoroutine
+    elif _returns_awaitable(called):
+        kind = functions.CachedFuture
+    elif inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(
+        called
+    ):
+        raise TypeError(
+            f'{names.describe(function)} is a generator, which cannot be'
+            ' stored; return a list'
+        )
+    elif isinstance(source, aio.Methods):
+        kind = functions.CachedFuture
+    else:
+        kind = functions.Cached
+    if kind.awaits and isinstance(source, blocking.Client):
+        raise TypeError(
+            f'{names.describe(function)} is awaited: it wants an AsyncClient'
+        )
+    return kind
+
+
+_AWAITABLE = re.compile(r'[\'"]?(\w+\.)*(Awaitable|Coroutine|Future|Task)\b')
+
+
+def _returns_awaitable(function: _Any) -> bool:
+    """Whether a function that is no coroutine function is awaited."""
+    if gen.is_coroutine_function(function):
+        return True
+    code = getattr(function, '__code__', None)
+    if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+        return True
+    said = getattr(function, '__annotations__', {}).get('return')
+    if isinstance(said, str):
+        return _AWAITABLE.match(said) is not None
+    kind = typing.get_origin(said) or said
+    return isinstance(kind, type) and issubclass(kind, abc.Awaitable)

@@ -1,0 +1,362 @@
+"""Functions whose results are cached: what :func:`.cached` makes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import typing
+from collections import abc
+
+from sprockets.clients.memcached import aio, client, current
+from sprockets.clients.memcached.cached_function import calls
+from sprockets.clients.memcached.once import plans
+
+P = typing.ParamSpec('P')
+Q = typing.ParamSpec('Q')
+T = typing.TypeVar('T')
+
+Client = aio.Methods | client.Client
+
+Source = Client | abc.Callable[[], Client]
+"""The client of a function, or what returns it."""
+
+
+class Settings(typing.NamedTuple):
+    """How a function is cached."""
+
+    plan: plans.Plan
+    default: typing.Any
+    source: Source | None
+    prefix: str | None
+
+    @property
+    def options(self) -> dict[str, typing.Any]:
+        """The arguments of ``get_or_set``, but for those that are usual."""
+        plan = self.plan
+        return {
+            name: value
+            for name, value, usual in (
+                ('stale', plan.stale, 0),
+                ('lease', plan.lease, 10),
+                ('wait', plan.wait, plan.usual_wait),
+                ('default', self.default, plans.MISS),
+                ('cache_none', plan.cache_none, True),
+            )
+            if value is not usual and value != usual
+        }
+
+
+_CLIENTS = (aio.Methods, client.Client)
+
+
+class _Signature:
+    """What a cached function takes: without its object, where it has one."""
+
+    def __get__(
+        self, instance: Function | None, owner: type
+    ) -> inspect.Signature:
+        if instance is None:
+            # The class has no other than Python finds.
+            raise AttributeError('__signature__')
+        signature = instance._calls.signature
+        parameters = list(signature.parameters.values())
+        if instance._first and parameters:
+            if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+                del parameters[0]
+            signature = signature.replace(parameters=parameters)
+        return signature
+
+
+class Function:
+    """What all cached functions have in common.
+
+    :param function: what computes
+    :param Calls known: how its calls are named
+    :param Settings settings: how it is cached
+
+    """
+
+    __slots__ = ('__dict__', '__weakref__', '_first')
+
+    __signature__ = _Signature()
+
+    awaits = False
+    """Whether what it does is to be awaited."""
+
+    def __init__(
+        self,
+        function: abc.Callable[..., typing.Any],
+        known: calls.Calls,
+        settings: Settings,
+    ) -> None:
+        functools.update_wrapper(typing.cast(typing.Any, self), function)
+        self._first: tuple[typing.Any, ...] = ()
+        self._calls = known
+        self._source = settings.source
+        self._prefix = settings.prefix
+        self._plan = settings.plan
+        self._default = settings.default
+        self._options = settings.options
+        # For those that use it in turn.
+        self.__memcached_function__ = function
+
+    def __get__(
+        self, instance: typing.Any, owner: type | None = None
+    ) -> typing.Any:
+        """Return the method of an object."""
+        return self if instance is None else self.bound(instance)
+
+    def bound(self, instance: typing.Any) -> typing.Any:
+        """Return the method of an object, or of a class."""
+        kind = type(self)
+        bound = kind.__new__(kind)
+        # All but the object is the same, now and later.
+        bound.__dict__ = self.__dict__
+        bound._first = (instance,)
+        return bound
+
+    def __reduce__(self) -> typing.Any:
+        # By name, as functions are.
+        name: str = self.__dict__['__qualname__']
+        if self._first:
+            return getattr, (self._first[0], name.rpartition('.')[2])
+        return name
+
+    def __repr__(self) -> str:
+        names = self.__dict__
+        kind = 'method' if self._first else 'function'
+        return f'<cached {kind} {names["__module__"]}.{names["__qualname__"]}>'
+
+    def _do(self, args: tuple[typing.Any, ...], kwargs: _Kwargs) -> typing.Any:
+        """Return what the function returned before, or call it."""
+        args = self._first + args
+        name, factory = self._calls.of(args, kwargs)
+        return self._client(args).get_or_set(
+            name.key, factory, self._plan.time, **self._options
+        )
+
+    def _key(self, args: tuple[typing.Any, ...], kwargs: _Kwargs) -> str:
+        self._calls.look()
+        return self._calls.named(self._first + args, kwargs).key
+
+    def _on_key(
+        self, name: str, args: tuple[typing.Any, ...], kwargs: _Kwargs
+    ) -> typing.Any:
+        """Call a method of the client with the key of a call."""
+        key = self._key(args, kwargs)
+        return getattr(self._client(self._first + args), name)(key)
+
+    def _client(self, args: tuple[typing.Any, ...]) -> typing.Any:
+        """Return the client for a call."""
+        source = self._source
+        if isinstance(source, _CLIENTS):
+            return source
+        if source is not None:
+            source = source()
+            if self.awaits and not isinstance(source, aio.Methods):
+                raise TypeError(
+                    f'client returned {source!r}; expected an AsyncClient'
+                )
+            return source
+        if args and calls.owns_client(args[0]):
+            return args[0].memcached
+        if self.awaits:
+            return current.awaitable(self._prefix)
+        return current.blocking(self._prefix)
+
+
+_Kwargs = dict[str, typing.Any]
+
+
+class Cached(Function, typing.Generic[P, T]):
+    """A function whose results are cached.
+
+    It is called as the function is.  As a method it is bound to its object,
+    and so are its own methods.
+
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the function returned before, or call it."""
+        return typing.cast(T, self._do(args, kwargs))
+
+    if typing.TYPE_CHECKING:
+
+        @typing.overload
+        def __get__(self, instance: None, owner: type) -> Cached[P, T]: ...
+
+        @typing.overload
+        def __get__(
+            self: Cached[typing.Concatenate[typing.Any, Q], T],
+            instance: object,
+            owner: type | None = None,
+        ) -> Cached[Q, T]: ...
+
+        def __get__(
+            self, instance: typing.Any, owner: type | None = None
+        ) -> typing.Any: ...
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call with these arguments.
+
+        :rtype: str
+        :raises TypeError: for an argument that cannot be named, or that the
+            function does not take
+
+        """
+        return self._key(args, kwargs)
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Delete the result of a call with these arguments.
+
+        What is being computed for them just now is not stored either.
+
+        :return: nonzero if there was one
+
+        """
+        return typing.cast(int, self._on_key('invalidate', args, kwargs))
+
+
+class CachedFuture(Function, typing.Generic[P, T]):
+    """A function whose results are cached, and awaited: likewise."""
+
+    __slots__ = ()
+
+    awaits = True
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Return what the function returned before, or call it."""
+        return typing.cast('asyncio.Future[T]', self._do(args, kwargs))
+
+    if typing.TYPE_CHECKING:
+
+        @typing.overload
+        def __get__(
+            self, instance: None, owner: type
+        ) -> CachedFuture[P, T]: ...
+
+        @typing.overload
+        def __get__(
+            self: CachedFuture[typing.Concatenate[typing.Any, Q], T],
+            instance: object,
+            owner: type | None = None,
+        ) -> CachedFuture[Q, T]: ...
+
+        def __get__(
+            self, instance: typing.Any, owner: type | None = None
+        ) -> typing.Any: ...
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call; see :meth:`Cached.key`."""
+        return self._key(args, kwargs)
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Delete the result of a call; see :meth:`Cached.invalidate`."""
+        return typing.cast(int, await self._on_key('invalidate', args, kwargs))
+
+
+class CachedCoroutine(Function, typing.Generic[P, T]):
+    """A coroutine function whose results are cached: likewise."""
+
+    __slots__ = ()
+
+    awaits = True
+
+    def __init__(
+        self,
+        function: abc.Callable[..., typing.Any],
+        known: calls.Calls,
+        settings: Settings,
+    ) -> None:
+        super().__init__(function, known, settings)
+        if hasattr(inspect, 'markcoroutinefunction'):
+            inspect.markcoroutinefunction(self)
+        self._is_ours = _is_ours(self._source)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the function returned before, or call it."""
+        # What was a coroutine function stays one: it can be made a task of,
+        # and be called where no loop runs yet.
+        given = self._first + args
+        name, factory = self._calls.of(given, kwargs)
+        source = self._source
+        if not self._is_ours:
+            source = self._client(given)
+            if not _is_ours(source):
+                # It may count, or log.
+                return typing.cast(
+                    T,
+                    await source.get_or_set(
+                        name.key, factory, self._plan.time, **self._options
+                    ),
+                )
+        methods = typing.cast(aio.Methods, source)
+        encoding = methods._engine.encoding
+        rules, encoded = name.sent
+        known: bytes | None = encoded
+        if rules is not encoding.rules:
+            known = encoding.encoded_name(name)
+        return typing.cast(
+            T,
+            await methods._look_up(
+                name.key, factory, self._plan, self._default, known
+            ),
+        )
+
+    if typing.TYPE_CHECKING:
+
+        @typing.overload
+        def __get__(
+            self, instance: None, owner: type
+        ) -> CachedCoroutine[P, T]: ...
+
+        @typing.overload
+        def __get__(
+            self: CachedCoroutine[typing.Concatenate[typing.Any, Q], T],
+            instance: object,
+            owner: type | None = None,
+        ) -> CachedCoroutine[Q, T]: ...
+
+        def __get__(
+            self, instance: typing.Any, owner: type | None = None
+        ) -> typing.Any: ...
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call; see :meth:`Cached.key`."""
+        return self._key(args, kwargs)
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Delete the result of a call; see :meth:`Cached.invalidate`."""
+        return typing.cast(int, await self._on_key('invalidate', args, kwargs))
+
+
+def _is_ours(source: typing.Any) -> bool:
+    """Whether a client does what ``get_or_set`` does here, and no more."""
+    method = getattr(type(source), 'get_or_set', None)
+    return method is aio.Methods.get_or_set
+
+
+F = typing.TypeVar('F', bound=Function)
+
+
+class ClassMethod(typing.Generic[F]):
+    """A cached class method: bound to the class that it is called on."""
+
+    def __init__(self, function: F) -> None:
+        self.function = function
+
+    def __get__(self, instance: typing.Any, owner: type) -> F:
+        return typing.cast(F, self.function.bound(owner))
+
+
+class StaticMethod(typing.Generic[F]):
+    """A cached static method: the function, wherever it is called."""
+
+    def __init__(self, function: F) -> None:
+        self.function = function
+
+    def __get__(self, instance: typing.Any, owner: type | None = None) -> F:
+        return self.function

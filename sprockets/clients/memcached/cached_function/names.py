@@ -1,0 +1,388 @@
+"""What tells functions, and their arguments, apart: the names in keys."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import functools
+import hashlib
+import inspect
+import os
+import sys
+import types
+import typing
+import uuid
+import weakref
+import zoneinfo
+from collections import abc
+
+LOCAL = '<locals>'
+"""In the qualified name of what is made inside of a function."""
+
+ADVICE = 'give key=, or name= if a name says all that makes a difference'
+
+PLAIN = frozenset((str, bytes, int, bool, type(None), uuid.UUID))
+"""Types of which two values that are equal have the same name."""
+
+
+# Arguments
+
+
+def _name_datetime(value: datetime.datetime | datetime.time) -> str:
+    zone = value.tzinfo
+    name = f'{value.isoformat()}{"+fold" if value.fold else ""}'
+    # In two zones with the same offset just then, a day later may differ.
+    if zone is None or isinstance(zone, datetime.timezone):
+        return name
+    if isinstance(zone, zoneinfo.ZoneInfo) and zone.key is not None:
+        return f'{name}[{zone.key}]'
+    raise TypeError(
+        f'{zone!r} cannot be named in a key; expected a zone of zoneinfo or'
+        f' datetime.timezone.  Or {ADVICE}'
+    )
+
+
+def _name_span(value: datetime.timedelta) -> str:
+    return f'{value.days}d{value.seconds}s{value.microseconds}us'
+
+
+_NAMES: dict[type, abc.Callable[[typing.Any], str]] = {
+    str: repr,
+    bytes: repr,
+    int: repr,
+    float: repr,
+    bool: repr,
+    type(None): repr,
+    decimal.Decimal: 'Decimal:{}'.format,
+    uuid.UUID: 'UUID:{}'.format,
+    datetime.date: datetime.date.isoformat,
+    datetime.datetime: _name_datetime,
+    datetime.time: _name_datetime,
+    datetime.timedelta: _name_span,
+    tuple: lambda value: f'({",".join(map(name_argument, value))})',
+    list: lambda value: f'[{",".join(map(name_argument, value))}]',
+}
+
+
+def name_argument(value: typing.Any) -> str:
+    """Return an argument as a part of a key.
+
+    :raises TypeError: for a value that has no name of its own
+
+    """
+    if isinstance(value, enum.Enum):
+        # Flags that were put together may have no name.
+        member = value.value if isinstance(value, enum.Flag) else value.name
+        return f'{name_class(type(value))}.{member}'
+    # By the exact type: a subclass may look like something else.
+    name = _NAMES.get(type(value))
+    if name is None:
+        raise TypeError(
+            f'{value!r} cannot be named in a key; expected text, bytes,'
+            ' numbers, dates, UUIDs, enum members, None, or tuples and lists'
+            ' of them.  key= names a call in another way'
+        )
+    return name(value)
+
+
+def name_class(kind: type) -> str:
+    """Return what a class is called in keys.
+
+    :raises TypeError: for one that is made inside of a function, for each call
+        of that makes another one
+
+    """
+    if LOCAL in kind.__qualname__:
+        raise TypeError(
+            f'{kind.__qualname__} is made inside of a function, and so cannot'
+            f' be named in a key: {ADVICE}'
+        )
+    return f'{module_of(kind)}.{kind.__qualname__}'
+
+
+# Functions
+
+
+def module_of(thing: typing.Any) -> str:
+    """Return the module of a function or class, by its own name.
+
+    That of a program is ``__main__`` while it runs, and so is any other's.
+
+    """
+    name = str(thing.__module__)
+    if name not in ('__main__', '__mp_main__'):
+        return name
+    module = sys.modules.get(name)
+    spec = getattr(module, '__spec__', None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(module, '__file__', None)
+    if file is None:
+        return name
+    return str(os.path.splitext(os.path.basename(file))[0])
+
+
+def describe(function: typing.Any) -> str:
+    """Return what a function is called in an error."""
+    name = getattr(function, '__qualname__', None)
+    return repr(function) if name is None else str(name)
+
+
+class FunctionName:
+    """What a function is called in keys, as long as it stays what it is.
+
+    That of a function that is made inside of another one has what it uses
+    from there.
+
+    :raises TypeError: if it cannot be told from others; it says what to write
+
+    """
+
+    def __init__(self, function: typing.Any) -> None:
+        self._function = function
+        self.changes = False
+        """Whether it may be another one at the next call."""
+        text = self.now()
+        _claim(text, function, self._opaque)
+
+    def now(self) -> str:
+        """Return the name as it is at the moment."""
+        self._opaque = False
+        self._named: set[int] = set()
+        return self._name(self._function)
+
+    def _name(self, function: typing.Any) -> str:
+        self._named.add(id(function))
+        if isinstance(function, functools.partial):
+            return self._name(function.func) + self._given(function)
+        if isinstance(function, type):
+            return name_class(function)
+        if inspect.ismethod(function):
+            owner = self._captured(function.__self__)
+            return f'{self._name(function.__func__)}[{owner}]'
+        qualname = getattr(function, '__qualname__', None)
+        if qualname is None:
+            raise TypeError(
+                f'an object of {type(function).__qualname__} has no name of'
+                f' its own: {ADVICE}'
+            )
+        if '<lambda>' in qualname:
+            raise TypeError(
+                f'a lambda has no name of its own ({qualname}): {ADVICE}'
+            )
+        owner = qualname.rpartition('.')[0]
+        if (
+            LOCAL in owner
+            and not owner.endswith(LOCAL)
+            and _first(function) in ('self', 'cls')
+        ):
+            raise TypeError(
+                f'{qualname} is a method of a class that is made inside of a'
+                f' function, which may make several: {ADVICE}'
+            )
+        name = f'{module_of(function)}.{qualname}'
+        bound_to = getattr(function, '__self__', None)
+        if not isinstance(bound_to, types.ModuleType | None):
+            # One of those that are written in C.
+            name = f'{name}[{self._captured(bound_to)}]'
+        if name.startswith('__main__.'):
+            # In a notebook, where another's may have the same name.
+            name += f'#{_digest(function)}'
+        return name + self._closure(function)
+
+    def _given(self, function: functools.partial[typing.Any]) -> str:
+        given = [self._captured(value) for value in function.args]
+        given += [
+            f'{name}={self._captured(value)}'
+            for name, value in sorted(function.keywords.items())
+        ]
+        return f'[{",".join(given)}]' if given else ''
+
+    def _closure(self, function: typing.Any) -> str:
+        """Return what a function uses of the one that it is made in."""
+        cells = getattr(function, '__closure__', None)
+        if not cells:
+            return ''
+        used = []
+        for name, cell in zip(
+            function.__code__.co_freevars, cells, strict=True
+        ):
+            if name == '__class__':
+                # Its name is in the function's.
+                continue
+            self.changes = True
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                # It is made later, as the function itself is.
+                continue
+            try:
+                used.append(f'{name}={self._captured(value)}')
+            except TypeError as error:
+                if LOCAL in function.__qualname__:
+                    raise TypeError(
+                        f'{function.__qualname__} uses {name!r} of the'
+                        f' function that it is made in.  {error}'
+                    ) from None
+                # A decorator's, which is applied once.
+                self._opaque = True
+        return f'[{",".join(used)}]' if used else ''
+
+    def _captured(self, value: typing.Any) -> str:
+        """Return the name of what is a part of a function.
+
+        :raises TypeError: for what has none, or may change
+
+        """
+        value = getattr(value, '__memcached_function__', value)
+        if id(value) in self._named:
+            return 'itself'
+        if isinstance(value, types.ModuleType):
+            return str(value.__name__)
+        if isinstance(value, type):
+            return name_class(value)
+        if callable(value) and hasattr(value, '__qualname__'):
+            return self._name(value)
+        if isinstance(value, functools.partial):
+            return self._name(value)
+        if isinstance(value, tuple) and type(value) is tuple:
+            return f'({",".join(map(self._captured, value))})'
+        if isinstance(value, enum.Enum) or (
+            type(value) in _NAMES and type(value) is not list
+        ):
+            return name_argument(value)
+        raise TypeError(
+            f'A key cannot tell one {type(value).__qualname__} from another:'
+            f' {ADVICE}'
+        )
+
+
+def _first(function: typing.Any) -> str | None:
+    """Return the name of the first parameter."""
+    code = getattr(inspect.unwrap(function), '__code__', None)
+    return code.co_varnames[0] if code and code.co_argcount else None
+
+
+def is_in_class(function: typing.Any) -> bool:
+    """Whether a function is defined in the body of a class."""
+    owner = getattr(function, '__qualname__', '').rpartition('.')[0]
+    return bool(owner) and not owner.endswith(LOCAL)
+
+
+def takes_class(function: typing.Any) -> bool:
+    """Whether a function is one for :class:`classmethod`."""
+    return (
+        isinstance(function, types.FunctionType)
+        and is_in_class(function)
+        and _first(function) == 'cls'
+    )
+
+
+def _digest(function: typing.Any) -> str:
+    """Return a digest of what a function does."""
+    code = getattr(inspect.unwrap(function), '__code__', None)
+    text = repr(_code(code)) if code is not None else ''
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _code(value: typing.Any) -> typing.Any:
+    """Return what a code object does, without where it stands."""
+    if isinstance(value, types.CodeType):
+        return (
+            value.co_code,
+            value.co_names,
+            value.co_varnames,
+            value.co_freevars,
+            [_code(constant) for constant in value.co_consts],
+        )
+    if isinstance(value, frozenset):
+        return sorted(map(repr, value))
+    return value
+
+
+# Who has a name
+
+
+class _Claim(typing.NamedTuple):
+    """Which function has a name."""
+
+    function: weakref.ref[typing.Any]
+    where: tuple[str, int]
+    spec: object
+
+
+_claims: dict[str, _Claim] = {}
+"""The functions that are cached, by their names."""
+
+
+def _claim(name: str, function: typing.Any, opaque: bool) -> None:
+    """Take note of who has a name.
+
+    :param bool opaque: whether the name does not say all that it uses
+    :raises TypeError: if another function has it, in the same module
+
+    """
+    original = inspect.unwrap(function)
+    code = getattr(original, '__code__', None)
+    if code is None or '#' in name:
+        return
+    names = original.__globals__
+    claim = _Claim(
+        weakref.ref(function),
+        (code.co_filename, code.co_firstlineno),
+        # Another one each time that a module is run.
+        names.get('__spec__'),
+    )
+    before = _claims.get(name)
+    other = None if before is None else before.function()
+    if (
+        before is not None
+        and other is not None
+        and other is not function
+        and before.spec is claim.spec
+        and inspect.unwrap(other).__globals__ is names
+    ):
+        same_place = before.where == claim.where
+        in_class = is_in_class(function) and LOCAL not in name
+        if not same_place or opaque or in_class:
+            raise TypeError(
+                f'two cached functions are called {name} (lines'
+                f' {before.where[1]} and {claim.where[1]}): give one of them'
+                ' another name with name='
+            )
+    _claims[name] = claim
+
+
+# Whose method it is
+
+
+class Owner:
+    """In place of an object, or a class, whose method is called.
+
+    :ivar text: what its class is called
+
+    """
+
+    __slots__ = ('text',)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+ANYBODY = Owner('')
+"""In place of one who makes no difference to the name."""
+
+_owners: weakref.WeakKeyDictionary[type, Owner] = weakref.WeakKeyDictionary()
+
+
+def owner(kind: type) -> Owner:
+    """Return what stands for a class, or for an object of it, in a call.
+
+    :raises TypeError: for a class that has no name
+
+    """
+    found = _owners.get(kind)
+    if found is None:
+        found = _owners[kind] = Owner(name_class(kind))
+    return found

@@ -1,0 +1,136 @@
+"""Keys as callers write them: a pattern, or a function that returns them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import string
+import typing
+import uuid
+from collections import abc
+
+from sprockets.clients.memcached.cached_function import names
+
+MAX_NAME = 200
+"""Characters of a key that can be read as a whole; a longer one is a readable
+head and a hash.  It leaves room for ``KEY_PREFIX`` in memcached's 250."""
+
+_DIGEST = 16
+_HASHED = re.compile(f'#[0-9a-f]{{{2 * _DIGEST}}}\\Z')
+
+_LIKE_OTHERS = re.compile(
+    r'-?[0-9]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
+)
+"""What numbers and UUIDs look like, which are put in as they are."""
+
+
+def as_key(name: str, distinct: str = '') -> str:
+    """Return a key for a name, another one for each name.
+
+    One that memcached would refuse, or that looks like what this returns for
+    another one, is a readable head and a hash.
+
+    :param str distinct: tells apart what has the same name
+
+    """
+    if (
+        not distinct
+        and len(name) <= MAX_NAME
+        and re.fullmatch('[!-~]+', name)
+        and not _HASHED.search(name)
+    ):
+        return name
+    whole = f'{name}\0{distinct}' if distinct else name
+    digest = hashlib.blake2b(
+        whole.encode('utf-8', 'surrogatepass'), digest_size=_DIGEST
+    ).hexdigest()
+    head = re.sub('[^!-~]', '_', name)[: MAX_NAME - len(digest) - 1]
+    return f'{head}#{digest}'
+
+
+class Pattern:
+    """A pattern for :meth:`str.format`, of which keys are made.
+
+    Whatever is put in comes out again: of two calls whose texts are alike, 1
+    and '1' say, or whose texts run into each other, one has a hash behind it.
+
+    :param str pattern: the pattern
+    :param Signature signature: of the function
+    :raises ValueError: for a pattern that is none, or that names what is no
+        parameter
+
+    """
+
+    def __init__(self, pattern: str, signature: inspect.Signature) -> None:
+        kinds = {
+            name: parameter.kind
+            for name, parameter in signature.parameters.items()
+        }
+        takes_any = inspect.Parameter.VAR_KEYWORD in kinds.values()
+        parts = _parse(pattern)
+        self.names: set[str] = set()
+        """The parameters that make a difference."""
+        for _, field, _, _ in parts:
+            if field is None:
+                continue
+            name = re.split(r'[.[]', field, maxsplit=1)[0]
+            if name not in kinds and not (takes_any and name.isidentifier()):
+                raise ValueError(
+                    f'key is {pattern!r}, and {name!r} is no parameter;'
+                    f' expected {", ".join(kinds) or "none"}'
+                )
+            self.names.add(name)
+        self._parts = parts
+        fields = [n for n, part in enumerate(parts) if part[1] is not None]
+        self._ends: set[str] = set()
+        self._run_together = False
+        for number in fields[1:]:
+            # A field must not have in it what ends it.
+            self._ends |= {*parts[number][0][:1]}
+            self._run_together |= not parts[number][0]
+
+    def key(self, arguments: abc.Mapping[str, typing.Any]) -> str:
+        """Return the key of a call with these arguments."""
+        formatter = string.Formatter()
+        texts = []
+        told: list[str] = []
+        plain = not self._run_together
+        for text, field, spec, conversion in self._parts:
+            texts.append(text)
+            if field is None:
+                continue
+            value, _ = formatter.get_field(field, (), arguments)
+            value = formatter.convert_field(value, conversion)
+            put = format(value, formatter.vformat(spec or '', (), arguments))
+            texts.append(put)
+            plain = plain and self._is_plain(value, put)
+            told.append(_tell(value, put))
+        name = ''.join(texts)
+        return as_key(name, '' if plain else '\0'.join(told))
+
+    def _is_plain(self, value: typing.Any, put: str) -> bool:
+        """Whether nothing else than this value has this text."""
+        if self._ends & {*put}:
+            return False
+        if type(value) is str:
+            return put == value and not _LIKE_OTHERS.fullmatch(put)
+        return type(value) in (int, uuid.UUID) and put == str(value)
+
+
+def _parse(
+    pattern: str,
+) -> list[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise ValueError(f'key is {pattern!r}: {error}') from None
+
+
+def _tell(value: typing.Any, put: str) -> str:
+    """Return what tells a value from others with the same text."""
+    try:
+        return names.name_argument(value)
+    except TypeError:
+        kind = type(value)
+        return f'{kind.__module__}.{kind.__qualname__}:{put!r}'

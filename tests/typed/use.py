@@ -1,0 +1,121 @@
+"""What type checkers know of cached functions, right use and wrong use.
+
+``scripts/test --only types`` has mypy and pyright look at it.  What is wrong
+is marked as ignored, and a mark where nothing is wrong is an error too.
+"""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from collections import abc
+
+from tornado import web
+
+from sprockets.clients import memcached
+
+client = memcached.AsyncClient()
+blocking = memcached.Client()
+
+
+class User(typing.NamedTuple):
+    name: str
+
+
+@memcached.cached(60)
+async def load(user_id: int, *, language: str = 'en') -> User:
+    return User(f'{user_id} {language}')
+
+
+@memcached.cached(60)
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@memcached.cached(60, client=client)
+def add_awaited(a: int, b: int) -> int:
+    return a + b
+
+
+@memcached.cached(60, client=lambda: client)
+def add_found(a: int, b: int) -> int:
+    return a + b
+
+
+@memcached.cached(60, client=blocking, key='{a}')
+def add_blocking(a: int, b: int) -> int:
+    return a + b
+
+
+@memcached.cached(60)
+def fetch(url: str) -> asyncio.Future[bytes]:
+    raise NotImplementedError(url)
+
+
+class Page(memcached.MemcachedMixin, web.RequestHandler):
+    async def get(self) -> None:
+        user: User = await self.load(7)
+        self.write(user.name)
+        count: int = await self.count('x')
+        self.write(str(count))
+        await self.load('7')  # type: ignore[arg-type]
+        await self.load(self, 7)  # type: ignore[arg-type, call-arg]
+
+    @memcached.cached(60)
+    async def load(self, user_id: int) -> User:
+        return User(str(user_id))
+
+    @memcached.cached(60)
+    def count(self, word: str) -> int:
+        return len(word)
+
+
+class Prices:
+    @memcached.cached(60)
+    @classmethod
+    async def of(cls, item: str) -> float:
+        return float(len(item))
+
+    @memcached.cached(60)
+    @staticmethod
+    def plain(item: str) -> float:
+        return float(len(item))
+
+
+async def right() -> None:
+    """Pass."""
+    user: User = await load(7, language='no')
+    total: int = add(1, 2)
+    awaited: int = await add_awaited(1, 2)
+    found: int = await add_found(1, b=2)
+    told: int = add_blocking(1, 2)
+    data: bytes = await fetch('url')
+    price: float = await Prices.of('shirt')
+    plain: float = Prices.plain('shirt')
+    deleted: int = await load.invalidate(7)
+    gone: int = add.invalidate(1, 2)
+    of: int = await Prices.of.invalidate('shirt')
+    key: str = load.key(7)
+    task: asyncio.Task[User] = asyncio.create_task(load(7))
+    function: abc.Callable[[int, int], int] = add
+    _ = user, total, awaited, found, told, data, price, plain, deleted
+    _ = gone, of, key, task, function
+
+
+async def wrong() -> None:
+    """Fail, in each line."""
+    await load('wrong', 'args')  # type: ignore[arg-type, call-arg]
+    await load()  # type: ignore[call-arg]
+    await load(7, tongue='no')  # type: ignore[call-arg]
+    name: str = await load(7)  # type: ignore[assignment]
+    total: str = add(1, 2)  # type: ignore[assignment]
+    add(1)  # type: ignore[call-arg]
+    await add(1, 2)  # type: ignore[misc]
+    awaited: int = add_awaited(1, 2)  # type: ignore[assignment]
+    await load.invalidate('7')  # type: ignore[arg-type]
+    add.key('1', 2)  # type: ignore[arg-type]
+    await Prices.of(7)  # type: ignore[arg-type]
+    memcached.cached(60, prefix=7)  # type: ignore[call-overload]
+    memcached.cached(60, nonsense=7)  # type: ignore[call-overload]
+    _ = name, total, awaited
