@@ -36,6 +36,10 @@ SHAREABLE = frozenset(
 )
 """The flags of values that nobody can change, so that callers may share."""
 
+REWRITTEN = frozenset((JSON, CUSTOM))
+"""The flags of values that may come back as something else: a tuple as a
+list."""
+
 HEAVY = 64 * 1024
 """The weight from which on values are made in a thread; see :func:`weight`."""
 

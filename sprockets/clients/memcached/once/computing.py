@@ -158,18 +158,24 @@ def give(
     """Give a caller a value, which is nobody else's if it can be changed.
 
     :param float patience: seconds to wait for it to be made once more; then
-        the caller gets :exc:`TimeoutError`
+        the caller gets :exc:`TimeoutError`, or what was computed just now
 
     """
     if outcome.weight <= values.HEAVY:
         futures.settle(future, outcome.take)
         return
+    if outcome.computed:
+        # There is something else to give.
+        patience = min(patience, here.cluster.timeout)
     made = here.in_thread(outcome.take, patience)
 
     def end(made: futures.Future) -> None:
-        if isinstance(made.exception(), threads.NoThreadError):
+        error = made.exception()
+        if isinstance(error, threads.NoThreadError):
             # To hold the loop up is better than to have nothing.
             futures.settle(future, outcome.take)
+        elif isinstance(error, TimeoutError) and outcome.computed:
+            futures.settle(future, lambda: outcome.value)
         else:
             futures.settle(future, made.result)
 

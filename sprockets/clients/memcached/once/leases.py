@@ -108,7 +108,12 @@ class Stale(typing.NamedTuple):
 
 
 class Outcome:
-    """A value, for each of those who waited for it."""
+    """A value, for each of those who waited for it.
+
+    :param bool is_read: whether it is what the server has; else it may be that
+        what the server has makes another value
+
+    """
 
     def __init__(
         self,
@@ -116,18 +121,30 @@ class Outcome:
         value: typing.Any,
         flags: int,
         data: bytes,
+        is_read: bool = True,
     ) -> None:
         self._codec = codec
         self._value = value
         self._flags = flags
         self._data = data
-        self._original = [value]
+        rewritten = flags & ~values.COMPRESSED in values.REWRITTEN
+        self.computed = rewritten and not is_read
+        """Whether the value is to be made of what was written of it."""
+        self._original = [] if self.computed else [value]
+
+    @property
+    def value(self) -> typing.Any:
+        """The value as it was computed, where there is no other."""
+        return self._value
 
     @property
     def weight(self) -> int:
         """What it takes to make it once more, in bytes to deserialize."""
         if self._original or self._flags in values.SHAREABLE:
             return 0
+        if self.computed and not self._flags & values.JSON:
+            # It need not be made, so the loop does not wait for it.
+            return values.HEAVY + 1
         return values.weight(self._flags, len(self._data))
 
     def take(self) -> typing.Any:
@@ -351,7 +368,10 @@ class Flow:
                 protocol.ADD, value, plan.min_compress_len
             )
             outcome = Outcome(
-                self._codec, value, *(encoded or self._codec.encode(value))
+                self._codec,
+                value,
+                *(encoded or self._codec.encode(value)),
+                is_read=False,
             )
         # It is the value's own code that serializes it.
         except BaseException as error:  # noqa: BLE001

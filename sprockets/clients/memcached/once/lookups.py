@@ -183,7 +183,7 @@ class Lookup:
                         here.computing.flow.compute_alone(want)
                     )
                     if isinstance(alone, leases.Outcome):
-                        return alone.take()
+                        return await self._taken(alone)
                     return alone
                 here.computing.forget(want.route, task)
                 continue
