@@ -10,7 +10,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached import certificates
-from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.data import deflated
 
 DEFAULT_SERVER = '127.0.0.1:11211'
 DEFAULT_PORT = 11211
@@ -367,7 +367,7 @@ OPTIONS = {
     ),
     'max_inflated_len': Option(
         _whole(1),
-        values.MAX_INFLATED,
+        deflated.MAX_INFLATED,
         'inflate no value to more bytes than this',
     ),
     'serializer': Option(

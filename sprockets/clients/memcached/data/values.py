@@ -12,7 +12,12 @@ import zlib
 from collections import abc
 
 from sprockets.clients.memcached import notices
-from sprockets.clients.memcached.data import serializers
+from sprockets.clients.memcached.data import deflated, serializers
+from sprockets.clients.memcached.data.deflated import (
+    MAX_INFLATED,
+    UndecodableError,
+    inflate,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -61,9 +66,6 @@ K = typing.TypeVar('K')
 Item = tuple[int, bytes, int | None]
 """What the server holds for a key: its flags, its bytes, its cas unique."""
 
-MAX_INFLATED = 16 * 1024 * 1024
-"""Bytes at which the inflating of a compressed value stops."""
-
 MAX_LENGTH = 1024 * 1024
 """Bytes of the largest value that memcached stores unless told otherwise."""
 
@@ -94,33 +96,6 @@ def weight_of(items: abc.Iterable[Item]) -> int:
 
 ENDS = (KeyboardInterrupt, SystemExit)
 """What may come while a value is made, and is not about the value."""
-
-
-class UndecodableError(Exception):
-    """The bytes that the server holds are no value."""
-
-
-def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes:
-    """Return the original of compressed bytes.
-
-    :raises UndecodableError: if they are none, or inflate beyond the limit
-
-    """
-    inflator = zlib.decompressobj()
-    try:
-        # One byte more, for the end of exactly as many is behind them.
-        value = inflator.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise UndecodableError(f'compressed value: {error}') from error
-    if len(value) > limit:
-        raise UndecodableError(
-            f'compressed value inflates to over {limit} bytes'
-        )
-    if not inflator.eof or inflator.unused_data:
-        raise UndecodableError(
-            'compressed value: cut or followed by other bytes'
-        )
-    return value
 
 
 class Codec:
@@ -161,6 +136,7 @@ class Codec:
         self.decompressor: abc.Callable[[bytes], bytes] = functools.partial(
             inflate, limit=max_inflated_len
         )
+        self._ours = self.decompressor
         self.decoders: dict[int, abc.Callable[[bytes], typing.Any]] = {
             0: bytes,
             TEXT: bytes.decode,
@@ -225,8 +201,8 @@ class Codec:
             if flags in self.decoders:
                 return self.decoders[flags](data)
             if flags & ~COMPRESSED in self.decoders:
-                data = self.decompressor(data)
-                return self.decoders[flags & ~COMPRESSED](data)
+                kind = flags & ~COMPRESSED
+                return self.decoders[kind](self._inflated(kind, data))
         except UndecodableError:
             raise
         except ENDS:
@@ -241,6 +217,14 @@ class Codec:
         if flags & ~COMPRESSED == PICKLE:
             raise UndecodableError('it is pickled, and not to be unpickled')
         raise UndecodableError(f'unknown flags {flags}')
+
+    def _inflated(self, kind: int, data: bytes) -> bytes:
+        if self.decompressor is not self._ours:
+            # Only its maker knows where it ends.
+            return self.decompressor(data)
+        before, value, behind = deflated.part(data, self.max_inflated_len)
+        # What is no text has none added to it, as where it is not compressed.
+        return before + value + behind if kind in PLAIN else value
 
     def decode_or(
         self, flags: int, data: bytes, default: typing.Any
