@@ -670,7 +670,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         """Return a value, computed anew if that is for this caller to do."""
         flow = self._shared.flow
         value, stale = self._follow(flow.look(want))
-        if stale is None:
+        if stale is None or not self._follow(flow.is_stale(want, stale)):
             return value
         try:
             return self._follow(flow.recompute(want, stale), factory).take()

@@ -67,6 +67,50 @@ def fresh_key(key: bytes) -> bytes:
     return _aside(b'fresh', key)
 
 
+def computed_key(key: bytes) -> bytes:
+    """Return the key that tells which value of a key was computed here.
+
+    What somebody has ``set`` is as fresh as it says, though it has no more
+    time left than a stale one.
+
+    """
+    return _aside(b'computed', key)
+
+
+def digest(flags: int, data: bytes) -> bytes:
+    """Return what tells a value from others that a key may have."""
+    made = hashlib.blake2b(b'%d:' % flags, digest_size=16)
+    made.update(data)
+    return made.digest()
+
+
+class Look(protocol.MetaGet):
+    """``mg`` of a value that may be stale.
+
+    ``marked`` is whether it was marked as stale (protocol.txt, "Meta Get",
+    flag X).
+
+    """
+
+    __slots__ = ('marked',)
+
+    def __init__(self, key: bytes, stale: int) -> None:
+        super().__init__(key, recache=stale)
+        self.marked = False
+
+    def start_over(self) -> None:
+        super().start_over()
+        self.marked = False
+
+    def read(self, incoming: protocol.Incoming) -> int:
+        at = incoming.at
+        missing = super().read(incoming)
+        if self.item is not None:
+            end = incoming.data.find(protocol.NEWLINE, at)
+            self.marked = b'X' in incoming.data[at:end].split(b' ')
+        return missing
+
+
 def invalidate(route: cluster.Route) -> Steps[int]:
     """Delete a key, and the lease of whoever computes its value.
 
@@ -105,6 +149,8 @@ class Stale(typing.NamedTuple):
     unique: int
     lease: Lease | None = None
     """The lease to compute it anew, where there are no meta commands."""
+    digest: bytes | None = None
+    """The value's, if it may be one that was not computed here."""
 
 
 class Outcome:
@@ -133,6 +179,11 @@ class Outcome:
         self._original = [] if self.computed else [value]
 
     @property
+    def digest(self) -> bytes:
+        """What tells it from other values."""
+        return digest(self._flags, self._data)
+
+    @property
     def value(self) -> typing.Any:
         """The value as it was computed, where there is no other."""
         return self._value
@@ -155,6 +206,11 @@ class Outcome:
             return self._original.pop()
         except IndexError:
             return self._codec.decode_or(self._flags, self._data, self._value)
+
+
+def _computed(key: bytes, value: bytes, time: int) -> protocol.Line:
+    """Return the command that tells which value was computed."""
+    return protocol.store(protocol.SET, computed_key(key), 0, time, value)
 
 
 class Flow:
@@ -211,8 +267,8 @@ class Flow:
                 if command is not None:
                     yield Ask(command, want.route)
                     stored = bool(command.result)
-                if stored and want.plan.stale and self.lacks_meta():
-                    yield from self._mark_fresh(want)
+                if stored and isinstance(outcome, Outcome):
+                    yield from self._note(want, outcome)
         except GeneratorExit:
             raise
         except BaseException:
@@ -241,7 +297,7 @@ class Flow:
             :meth:`recompute` if it is for this caller to compute it anew
 
         """
-        command = protocol.MetaGet(want.route.key, recache=want.plan.stale)
+        command = Look(want.route.key, want.plan.stale)
         endpoint = yield from self._ask_meta(command, want.route)
         if endpoint is NO_META:
             return (yield from self._look_without_meta(want))
@@ -251,13 +307,18 @@ class Flow:
         return value, self.won(command, endpoint)
 
     def won(
-        self, command: protocol.MetaGet, endpoint: endpoints.Endpoint | None
+        self, command: Look, endpoint: endpoints.Endpoint | None
     ) -> Stale | None:
         """Return what is to be computed anew by whom a server told so."""
         item = command.item
         if item is None or endpoint is None or not command.won:
             return None
-        return Stale(endpoint, command.incarnation, typing.cast(int, item[2]))
+        return Stale(
+            endpoint,
+            command.incarnation,
+            typing.cast(int, item[2]),
+            digest=None if command.marked else digest(item[0], item[1]),
+        )
 
     def value_of(self, command: protocol.MetaGet) -> typing.Any:
         """Return the value that was answered, MISS if there is none."""
@@ -265,6 +326,14 @@ class Flow:
         if item is None:
             return MISS
         return self._codec.decode_or(item[0], item[1], MISS)
+
+    def is_stale(self, want: plans.Want, stale: Stale) -> Steps[bool]:
+        """Return whether a value is one that is to be computed anew."""
+        if stale.digest is None:
+            return True
+        key = computed_key(want.route.key)
+        found = yield from self._read_aside(want, key)
+        return found is None or found.get(key) == stale.digest
 
     def recompute(
         self, want: plans.Want, stale: Stale
@@ -282,13 +351,13 @@ class Flow:
         self.failures.forget(want.route)
         if command is not None:
             yield Ask(command, want.route, stale.endpoint)
+            if command.result:
+                yield from self._note(want, outcome)
         if command is None or isinstance(command.error, protocol.RefusedError):
             # The old value is not to be served in place of this one.
             yield from self._delete_if(
                 want.route.key, want.route, stale, stale.lease is None
             )
-        if stale.lease is not None:
-            yield from self._mark_fresh(want)
         yield from self._give_back(want, stale.lease)
         return outcome
 
@@ -315,6 +384,12 @@ class Flow:
         endpoint = yield from self._ask_meta(command, route)
         if endpoint is not NO_META:
             return typing.cast(int, command.result)
+        # Whatever is there is to be taken for one that was computed.
+        look = protocol.Get((route.key,))
+        yield Ask(look, route)
+        item = look.found.get(route.key)
+        if item is not None:
+            yield Ask(_computed(route.key, digest(*item[:2]), stale), route)
         yield Ask(protocol.delete(fresh_key(route.key)), route)
         command = protocol.touch(route.key, stale)
         yield Ask(command, route)
@@ -520,9 +595,11 @@ class Flow:
         value = yield from self._value_of(item)
         if value is MISS or item is None:
             return value, None
-        fresh = protocol.Get((fresh_key(key),))
-        yield Ask(fresh, want.route)
-        if not fresh.answered or fresh.error is not None or fresh.found:
+        fresh, computed = fresh_key(key), computed_key(key)
+        found = yield from self._read_aside(want, fresh, computed)
+        if found is None or fresh in found:
+            return value, None
+        if found.get(computed) != digest(item[0], item[1]):
             return value, None
         lease = yield from self._add_lease(want)
         if lease is None or lease is UNREACHABLE:
@@ -531,12 +608,31 @@ class Flow:
             endpoint, command.incarnation, typing.cast(int, item[2]), lease
         )
 
-    def _mark_fresh(self, want: plans.Want) -> Steps[None]:
-        key = fresh_key(want.route.key)
-        yield Ask(
-            protocol.store(protocol.SET, key, 0, want.plan.exptime, b''),
-            want.route,
-        )
+    def _read_aside(
+        self, want: plans.Want, *keys: bytes
+    ) -> Steps[dict[bytes, bytes] | None]:
+        """Return what there is of keys of our own; None if nobody answers."""
+        command = protocol.Get(keys)
+        yield Ask(command, want.route)
+        if not command.answered or command.error is not None:
+            return None
+        return {key: item[1] for key, item in command.found.items()}
+
+    def _note(self, want: plans.Want, outcome: Outcome) -> Steps[None]:
+        """Take note of a value that was stored, if it may become stale."""
+        if not want.plan.stale:
+            return
+        key = want.route.key
+        if want.plan.exptime:
+            yield Ask(
+                _computed(key, outcome.digest, want.plan.kept), want.route
+            )
+        if self.lacks_meta():
+            fresh = fresh_key(key)
+            yield Ask(
+                protocol.store(protocol.SET, fresh, 0, want.plan.exptime, b''),
+                want.route,
+            )
 
     # update
 

@@ -79,9 +79,10 @@ class Lookup:
         task = self._spawn(self._settle, self._get_stale)
         task.add_done_callback(self._told)
 
-    def recompute(self, stale: leases.Stale) -> None:
-        """Compute a value anew, while the old one is served."""
-        self._spawn(self._recompute, stale)
+    def won(self, stale: leases.Stale, outcome: leases.Outcome) -> None:
+        """Give an old value, and compute a new one if it is to be."""
+        task = self._spawn(self._give_won, stale, outcome)
+        task.add_done_callback(self._told)
 
     def _spawn(
         self,
@@ -138,9 +139,25 @@ class Lookup:
         value, stale = await steps.follow_awaited(
             here.computing.flow.look(self.want), self._runner
         )
-        if stale is not None:
+        if stale is not None and await self._is_stale(stale):
             here.spawn(self._recompute(stale))
         return value if value is not plans.MISS else await self._get()
+
+    async def _is_stale(self, stale: leases.Stale) -> bool:
+        return await steps.follow_awaited(
+            self._here.computing.flow.is_stale(self.want, stale), self._runner
+        )
+
+    async def _give_won(
+        self, stale: leases.Stale, outcome: leases.Outcome
+    ) -> None:
+        here = self._here
+        if await self._is_stale(stale):
+            # It begins before the caller goes on.
+            here.spawn(self._recompute(stale))
+        if not self.future.done():
+            patience = self.want.plan.patience
+            computing.give(here, self.future, outcome, patience)
 
     async def _recompute(self, stale: leases.Stale) -> None:
         task = asyncio.current_task()
@@ -303,7 +320,7 @@ class StaleRead:
         self._askers = [asker]
         self._lane: lanes.Lane | None = None
         self._batch: batches.Batch | None = None
-        command = protocol.MetaGet(self.key, recache=self._stale)
+        command = leases.Look(self.key, self._stale)
         self._look = _Look(
             here.computing.flow, command, cluster.Route(self.key, hashed)
         )
@@ -352,7 +369,7 @@ class StaleRead:
             del reads[self._name]
         # It has the call, and both would wait for the collector.
         self._batch = None
-        command = typing.cast(protocol.MetaGet, self._look.command)
+        command = typing.cast(leases.Look, self._look.command)
         for _, _, observer in self._askers:
             if observer is not None:
                 self._tell(observer, command)
@@ -373,15 +390,16 @@ class StaleRead:
         outcome = leases.Outcome(
             self._here.engine.core.codec, value, item[0], item[1]
         )
-        for future, wanted, _ in self._askers:
+        stale = self._here.computing.flow.won(command, self._look.endpoint)
+        rest = iter(self._askers)
+        if stale is not None:
+            future, wanted, _ = next(rest)
+            Lookup(wanted, future).won(stale, outcome)
+        for future, wanted, _ in rest:
             # A caller may have been cancelled, or have timed out.
             if not future.done():
                 patience = wanted[5].patience
                 computing.give(self._here, future, outcome, patience)
-        stale = self._here.computing.flow.won(command, self._look.endpoint)
-        if stale is not None:
-            future, wanted, _ = self._askers[0]
-            Lookup(wanted, future).recompute(stale)
 
     def _go_on(self, how: abc.Callable[[Lookup], None]) -> None:
         """Get for everybody what this did not bring."""
