@@ -97,10 +97,15 @@ async def right() -> None:
     gone: int = add.invalidate(1, 2)
     of: int = await Prices.of.invalidate('shirt')
     key: str = load.key(7)
+    again: User = await load.refresh(7, language='no')
+    stored: int = await load.set(user, 7)
+    there: User | None = await load.get(7)
+    number: int | None = add.get(1, 2)
+    marked: int = add.mark_stale(1, 2)
     task: asyncio.Task[User] = asyncio.create_task(load(7))
     function: abc.Callable[[int, int], int] = add
     _ = user, total, awaited, found, told, data, price, plain, deleted
-    _ = gone, of, key, task, function
+    _ = gone, of, key, task, function, again, stored, there, number, marked
 
 
 async def wrong() -> None:
@@ -114,6 +119,9 @@ async def wrong() -> None:
     await add(1, 2)  # type: ignore[misc]
     awaited: int = add_awaited(1, 2)  # type: ignore[assignment]
     await load.invalidate('7')  # type: ignore[arg-type]
+    await load.set('user', 7)  # type: ignore[arg-type]
+    await load.refresh('7')  # type: ignore[arg-type]
+    add.set(3, 1)  # type: ignore[call-arg]
     add.key('1', 2)  # type: ignore[arg-type]
     await Prices.of(7)  # type: ignore[arg-type]
     memcached.cached(60, prefix=7)  # type: ignore[call-overload]

@@ -388,6 +388,35 @@ class Methods:
         lane.read((encoded, future, wanted, lookups.compute, extras))
         return future
 
+    async def _refresh(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+    ) -> typing.Any:
+        """Compute a value anew, though there may be one."""
+        here = self._engine.enter()
+        want = plans.Want(self._encoding.route(key), plan, plans.MISS)
+        runner = computing.Runner(here, self._observe, 'refresh')
+        with nesting.part_of((here.computing, want.route), nesting.runner()):
+            outcome = await steps.follow_awaited(
+                here.computing.flow.refresh(want), runner, factory
+            )
+        future = here.loop.create_future()
+        computing.give(here, future, outcome, plan.patience)
+        return await future
+
+    async def _put(
+        self, key: typing.Any, value: typing.Any, plan: plans.Plan
+    ) -> int:
+        """Store a value as if it had been computed."""
+        here = self._engine.enter()
+        want = plans.Want(self._encoding.route(key), plan, plans.MISS)
+        runner = computing.Runner(here, self._observe, 'set')
+        return await steps.follow_awaited(
+            here.computing.flow.put(want, value), runner
+        )
+
     async def invalidate(self, key: typing.Any) -> int:
         """Awaitable :meth:`.Client.invalidate`.
 

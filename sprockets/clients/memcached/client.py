@@ -15,6 +15,7 @@ from sprockets.clients.memcached import core, settings
 from sprockets.clients.memcached.once import (
     computations,
     leases,
+    nesting,
     plans,
     steps,
 )
@@ -679,6 +680,27 @@ class Client(memcache.Client):  # type: ignore[misc]
                 'A stale value could not be computed anew', error
             )
             return value
+
+    def _refresh(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+    ) -> typing.Any:
+        """Compute a value anew, though there may be one."""
+        shared = self._shared
+        want = plans.Want(shared.encoding.route(key), plan, plans.MISS)
+        work = shared.computations, want.route
+        with nesting.part_of(work, nesting.runner()):
+            return self._follow(shared.flow.refresh(want), factory).take()
+
+    def _put(
+        self, key: typing.Any, value: typing.Any, plan: plans.Plan
+    ) -> int:
+        """Store a value as if it had been computed."""
+        shared = self._shared
+        want = plans.Want(shared.encoding.route(key), plan, plans.MISS)
+        return typing.cast(int, self._follow(shared.flow.put(want, value)))
 
     def invalidate(self, key: typing.Any) -> int:
         """Delete a key, and let nothing stay that was computed before.

@@ -140,6 +140,32 @@ class Function:
         self._calls.look()
         return self._calls.named(self._first + args, kwargs).key
 
+    def _refresh(
+        self, args: tuple[typing.Any, ...], kwargs: _Kwargs
+    ) -> typing.Any:
+        args = self._first + args
+        name, factory = self._calls.of(args, kwargs)
+        return self._client(args)._refresh(name.key, factory, self._plan)
+
+    def _put(
+        self,
+        value: typing.Any,
+        args: tuple[typing.Any, ...],
+        kwargs: _Kwargs,
+    ) -> typing.Any:
+        key = self._key(args, kwargs)
+        source = self._client(self._first + args)
+        return source._put(key, value, self._plan)
+
+    def _mark(
+        self, args: tuple[typing.Any, ...], kwargs: _Kwargs
+    ) -> typing.Any:
+        key = self._key(args, kwargs)
+        source = self._client(self._first + args)
+        if self._plan.stale:
+            return source.mark_stale(key, self._plan.stale)
+        return source.mark_stale(key)
+
     def _on_key(
         self, name: str, args: tuple[typing.Any, ...], kwargs: _Kwargs
     ) -> typing.Any:
@@ -219,6 +245,43 @@ class Cached(Function, typing.Generic[P, T]):
         """
         return typing.cast(int, self._on_key('invalidate', args, kwargs))
 
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the function, store its result, and return it.
+
+        The result that there is, is served until then, and stays if the
+        function raises.
+
+        """
+        return typing.cast(T, self._refresh(args, kwargs))
+
+    def set(self, value: T, /, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Store a result that is known already.
+
+        :param value: the result; then the arguments of the call
+        :return: nonzero if it was stored
+
+        """
+        return typing.cast(int, self._put(value, args, kwargs))
+
+    def mark_stale(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Have a result computed anew, though its time has not passed.
+
+        With ``stale`` it is served until then, for as long as that says, or
+        for a minute.
+
+        :return: nonzero if there was one
+
+        """
+        return typing.cast(int, self._mark(args, kwargs))
+
+    def get(self, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return the result that there is; None if there is none.
+
+        The function is not called.
+
+        """
+        return typing.cast('T | None', self._on_key('get', args, kwargs))
+
 
 class CachedFuture(Function, typing.Generic[P, T]):
     """A function whose results are cached, and awaited: likewise."""
@@ -256,6 +319,22 @@ class CachedFuture(Function, typing.Generic[P, T]):
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """Delete the result of a call; see :meth:`Cached.invalidate`."""
         return typing.cast(int, await self._on_key('invalidate', args, kwargs))
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the function and store; see :meth:`Cached.refresh`."""
+        return typing.cast(T, await self._refresh(args, kwargs))
+
+    async def set(self, value: T, /, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Store a result; see :meth:`Cached.set`."""
+        return typing.cast(int, await self._put(value, args, kwargs))
+
+    async def mark_stale(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Have a result computed anew; see :meth:`Cached.mark_stale`."""
+        return typing.cast(int, await self._mark(args, kwargs))
+
+    async def get(self, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return the result that there is; see :meth:`Cached.get`."""
+        return typing.cast('T | None', await self._on_key('get', args, kwargs))
 
 
 class CachedCoroutine(Function, typing.Generic[P, T]):
@@ -331,6 +410,22 @@ class CachedCoroutine(Function, typing.Generic[P, T]):
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """Delete the result of a call; see :meth:`Cached.invalidate`."""
         return typing.cast(int, await self._on_key('invalidate', args, kwargs))
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the function and store; see :meth:`Cached.refresh`."""
+        return typing.cast(T, await self._refresh(args, kwargs))
+
+    async def set(self, value: T, /, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Store a result; see :meth:`Cached.set`."""
+        return typing.cast(int, await self._put(value, args, kwargs))
+
+    async def mark_stale(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Have a result computed anew; see :meth:`Cached.mark_stale`."""
+        return typing.cast(int, await self._mark(args, kwargs))
+
+    async def get(self, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return the result that there is; see :meth:`Cached.get`."""
+        return typing.cast('T | None', await self._on_key('get', args, kwargs))
 
 
 def _is_ours(source: typing.Any) -> bool:

@@ -348,18 +348,65 @@ class Flow:
         if isinstance(outcome, Failure):
             yield from self._leave_stale(want, stale)
             return outcome
+        yield from self._replace(want, outcome, command, stale)
+        yield from self._give_back(want, stale.lease)
+        return outcome
+
+    def _replace(
+        self,
+        want: plans.Want,
+        outcome: Outcome,
+        command: protocol.Line | None,
+        old: Stale,
+    ) -> Steps[None]:
+        """Store a value in place of an old one, unless that is gone."""
         self.failures.forget(want.route)
         if command is not None:
-            yield Ask(command, want.route, stale.endpoint)
+            yield Ask(command, want.route, old.endpoint)
             if command.result:
                 yield from self._note(want, outcome)
         if command is None or isinstance(command.error, protocol.RefusedError):
             # The old value is not to be served in place of this one.
             yield from self._delete_if(
-                want.route.key, want.route, stale, stale.lease is None
+                want.route.key, want.route, old, old.lease is None
             )
-        yield from self._give_back(want, stale.lease)
+
+    def refresh(self, want: plans.Want) -> Steps[Outcome | Failure | None]:
+        """Compute a value anew, though there may be one that is fresh.
+
+        That one is there until then, and stays if this fails, or if somebody
+        has changed it meanwhile.
+
+        """
+        look = protocol.Get((want.route.key,), 'gets')
+        endpoint = yield Ask(look, want.route)
+        item = look.found.get(want.route.key)
+        if item is None:
+            return (yield from self.compute_once(want))
+        old = Stale(endpoint, look.incarnation, typing.cast(int, item[2]))
+        outcome, command = self._made(want, (yield Compute()), old)
+        if isinstance(outcome, Outcome):
+            yield from self._replace(want, outcome, command, old)
         return outcome
+
+    def put(self, want: plans.Want, value: typing.Any) -> Steps[int]:
+        """Store a value as if it had been computed."""
+        plan, key = want.plan, want.route.key
+        encoded = self._encoding.encoded(
+            protocol.SET, value, plan.min_compress_len
+        )
+        self.failures.forget(want.route)
+        if encoded is None:
+            yield Ask(protocol.delete(key), want.route)
+            return 0
+        command = protocol.store(
+            protocol.SET, key, encoded[0], plan.kept, encoded[1]
+        )
+        yield Ask(command, want.route)
+        if command.result:
+            outcome = Outcome(self._codec, value, *encoded)
+            yield from self._note(want, outcome)
+        return typing.cast(int, command.result)
 
     def _leave_stale(self, want: plans.Want, stale: Stale) -> Steps[None]:
         """Let another caller compute a value anew, but not at once."""

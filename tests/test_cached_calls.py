@@ -1,0 +1,195 @@
+"""What can be done to the result of one cached call."""
+
+import asyncio
+import re
+
+import pytest
+import wire
+
+from sprockets.clients import memcached
+
+
+class Numbers:
+    """A function that counts its calls, cached by some client."""
+
+    def __init__(self, face, **options):
+        self.calls = 0
+        self.error = None
+        self._face = face
+        decorate = memcached.cached(
+            60, client=face.client, name='double', **options
+        )
+        if hasattr(face.client, 'scope'):
+
+            async def double(number):
+                return self.compute(number)
+        else:
+
+            def double(number):
+                return self.compute(number)
+
+        self._double = decorate(double)
+
+    def compute(self, number):
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return [2 * number, self.calls]
+
+    def __getattr__(self, name):
+        return self._run(getattr(self._double, name))
+
+    def __call__(self, *args):
+        return self._run(self._double)(*args)
+
+    def _run(self, method):
+        def call(*args):
+            if method.__name__ == 'key':
+                return method(*args)
+            if not hasattr(self._face, 'run'):
+                return method(*args)
+            return self._face.run(lambda: method(*args))
+
+        return call
+
+
+@pytest.fixture
+def address(memcached_server):
+    return memcached_server.address
+
+
+def test_it_is_computed_anew_though_it_is_fresh(connect, address):
+    """And stored in place of the old one."""
+    double = Numbers(connect(address))
+    assert double.refresh(3) == [6, 1]
+    assert double.refresh(3) == [6, 2]
+    assert double(3) == [6, 2]
+    assert double.calls == 2
+    assert 57 <= wire.seconds_left(address, double.key(3)) <= 60
+
+
+def test_an_error_leaves_the_old_one(connect, address):
+    """The caller gets it."""
+    double = Numbers(connect(address))
+    double(3)
+    double.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        double.refresh(3)
+    assert double(3) == [6, 1]
+    with pytest.raises(ZeroDivisionError):
+        double.refresh(4)
+    double.error = None
+    assert double(4) == [8, 4]
+
+
+def test_what_changes_meanwhile_stays(connect, address):
+    """What was computed is older."""
+    double = Numbers(connect(address))
+    double(3)
+    other = memcached.Client(servers=address)
+    inner = double.compute
+
+    def compute(number):
+        other.delete(double.key(number))
+        return inner(number)
+
+    double.compute = compute
+    assert double.refresh(3) == [6, 2]
+    assert double.get(3) is None
+    other.disconnect_all()
+
+
+def test_a_result_that_is_known_is_set(connect, address):
+    """The function is not called; it is as if it had been."""
+    double = Numbers(connect(address), stale=600)
+    assert double.get(3) is None
+    assert double.set([6, 'set'], 3)
+    assert double(3) == double.get(3) == [6, 'set']
+    assert double.calls == 0
+    assert 657 <= wire.seconds_left(address, double.key(3)) <= 660
+    # When its time has passed it is stale.
+    wire.ask(address, f'touch {double.key(3)} 300\r\n'.encode())
+    for _ in range(5):
+        double(3)
+    double.get(3)
+    assert double.calls == 1
+
+
+def test_one_that_is_too_large_is_not_set(connect, address):
+    """Nor is the old one served on."""
+    client = connect(address, server_max_value_length=100)
+    double = Numbers(client)
+    double(3)
+    assert not double.set(['x' * 200], 3)
+    assert double.get(3) is None
+
+
+@pytest.mark.parametrize('stale, seconds', [(0, 60), (600, 600)])
+def test_it_is_marked_stale(connect, address, stale, seconds):
+    """For as long as it is served stale."""
+    double = Numbers(connect(address), stale=stale)
+    assert not double.mark_stale(3)
+    double(3)
+    assert double.mark_stale(3)
+    if stale:
+        for _ in range(5):
+            double(3)
+        double.get(3)
+        assert double(3) == [6, 2]
+        assert double.mark_stale(3)
+    # Whoever asks first, with a meta command, is told that it is stale.
+    answer = wire.ask(address, f'mg {double.key(3)} t\r\n'.encode())
+    left = int(re.search(rb' t(\d+)', answer)[1])
+    assert seconds - 3 <= left <= seconds
+
+
+def test_without_a_server(connect):
+    """It computes; nothing is stored, and nothing raises."""
+    double = Numbers(connect('127.0.0.1:1', socket_timeout=0.5))
+    assert double.refresh(3) == [6, 1]
+    assert double.set([1], 3) == 0
+    assert double.mark_stale(3) == 0
+    assert double.get(3) is None
+    assert double.calls == 1
+
+
+def test_a_function_that_refreshes_itself(address):
+    """It would wait for itself."""
+    client = memcached.Client(servers=address)
+
+    @memcached.cached(60, client=client, name='itself')
+    def load(x):
+        return load(x)
+
+    client.set(load.key(1), 'old')
+    assert load.refresh(1) == 'old'
+    client.delete(load.key(1))
+    with pytest.raises(RuntimeError, match='itself'):
+        load.refresh(1)
+    client.disconnect_all()
+
+
+def test_methods_of_methods_are_bound(address):
+    """They take the arguments without the object."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        repository = Repository(client)
+        assert await repository.load.refresh(7) == 'loaded 7'
+        assert await repository.load.set('set', 7)
+        assert await repository.load.get(7) == 'set'
+        assert await repository.load.mark_stale(7)
+        assert await repository.load.invalidate(7)
+        assert await asyncio.create_task(repository.load(7)) == 'loaded 7'
+        await client.close()
+
+    asyncio.run(main())
+
+
+class Repository:
+    def __init__(self, client):
+        self.memcached = client
+
+    @memcached.cached(60)
+    async def load(self, number):
+        return f'loaded {number}'
