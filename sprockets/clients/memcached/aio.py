@@ -312,11 +312,52 @@ class Methods:
             and min_compress_len == 0
         ):
             plan = plans.USUAL[time]
+            encoded = self._engine.encoding.key(key)
+            if encoded is not None:
+                return self._read(key, encoded, factory, plan, default)
         else:
             plan = plans.plan(
                 time, stale, lease, wait, cache_none, min_compress_len
             )
         return self._look_up(key, factory, plan, default, None)
+
+    def _read(
+        self,
+        key: typing.Any,
+        encoded: bytes,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+        default: typing.Any,
+    ) -> Future:
+        """Read a value that is not served stale, or compute it.
+
+        It is what :meth:`_look_up` does for most keys, in fewer steps.
+
+        """
+        engine = self._engine
+        here = engine.entered
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = engine.enter()
+        if self._observe is not None:
+            # It may be another one since the loop was entered.
+            return self._look_up(key, factory, plan, default, encoded)
+        # A hit has no use for what it takes to compute a value.
+        context = contextvars.copy_context()
+        if here.computing.under_way:
+            nesting.note(context)
+        future: Future = asyncio.Future(loop=here.loop)
+        wanted = here, context, factory, encoded, None, plan, default
+        endpoint = engine.cluster.pick(encoded)
+        if endpoint is None:
+            engine.unserved.fail(clock.monotonic())
+            here.loop.call_soon(lookups.compute, wanted, future)
+            return future
+        try:
+            lane = here.lanes[endpoint]
+        except KeyError:
+            lane = here.lane(endpoint)
+        lane.read((encoded, future, wanted, lookups.compute, None))
+        return future
 
     def _look_up(
         self,
@@ -340,6 +381,7 @@ class Methods:
         if here.computing.under_way:
             nesting.note(context)
         wanted: lookups.Wanted
+        future: Future
         stale = plan.stale
         observe = self._observe
         if stale and observe is None and type(key) is str:
@@ -367,7 +409,7 @@ class Methods:
         observer = None
         if observe is not None:
             observer = observe('get_or_set', (encoded,))
-        future = here.loop.create_future()
+        future = asyncio.Future(loop=here.loop)
         wanted = here, context, factory, encoded, hashed, plan, default
         if stale and not here.computing.flow.failures.are_recent(
             (encoded, hashed)

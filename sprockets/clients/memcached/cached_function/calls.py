@@ -117,6 +117,11 @@ class Calls:
             functools.partial(self.function, *args, **kwargs),
         )
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the function is always called the same."""
+        return self._function_name is None or not self._function_name.changes
+
     def look(self) -> None:
         """See whether the function is called otherwise by now."""
         known = self._function_name

@@ -9,7 +9,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached import aio, client, current
-from sprockets.clients.memcached.cached_function import calls
+from sprockets.clients.memcached.cached_function import calls, names
 from sprockets.clients.memcached.once import plans
 
 P = typing.ParamSpec('P')
@@ -124,9 +124,9 @@ class Function:
         return name
 
     def __repr__(self) -> str:
-        names = self.__dict__
+        own = self.__dict__
         kind = 'method' if self._first else 'function'
-        return f'<cached {kind} {names["__module__"]}.{names["__qualname__"]}>'
+        return f'<cached {kind} {own["__module__"]}.{own["__qualname__"]}>'
 
     def _do(self, args: tuple[typing.Any, ...], kwargs: _Kwargs) -> typing.Any:
         """Return what the function returned before, or call it."""
@@ -354,14 +354,30 @@ class CachedCoroutine(Function, typing.Generic[P, T]):
         if hasattr(inspect, 'markcoroutinefunction'):
             inspect.markcoroutinefunction(self)
         self._is_ours = _is_ours(self._source)
+        self._remembered = known.remembered if known.is_steady else None
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the function returned before, or call it."""
         # What was a coroutine function stays one: it can be made a task of,
         # and be called where no loop runs yet.
-        given = self._first + args
-        name, factory = self._calls.of(given, kwargs)
-        source = self._source
+        given: tuple[typing.Any, ...] = args
+        if self._first:
+            given = self._first + args
+        remembered = self._remembered
+        if remembered is None or kwargs or self._first:
+            name, factory = self._calls.of(given, kwargs)
+        else:
+            # Most calls are like that: what that does, in fewer steps.
+            for value in args:
+                if type(value) not in names.PLAIN:
+                    name, factory = self._calls.of(args, kwargs)
+                    break
+            else:
+                try:
+                    name, factory = remembered(*args)
+                except calls.LargeCall as large:
+                    name, factory = large.call
+        source: typing.Any = self._source
         if not self._is_ours:
             source = self._client(given)
             if not _is_ours(source):
@@ -372,18 +388,19 @@ class CachedCoroutine(Function, typing.Generic[P, T]):
                         name.key, factory, self._plan.time, **self._options
                     ),
                 )
-        methods = typing.cast(aio.Methods, source)
-        encoding = methods._engine.encoding
-        rules, encoded = name.sent
-        known: bytes | None = encoded
-        if rules is not encoding.rules:
-            known = encoding.encoded_name(name)
-        return typing.cast(
-            T,
-            await methods._look_up(
-                name.key, factory, self._plan, self._default, known
-            ),
-        )
+        plan = self._plan
+        rules, sent = name.sent
+        known: bytes | None = sent
+        if rules is not source._engine.encoding.rules:
+            known = source._engine.encoding.encoded_name(name)
+        if known is None or plan.stale:
+            found = source._look_up(
+                name.key, factory, plan, self._default, known
+            )
+        else:
+            found = source._read(name.key, known, factory, plan, self._default)
+        result: T = await found
+        return result
 
     if typing.TYPE_CHECKING:
 
