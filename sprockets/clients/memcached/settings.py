@@ -10,7 +10,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached import certificates
-from sprockets.clients.memcached.data import deflated
+from sprockets.clients.memcached.data import deflated, values
 
 DEFAULT_SERVER = '127.0.0.1:11211'
 DEFAULT_PORT = 11211
