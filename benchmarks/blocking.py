@@ -8,66 +8,73 @@ anything else that goes on when it is another's turn, and takes turns of some
 import gc
 import time
 
-from benchmarks import contenders, data
+from benchmarks import bounds, contenders, data
 
 MANY = 100
 TURN_SECONDS = 0.01
+CLIENTS = {**contenders.BLOCKING, **bounds.BLOCKING}
 
 
 def run(names, operation, size, addresses, turns):
     """Time an operation of each contender.
 
-    :param list names: of :data:`benchmarks.contenders.BLOCKING`
+    :param list names: of :data:`CLIENTS`; who lacks the operation is left out
     :param str operation: get, set, get_multi or set_multi
     :param int size: bytes of a value
     :param addresses: host and port of each server
     :param int turns: how often each has its turn
-    :returns: by contender, the seconds that one call took in each turn, or
-        under ``'error'`` why there are none
+    :returns: by contender, the seconds that one call took in each turn, and
+        those of CPU, or under ``'error'`` why there are none
     :rtype: dict[str, dict]
     """
     results = {}
     calls = {}
     for name in names:
         try:
-            client = contenders.BLOCKING[name](addresses)
+            client = CLIENTS[name](addresses)
+            if not hasattr(client, operation):
+                continue
             call = _calls(client, operation, size)
             # The first connects, the others show how many make a turn.
             call(1)
-            count = max(1, round(TURN_SECONDS / call(3)))
+            count = max(1, round(TURN_SECONDS / call(3)['seconds']))
         except Exception as error:  # noqa: BLE001
             # Whatever a contender raises is its own result.
             results[name] = {'error': f'{type(error).__name__}: {error}'}
         else:
             calls[name] = call, count
-            results[name] = {'seconds': []}
+            results[name] = {'turns': []}
     order = list(calls)
     gc.collect()
     gc.freeze()
     for _ in range(turns):
         for name in order:
             call, count = calls[name]
-            results[name]['seconds'].append(call(count))
+            results[name]['turns'].append(call(count))
         # Nobody always follows the same other one.
         order.append(order.pop(0))
     return results
 
 
 def _calls(client, operation, size):
-    """Return a function that makes calls and returns one's mean seconds."""
+    """Return a function that makes calls and returns one's mean figures."""
     pairs = [(name, data.value(name, size)) for name in data.names(size)]
     method = getattr(client, operation)
     if operation == 'get':
-        return lambda count: _timed_gets(method, pairs, count)
-    if operation == 'set':
-        return lambda count: _timed_sets(method, pairs, count)
-    groups = [
-        dict(pairs[start : start + MANY])
-        for start in range(0, len(pairs) - MANY + 1, MANY)
-    ]
-    if operation == 'get_multi':
-        return lambda count: _timed_multi_gets(method, groups, count)
-    return lambda count: _timed_multi_sets(method, groups, count)
+        calls = [((name,), (value,)) for name, value in pairs]
+    elif operation == 'set':
+        calls = [(pair, (True,)) for pair in pairs]
+    else:
+        groups = [
+            dict(pairs[start : start + MANY])
+            for start in range(0, len(pairs) - MANY + 1, MANY)
+        ]
+        if operation == 'get_multi':
+            calls = [((list(group),), (group,)) for group in groups]
+        else:
+            # That all is stored, or what could not be.
+            calls = [((group,), (True, [])) for group in groups]
+    return lambda count: _timed(method, _some(calls, count))
 
 
 def _some(items, count):
@@ -78,46 +85,14 @@ def _some(items, count):
     ]
 
 
-def _timed_gets(method, pairs, count):
-    now = time.perf_counter
-    spent = 0.0
-    for key, expected in _some(pairs, count):
-        begin = now()
-        value = method(key)
-        spent += now() - begin
-        assert value == expected, key
-    return spent / count
-
-
-def _timed_sets(method, pairs, count):
-    now = time.perf_counter
-    spent = 0.0
-    for key, value in _some(pairs, count):
-        begin = now()
-        stored = method(key, value)
-        spent += now() - begin
-        assert stored, key
-    return spent / count
-
-
-def _timed_multi_gets(method, groups, count):
-    now = time.perf_counter
-    spent = 0.0
-    for expected in _some(groups, count):
-        keys = list(expected)
-        begin = now()
-        values = method(keys)
-        spent += now() - begin
-        assert values == expected, keys[0]
-    return spent / count
-
-
-def _timed_multi_sets(method, groups, count):
-    now = time.perf_counter
-    spent = 0.0
-    for values in _some(groups, count):
-        begin = now()
-        failed = method(values)
-        spent += now() - begin
-        assert not failed, failed
-    return spent / count
+def _timed(method, calls):
+    now, works = time.perf_counter, time.thread_time
+    seconds = cpu = 0.0
+    for arguments, right in calls:
+        worked, begin = works(), now()
+        answer = method(*arguments)
+        seconds += now() - begin
+        cpu += works() - worked
+        if answer not in right:
+            raise ValueError(f'{arguments[0]!r}: {answer!r}'[:200])
+    return {'seconds': seconds / len(calls), 'cpu': cpu / len(calls)}

@@ -38,9 +38,14 @@ def value(name, size):
     return own.ljust(min(size, 1_000), b'.').ljust(size, b'=')
 
 
-def pairs(contender, size):
-    """Return every key as the contender takes it, and its value.
+def pairs(contender, size, count=KEYS):
+    """Return keys as the contender takes them, and their values.
 
+    :param int size: bytes of a value
+    :param int count: how many, at most
     :rtype: list[tuple]
     """
-    return [(contender.key(name), value(name, size)) for name in names(size)]
+    return [
+        (contender.key(name), value(name, size))
+        for name in names(size)[:count]
+    ]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks import revisions, servers, tables
+from benchmarks import goals, revisions, servers, tables
 
 PORTS = 1_000
 KEYS = 500_000
@@ -233,10 +233,11 @@ def measure(case, place, up, down):
     try:
         said, _ = revisions.run(
             place,
-            'holdups.py',
+            revisions.SCRIPTS / 'holdups.py',
             case.name,
             json.dumps(arguments),
             timeout=SECONDS,
+            PYTHONHASHSEED='0',
         )
     except subprocess.TimeoutExpired:
         return {'held': math.inf, 'took': math.inf}
@@ -266,7 +267,7 @@ def rows(case, figures):
     for name in there:
         sign, bound = case.goals.get(name, ('', None))
         values = [each.get(name) for each in figures.values()]
-        target = tables.Target('', values[-1], sign, bound or 0)
+        target = goals.Target('', values[-1], sign, bound)
         yield [
             f'  {FIGURES[name]}',
             *(_shown(name, value) for value in values),

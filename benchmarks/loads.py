@@ -1,6 +1,7 @@
 """What is asked of an asynchronous contender: closed and open loops.
 
-Each load returns its figures:
+Each load is given a contender and ``start``, which has to be awaited before
+the contender is used, and returns its figures:
 
 ``reads_per_second``
     Answers in the time measured (of the mix: calls of all kinds).
@@ -9,6 +10,11 @@ Each load returns its figures:
 ``cpu_per_read``
     Seconds of this process' CPU, all of its threads, for each answer. The
     server's and the proxy's are not in it; the load's own are: some 0.5 us.
+``held``, ``busy``
+    Seconds of the loop's longest turn, and of the turn that took most of its
+    thread's CPU.
+``bytes``
+    Memory that Python has given out.
 ``connections``
     How many the first server has from the contender after the load;
     ``connections_opened``: during all of it.
@@ -27,12 +33,25 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 
-from benchmarks import arrivals, data, servers
+from benchmarks import arrivals, data, servers, ticker
 
 COMMANDS = ('get', 'set', 'incr')
 RECEIVE_BYTES = 65_536
 SEED = 20_000
+
+WARM_UP_READS = 20
+"""Reads of each caller that come before those that are counted."""
+
+WAITING = 10_000
+"""Reads that wait while their memory is looked at."""
+
+IDLE_READS = 1_000
+"""So many that each of some servers has one."""
+
+QUIET_SECONDS = 0.2
+"""After that, nothing goes on that was begun before."""
 
 
 class WrongAnswerError(Exception):
@@ -48,7 +67,7 @@ def percentile(ordered, percent):
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-async def closed(contender, *, callers, seconds, warm_up, size=100):
+async def closed(contender, start, *, callers, seconds, warm_up, size=100):
     """Let callers read, each the next key as soon as it has its answer.
 
     :param int callers: how many at once
@@ -57,6 +76,7 @@ async def closed(contender, *, callers, seconds, warm_up, size=100):
     :param int size: bytes of a value
     :rtype: dict
     """
+    await start()
     pairs = data.pairs(contender, size)
     source = random.Random(SEED)
     get = contender.get
@@ -81,12 +101,15 @@ async def closed(contender, *, callers, seconds, warm_up, size=100):
     )
 
 
-async def mixed(contender, *, callers, seconds, warm_up, shares, size=100):
+async def mixed(
+    contender, start, *, callers, seconds, warm_up, shares, size=100
+):
     """Like :func:`closed`, with reads, writes and increments.
 
     :param shares: the shares of get, set and incr
     :rtype: dict
     """
+    await start()
     pairs = data.pairs(contender, size)
     counters = [contender.key(name) for name in data.counters()]
     source = random.Random(SEED)
@@ -162,7 +185,9 @@ async def _unless_failed(running, seconds):
         await asyncio.wait_for(asyncio.shield(running), seconds)
 
 
-async def poisson(contender, *, rate, seconds, warm_up, size=100, seed=0):
+async def poisson(
+    contender, start, *, rate, seconds, warm_up, size=100, seed=0
+):
     """Read once for every arrival, whether the last answer is there or not.
 
     An answer's time counts from the moment the arrival was planned for, so a
@@ -172,6 +197,7 @@ async def poisson(contender, *, rate, seconds, warm_up, size=100, seed=0):
     :param int seed: of the arrivals
     :rtype: dict
     """
+    await start()
     pairs = data.pairs(contender, size)
     keys = _from_anywhere(pairs, random.Random(SEED + seed))
     unmeasured = rate * warm_up
@@ -261,28 +287,165 @@ def _arriving(rate, seconds, seed):
             process.wait()
 
 
-LOADS = {'closed': closed, 'mixed': mixed, 'poisson': poisson}
+async def begun(contender, start, *, callers, seconds, warm_up, size=100):
+    """Let callers read that all begin at once, and watch the loop.
+
+    All that a client does when it begins is in it, handshakes too.
+
+    :param int callers: how many at once
+    :param float seconds: how long they go on
+    :param int size: bytes of a value
+    :rtype: dict
+    """
+    pairs = data.pairs(contender, size)
+    source = random.Random(SEED)
+    going = [True]
+    walks = [_from_anywhere(pairs, source) for _ in range(callers)]
+    for walk in walks:
+        # To where it begins, which takes a while.
+        next(walk)
+
+    async def read(pairs):
+        for key, expected in pairs:
+            if await contender.get(key) != expected:
+                raise WrongAnswerError(key)
+            if not going:
+                break
+
+    gc.collect()
+    gc.freeze()
+    async with ticker.ticking() as watch:
+        await start()
+        # Pools that are made by the first call are not made by all at once.
+        await contender.get(pairs[0][0])
+        running = asyncio.gather(*map(read, walks))
+        await _unless_failed(running, seconds)
+        going.clear()
+        await running
+    return {'held': watch.held, 'busy': watch.busy}
 
 
-async def run(contender, load, addresses, **parameters):
-    """Start the contender, put a load on it, and close it.
+async def counted(
+    contender, start, *, callers, reads, seconds, warm_up, size=100
+):
+    """Let callers read a number of times each, for who counts what that takes.
+
+    Each has a key of its own.
+
+    :param int callers: how many at once
+    :param int reads: of each
+    :rtype: dict
+    """
+    await start()
+    pairs = data.pairs(contender, size, callers)
+    get = contender.get
+
+    async def read(key, expected, times):
+        for _ in range(times):
+            if await get(key) != expected:
+                raise WrongAnswerError(key)
+
+    for times in (WARM_UP_READS, reads):
+        await asyncio.gather(*[read(*pair, times) for pair in pairs])
+        # What was made until now is not looked through again.
+        gc.collect()
+        gc.freeze()
+    return {}
+
+
+async def waiting(contender, start, *, seconds, warm_up, size=100):
+    """Let many reads wait for a server that does not answer.
+
+    :returns: the bytes that one of them takes
+    :rtype: dict
+    """
+    keys = [contender.key(name) for name in data.names(size)][:WAITING]
+    reads = [None] * len(keys)
+    await start()
+    # What is made once is made by this one.
+    first = asyncio.ensure_future(contender.get(keys[0]))
+    await asyncio.sleep(QUIET_SECONDS)
+    gc.collect()
+    tracemalloc.start()
+    for number, key in enumerate(keys):
+        reads[number] = asyncio.ensure_future(contender.get(key))
+    await asyncio.sleep(QUIET_SECONDS)
+    gc.collect()
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    answered = sum(read.done() for read in reads)
+    for read in (first, *reads):
+        read.cancel()
+    await asyncio.gather(first, *reads, return_exceptions=True)
+    # One whose connection could not be made in time may have failed.
+    if answered > len(keys) / 100:
+        raise WrongAnswerError(f'{answered} of {len(reads)} did not wait')
+    return {'bytes': used / len(keys)}
+
+
+async def idle(contender, start, *, seconds, warm_up, size=100):
+    """Read from all servers, and then do nothing.
+
+    :returns: the bytes that the client takes
+    :rtype: dict
+    """
+    pairs = data.pairs(contender, size, IDLE_READS)
+    # What is imported and made once is made by this one.
+    await start()
+    await contender.close()
+    gc.collect()
+    tracemalloc.start()
+    await start()
+    for key, expected in pairs:
+        if await contender.get(key) != expected:
+            raise WrongAnswerError(key)
+    await asyncio.sleep(QUIET_SECONDS)
+    gc.collect()
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return {'bytes': used}
+
+
+LOADS = {
+    load.__name__: load
+    for load in (begun, closed, counted, idle, mixed, poisson, waiting)
+}
+
+
+async def run(
+    contender, load, addresses, authority=None, counting=True, **parameters
+):
+    """Put a load on a contender, and close it.
 
     :param str load: a name of :data:`LOADS`
     :param addresses: host and port of each server
+    :param str authority: the file of who signs the servers' certificates;
+        None for servers without TLS
+    :param bool counting: whether the first server is asked for its
+        connections
     :returns: the figures
     :rtype: dict
     """
+    started = False
+
+    async def start():
+        nonlocal started
+        await contender.start(addresses, authority)
+        started = True
+
     port = addresses[0][1]
-    open_before, opened_before = servers.connections(port)
-    await contender.start(addresses)
+    if counting:
+        open_before, opened_before = servers.connections(port, authority)
     try:
-        figures = await LOADS[load](contender, **parameters)
-        open_now, opened = servers.connections(port)
+        figures = await LOADS[load](contender, start, **parameters)
+        if counting:
+            open_now, opened = servers.connections(port, authority)
+            figures |= {
+                'connections': open_now - open_before,
+                # One of them was for these statistics.
+                'connections_opened': opened - opened_before - 1,
+            }
     finally:
-        await contender.close()
-    return {
-        **figures,
-        'connections': open_now - open_before,
-        # One of them was for these statistics.
-        'connections_opened': opened - opened_before - 1,
-    }
+        if started:
+            await contender.close()
+    return figures

@@ -1,75 +1,77 @@
-"""Measures, prints tables and what is reached, and draws the charts.
+"""Measures this library and others, and prints tables and what is reached.
 
 ``benchmarks/run`` sets everything up and then runs this.
 """
 
-import argparse
 import os
 import pathlib
 import platform
+import re
 import signal
 import subprocess
 import sys
 import time
-from importlib import metadata
 
-from benchmarks import chart, results, rounds, scenarios, tables
+from benchmarks import (
+    contenders,
+    goals,
+    packages,
+    results,
+    revisions,
+    rounds,
+    scenarios,
+    servers,
+    tables,
+)
 
-PACKAGES = [
-    'python-memcached',
-    'aiomcache',
-    'emcache',
-    'pymemcache',
-    'pylibmc',
-    'tornado',
-    'uvloop',
-]
 # A machine that does something else as well measures that too.
 IDLE_LOAD = 0.7
 
+COMPARED = [
+    *dict.fromkeys(
+        contender.package
+        for contender in contenders.ALL
+        if contender.package is not None
+    ),
+    *dict.fromkeys(scenarios.stampede.PACKAGES.values()),
+    'uvloop',
+]
+"""Packages of others."""
 
-def main():
-    """Return 0, or 1 if a contender failed."""
-    options = _parse(sys.argv[1:])
+
+def main(name, description, measured):
+    """Return 0, or 1 if a contender failed.
+
+    :param str name: of the command
+    :param str description: what it does
+    :param list measured: the scenarios that it measures
+    """
+    options = _parse(name, description, measured)
     for number in (signal.SIGHUP, signal.SIGTERM):
         # By an exception, which ends all that runs.
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    measured = results.Results(_machine())
-    bench = rounds.Rounds(
-        rounds.QUICK if options.quick else rounds.FULL, measured
-    )
-    print(
-        tables.table(
-            'Measured on', ['part', 'version'], measured.machine.items()
+    cells = _wanted(measured, options.only)
+    with revisions.checked_out(options.against) as revision:
+        found = results.Results(
+            _machine(),
+            options.against,
+            revision is not None and revision.is_baseline,
         )
-    )
-    if os.getloadavg()[0] > IDLE_LOAD:
-        print(
-            f'The load of this machine is {os.getloadavg()[0]:.1f} before the'
-            ' first round: something else runs, and the figures show it.\n'
+        bench = rounds.Rounds(
+            rounds.QUICK if options.quick else rounds.FULL, found, revision
         )
-    reached = []
-    for name in options.only:
-        scenario = scenarios.ALL[name]
-        begin = time.monotonic()
-        scenario.measure(bench)
-        shown, targets = scenario.report(measured)
-        reached += targets
-        _print_section(scenario.TITLE, shown, measured.errors(name))
-        print(f'({name}: {time.monotonic() - begin:.0f} s)\n', flush=True)
-        if options.json:
-            measured.save(options.json)
-    if reached:
-        print(tables.targets(reached))
-    if options.chart:
-        chart.draw(measured, options.chart)
-    return 1 if any(measured.errors(name) for name in options.only) else 0
+        _print_conditions(found)
+        for scenario in measured:
+            if cells[scenario.NAME]:
+                _measure(scenario, bench, cells[scenario.NAME])
+                if options.json:
+                    found.save(options.json)
+    _print_comparisons(found, measured)
+    return 1 if any(found.errors(each.NAME) for each in measured) else 0
 
 
-def _parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog='benchmarks/run', description=__doc__.splitlines()[0]
-    )
+def _parse(name, description, measured):
+    parser = revisions.parser(name, description)
     parser.add_argument(
         '--quick',
         action='store_true',
@@ -77,41 +79,105 @@ def _parse(arguments):
     )
     parser.add_argument(
         '--only',
-        type=_names,
-        default=list(scenarios.ALL),
-        metavar='NAME,...',
-        help=f'some of: {", ".join(scenarios.ALL)}',
+        metavar='PATTERN',
+        default='',
+        help='only rows that this regular expression is found in, such as'
+        " 'uvloop, callers 8$'; --rows has them all",
+    )
+    parser.add_argument(
+        '--rows',
+        action='store_true',
+        help='measure nothing, but list the rows that would be',
     )
     parser.add_argument(
         '--json', metavar='FILE', help='write the figures of every round'
     )
-    parser.add_argument(
-        '--chart',
-        metavar='FOLDER',
-        help='draw the charts of the documentation there',
-    )
-    return parser.parse_args(arguments)
-
-
-def _names(text):
-    names = text.split(',')
-    unknown = set(names) - set(scenarios.ALL)
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f'{", ".join(sorted(unknown))}: not among'
-            f' {", ".join(scenarios.ALL)}'
+    options = parser.parse_args()
+    try:
+        wanted = _wanted(measured, options.only)
+    except re.error as error:
+        parser.error(f'--only {options.only}: no regular expression: {error}')
+    if not any(wanted.values()):
+        parser.error(
+            f'--only {options.only}: it is found in no row; --rows alone'
+            ' lists them'
         )
-    return names
+    if options.rows:
+        for scenario, cells in wanted.items():
+            for cell in cells:
+                print(rounds.row(scenario, cell))
+        parser.exit()
+    return options
+
+
+def _wanted(measured, pattern):
+    """Return the rows that a pattern is found in, by scenario."""
+    return {
+        scenario.NAME: [
+            cell
+            for cell in scenario.CELLS
+            if re.search(pattern, rounds.row(scenario.NAME, cell))
+        ]
+        for scenario in measured
+    }
+
+
+def _measure(scenario, bench, cells):
+    """Measure rows of a scenario, and print what came of it."""
+    begin = time.monotonic()
+    print(f'{scenario.TITLE}\n{"=" * len(scenario.TITLE)}\n')
+    scenario.measure(bench, cells)
+    for table in scenario.report(bench.results):
+        if table.rows:
+            print(table)
+    for contender, error in bench.results.errors(scenario.NAME):
+        print(f'{contender} failed: {error}')
+    seconds = time.monotonic() - begin
+    print(f'({scenario.NAME}: {seconds:.0f} s)\n', flush=True)
+
+
+def _print_conditions(found):
+    print(
+        tables.Table(
+            'Measured on',
+            ['part', 'version'],
+            [list(each) for each in found.machine.items()],
+        )
+    )
+    left_out = {name: packages.missing(name) for name in COMPARED}
+    left_out['TLS'] = servers.without_tls()
+    rows = [[name, reason] for name, reason in left_out.items() if reason]
+    if rows:
+        print(tables.Table('Left out', ['what', 'why'], rows))
+    if os.getloadavg()[0] > IDLE_LOAD:
+        print(
+            f'The load of this machine is {os.getloadavg()[0]:.1f} before the'
+            ' first round: something else runs, and the figures show it.\n'
+        )
+
+
+def _print_comparisons(found, measured):
+    shown = [goals.table(found)]
+    if found.against is not None:
+        shown.append(goals.changes(found, measured))
+    shown.append(goals.behind(found, measured))
+    for table in shown:
+        if table.rows:
+            print(table)
 
 
 def _machine():
+    versions = {
+        name: packages.version(name)
+        for name in ('python-memcached', 'tornado', *COMPARED)
+    }
     return {
         'cores': str(os.cpu_count()),
         'processor': _processor(),
         'system': f'{platform.system()} {platform.release()}',
         'Python': platform.python_version(),
         'memcached': _memcached(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version for name, version in versions.items() if version},
     }
 
 
@@ -130,20 +196,7 @@ def _memcached():
     ).stdout.split()[-1]
 
 
-def _version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return tables.MISSING
-
-
-def _print_section(title, shown, errors):
-    print(f'{title}\n{"=" * len(title)}\n')
-    for text in shown:
-        print(text)
-    for contender, error in errors:
-        print(f'{contender} failed: {error}')
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(
+        main('benchmarks/run', __doc__.splitlines()[0], scenarios.IN_SECONDS)
+    )

@@ -1,38 +1,10 @@
-"""Figures as plain text: tables, and whether targets are reached."""
+"""Figures as tables, of plain text and of reStructuredText."""
 
 import dataclasses
-import statistics
+
+from benchmarks import figures
 
 MISSING = '-'
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """What is to be reached, and what was measured."""
-
-    text: str
-    measured: float | None
-    sign: str
-    bound: float
-    unit: str = ''
-
-    @property
-    def verdict(self):
-        """``reached``, ``not reached`` or, without a figure, ``-``."""
-        if self.measured is None:
-            return MISSING
-        # As it is shown: nobody can see more digits than that.
-        shown = float(f'{self.measured:.3g}')
-        reached = (
-            shown >= self.bound if self.sign == '>=' else shown <= self.bound
-        )
-        return 'reached' if reached else 'not reached'
-
-
-def median(values):
-    """Return the median of values, or None if there are none."""
-    values = list(values)
-    return statistics.median(values) if values else None
 
 
 def number(value, scale=1):
@@ -50,83 +22,98 @@ def number(value, scale=1):
     return f'{value:#.3g}'.rstrip('.')
 
 
-def table(title, header, rows):
-    """Return a table: the first column to the left, the others right.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table: the first column to the left, the others right.
 
-    :param str title: what it shows, with its unit
-    :param list header: a text for each column
-    :param list rows: lists of texts
-    :rtype: str
+    :ivar str title: what it shows, with its unit
+    :ivar list header: a text for each column
+    :ivar list rows: lists of texts
     """
-    lines = [[str(each) for each in row] for row in [header, *rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
+
+    title: str
+    header: list
+    rows: list
+
+    def __str__(self):
+        first, *rest, rule = _aligned([self.header, *self.rows], '-')
+        return '\n'.join([self.title, '', first, rule, *rest, ''])
+
+    def rst(self):
+        """Return it as reStructuredText, the title above the first column.
+
+        :rtype: str
+        """
+        part, *others = self.header
+        title = f'{self.title}, by {part}' if part else self.title
+        rows = [
+            # Alone it would begin a list.
+            [f'\\{cell}' if cell == MISSING else cell for cell in row]
+            for row in self.rows
+        ]
+        first, *rest, rule = _aligned([[title, *others], *rows], '=')
+        return '\n'.join([rule, first, rule, *rest, rule, ''])
+
+
+def _aligned(rows, sign):
+    """Return the lines of a table, and at the end the rule that it needs."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
         '  '.join(
             [row[0].ljust(widths[0])]
             + [
-                each.rjust(width)
-                for each, width in zip(row[1:], widths[1:], strict=True)
+                cell.rjust(width)
+                for cell, width in zip(row[1:], widths[1:], strict=True)
             ]
         ).rstrip()
-        for row in lines
+        for row in rows
     ]
-    rule = '  '.join('-' * width for width in widths)
-    return '\n'.join([title, '', text[0], rule, *text[1:], ''])
+    return [*lines, '  '.join(sign * width for width in widths)]
 
 
-def targets(items):
-    """Return the table of targets.
+def table(title, header, rows):
+    """Return a table as plain text.
 
-    :param list items: of :class:`Target`
     :rtype: str
     """
-    return table(
-        'Targets',
-        ['', 'measured', 'to reach', ''],
-        [
-            [
-                each.text,
-                f'{number(each.measured)} {each.unit}'.rstrip(),
-                f'{each.sign} {each.bound:g} {each.unit}'.rstrip(),
-                each.verdict,
-            ]
-            for each in items
-        ],
-    )
+    return str(Table(title, header, rows))
 
 
-def by_contender(results, scenario, name, title, figure, scale=1):
+def by_contender(results, scenario, name, figure, title=None, **others):
     """Return a table of medians: contenders by what a cell's part was.
 
     :param benchmarks.results.Results results: all of them
     :param str scenario: its name
     :param str name: the part of the cell that the columns show
-    :param str title: what the table shows, with its unit
-    :param str figure: which figure; or several
-    :param float scale: what to multiply it with
-    :rtype: str
+    :param str figure: of :data:`benchmarks.figures.ALL`; or several
+    :param str title: if not that of the figure, which has its unit
+    :param others: what other parts of the cell are
+    :rtype: Table
     """
-    figures = [figure] if isinstance(figure, str) else figure
-    columns = results.cells(scenario, name)
-    return table(
-        title,
-        [name, *columns],
-        [
+    names = [figure] if isinstance(figure, str) else figure
+    shown = [figures.ALL[each] for each in names]
+    columns = results.parts(scenario, name, **others)
+    cells = [{**others, name: column} for column in columns]
+    rows = []
+    for contender in results.contenders(scenario):
+        medians = [
             [
-                contender,
-                *(
-                    ' / '.join(
-                        number(
-                            results.median(
-                                scenario, {name: column}, contender, each
-                            ),
-                            scale,
-                        )
-                        for each in figures
-                    )
-                    for column in columns
-                ),
+                (results.median(scenario, cell, contender, each), each)
+                for each in names
             ]
-            for contender in results.contenders(scenario)
-        ],
+            for cell in cells
+        ]
+        if any(value is not None for cell in medians for value, _ in cell):
+            rows.append([contender, *map(_joined, medians)])
+    return Table(
+        title or ' / '.join(each.title for each in shown),
+        ['' if name == 'what' else name, *columns],
+        rows,
+    )
+
+
+def _joined(medians):
+    return ' / '.join(
+        number(value, figures.ALL[name].scale) for value, name in medians
     )

@@ -4,11 +4,12 @@ Reads from standard input what to run, as JSON, and prints the figures as
 JSON. So contenders share no event loop, no garbage and no threads.
 """
 
-import asyncio
 import json
 import sys
 
-from benchmarks import blocking, contenders, loads
+from benchmarks import blocking, bounds, contenders, loads, loops
+
+ASYNCHRONOUS = {**contenders.ASYNCHRONOUS, **bounds.ASYNCHRONOUS}
 
 
 def main():
@@ -21,14 +22,9 @@ def main():
 
 
 def _in_loop(loop, contender, options, load, addresses, **parameters):
-    if loop == 'uvloop':
-        import uvloop
-
-        loop = uvloop.new_event_loop()
-    else:
-        loop = asyncio.new_event_loop()
+    loop = loops.new(loop)
     addresses = [(host, port) for host, port in addresses]
-    contestant = contenders.ASYNCHRONOUS[contender](**options)
+    contestant = ASYNCHRONOUS[contender](**options)
     try:
         return loop.run_until_complete(
             loads.run(contestant, load, addresses, **parameters)

@@ -9,28 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import holdups, instructions, revisions  # noqa: E402
+from benchmarks import holdups  # noqa: E402
 from sprockets.clients.memcached import testing  # noqa: E402
-
-SECONDS = 60
-
-
-@pytest.mark.parametrize('callers', instructions.READS)
-def test_reads(memcached_server, callers):
-    """Each caller reads its own key."""
-    said = revisions.run(
-        *(ROOT, 'reads.py', memcached_server.address),
-        *('asyncio', callers, 3),
-        timeout=SECONDS,
-    )
-    assert said == ('', '')
-
-
-def test_instructions_are_those_of_the_reads_that_are_more():
-    """Divided by how many these are."""
-    (few, many) = instructions.READS[64]
-    least = {few: 1_000_000, many: 1_000_000 + 64 * (many - few) * 123}
-    assert instructions.of_a_read(least, 64) == 123
 
 
 @pytest.fixture(scope='module')

@@ -13,13 +13,13 @@ as JSON.  It uses public API alone, and so runs on any revision.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import resource
 import sys
 import time
 
+from benchmarks import ticker
 from sprockets.clients import memcached
 
 LARGE = 'x' * 4_000_000
@@ -29,50 +29,21 @@ CALLS = 3
 """Of a method: the first one has to connect."""
 
 
-class Ticker:
-    """Watches for how long a loop does not get on."""
-
-    def __init__(self):
-        self.held = self.busy = 0.0
-
-    async def run(self):
-        """Look at each turn, until cancelled."""
-        then, worked = time.perf_counter(), time.thread_time()
-        while True:
-            await asyncio.sleep(0)
-            now, works = time.perf_counter(), time.thread_time()
-            self.held = max(self.held, now - then)
-            self.busy = max(self.busy, works - worked)
-            then, worked = now, works
-
-
-@contextlib.asynccontextmanager
-async def ticking():
-    """Watch the loop."""
-    ticker = Ticker()
-    task = asyncio.create_task(ticker.run())
-    # Its first look is not at what comes now.
-    await asyncio.sleep(0.01)
-    yield ticker
-    await asyncio.sleep(0.01)
-    task.cancel()
-
-
 async def watched(call, calls=CALLS):
     """Return the figures of some calls, one after the other.
 
     :param call: a function that begins one
     """
     took = 0.0
-    async with ticking() as ticker:
+    async with ticker.ticking() as watch:
         for _ in range(calls):
             begun = time.perf_counter()
             result = await call()
             took = max(took, time.perf_counter() - begun)
     found = len(result) if isinstance(result, dict) else None
     return {
-        'held': ticker.held,
-        'busy': ticker.busy,
+        'held': watch.held,
+        'busy': watch.busy,
         'took': took,
         'found': found,
     }

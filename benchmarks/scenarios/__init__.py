@@ -1,7 +1,19 @@
 """What is measured, one scenario a module.
 
-Each has a ``NAME``, a ``TITLE``, ``measure(rounds)`` and ``report(results)``,
-which returns tables as text and a list of targets.
+Each has
+
+``NAME``, ``TITLE``
+    what it is called in a command line, and above its tables
+``CELLS``
+    its rows: what is measured, such as so many callers
+``FIGURES``
+    the figures that count, of :data:`benchmarks.figures.ALL`
+``measure(bench, cells)``
+    measures some of the rows
+``report(results)``
+    returns tables
+
+What is to be reached is in :mod:`benchmarks.goals`.
 """
 
 from benchmarks.scenarios import (
@@ -9,28 +21,36 @@ from benchmarks.scenarios import (
     blocking,
     callers,
     distance,
+    imports,
     in_flight,
+    instructions,
+    memory,
     mix,
     servers,
     stampede,
+    tls,
     tornado,
-    uvloop,
     values,
 )
 
-ALL = {
-    scenario.NAME: scenario
-    for scenario in (
-        blocking,
-        callers,
-        uvloop,
-        mix,
-        arrivals,
-        distance,
-        servers,
-        values,
-        in_flight,
-        stampede,
-        tornado,
-    )
-}
+IN_SECONDS = [
+    blocking,
+    callers,
+    tls,
+    mix,
+    arrivals,
+    distance,
+    servers,
+    values,
+    in_flight,
+    stampede,
+    tornado,
+    memory,
+    imports,
+]
+"""What ``benchmarks/run`` measures."""
+
+COUNTED = [instructions]
+"""What ``benchmarks/instructions`` counts."""
+
+ALL = [*IN_SECONDS, *COUNTED]

@@ -8,10 +8,11 @@ import tempfile
 import threading
 import time
 
-from benchmarks import servers, stampede, tables
+from benchmarks import packages, servers, stampede, tables
 
 NAME = 'stampede'
 TITLE = 'A hot key: it expires under 8 processes of 64 callers; its hits'
+FIGURES = []
 
 PROCESSES = 8
 CALLERS = 64
@@ -22,7 +23,7 @@ SECONDS = 1.0
 NOTICE = 0.3
 PATIENCE = 60
 
-EXPIRY = {
+KINDS = {
     'get, then set': 'GetThenSet',
     'get_or_set': 'GetOrSet',
     'get_or_set, stale': 'GetOrSetStale',
@@ -46,24 +47,46 @@ BLOCKING = {
     'cached': 'BlockingCached',
     'dogpile.cache': 'Dogpile',
 }
-HITS = {
-    '64 callers': (AWAITED, CALLERS),
-    '1 caller': (AWAITED, 1),
-    '1 thread': (BLOCKING, 1),
+# The package that each of them needs, if it is not this one.
+PACKAGES = {
+    'Aiocache': 'aiocache',
+    'AiocacheStampede': 'aiocache',
+    'Cashews': 'cashews',
+    'Dogpile': 'dogpile.cache',
 }
+
+
+def _there(kinds):
+    """Return those whose package is installed."""
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if packages.missing(PACKAGES.get(kind)) is None
+    }
+
+
+EXPIRY = _there(KINDS)
+HITS = {
+    '64 callers': (_there(AWAITED), CALLERS),
+    '1 caller': (_there(AWAITED), 1),
+    '1 thread': (_there(BLOCKING), 1),
+}
+CELLS = [{'what': what} for what in ('expiry', *HITS)]
 # Turns of a contender for each second of the pace, and seconds of a turn.
 TURNS = 50
 TURN = 0.04
-WORSE = 1.1
 
 
-def measure(bench):
+def measure(bench, cells):
     for number in range(bench.pace.rounds):
-        bench.progress(NAME, {'what': 'expiry', 'round': number})
-        for name, kind in EXPIRY.items():
-            _record(bench, 'expiry', name, number, _expiry(kind))
-        for what, (kinds, callers) in HITS.items():
-            bench.progress(NAME, {'hits of': what, 'round': number})
+        for cell in cells:
+            what = cell['what']
+            bench.progress(NAME, {**cell, 'round': number})
+            if what == 'expiry':
+                for name, kind in EXPIRY.items():
+                    _record(bench, what, name, number, _expiry(kind))
+                continue
+            kinds, callers = HITS[what]
             figures = _hits(kinds, callers, bench.pace.seconds * TURNS)
             for name in kinds:
                 _record(
@@ -189,97 +212,88 @@ def _reason(processes):
 
 
 def report(results):
-    def medians(what, contender, figures):
+    return [_expiries(results), *(_times(results, what) for what in HITS)]
+
+
+def _expiries(results):
+    cell = {'what': 'expiry'}
+
+    def medians(contender, figures):
         return [
-            results.median(NAME, {'what': what}, contender, figure)
-            for figure in figures
+            results.median(NAME, cell, contender, figure) for figure in figures
         ]
 
-    expiry = [
+    return tables.Table(
+        'A key expires under 8 processes of 64 callers; it takes'
+        f' {COMPUTE * 1000:.0f} ms to compute',
+        ['', 'computations', 'errors', 'longest wait, ms', 'p50, ms'],
         [
-            contender,
-            *('-' if each is None else f'{each:.0f}' for each in counts),
-            *(tables.number(each, 1e3) for each in waits),
-        ]
-        for contender in EXPIRY
-        for counts, waits in [
-            (
-                medians('expiry', contender, ['computations', 'errors']),
-                medians('expiry', contender, ['longest', 'p50']),
-            )
-        ]
-    ]
-    shown = [
-        tables.table(
-            'A key expires under 8 processes of 64 callers; it takes'
-            f' {COMPUTE * 1000:.0f} ms to compute',
-            ['', 'computations', 'errors', 'longest wait, ms', 'p50, ms'],
-            expiry,
-        )
-    ]
-    for what, (kinds, _) in HITS.items():
-        shown.append(
-            tables.table(
-                f'Time of a hit, us: {what}',
-                ['', 'p50', "to get's", 'p99', "to get's"],
-                [
-                    [
-                        contender,
-                        tables.number(p50, 1e6),
-                        tables.number(
-                            _to_get(results, what, contender, 'p50')
-                        ),
-                        tables.number(p99, 1e6),
-                        tables.number(
-                            _to_get(results, what, contender, 'p99')
-                        ),
-                    ]
-                    for contender in kinds
-                    for p50, p99 in [medians(what, contender, ['p50', 'p99'])]
-                ],
-            )
-        )
-    return shown, _targets(results)
-
-
-def _to_get(results, what, contender, figure):
-    return results.ratio(NAME, {'what': what}, contender, ['get'], figure)
-
-
-def _targets(results):
-    def expiry(contender, figure):
-        return results.median(NAME, {'what': 'expiry'}, contender, figure)
-
-    longest = expiry('get_or_set, stale', 'longest')
-    return [
-        tables.Target(
-            f'{contender}: computations when a key expires',
-            expiry(contender, 'computations'),
-            '<=',
-            1,
-        )
-        for contender in (
-            'get_or_set',
-            'get_or_set, stale',
-            'cached',
-            'get_or_set, threads',
-        )
-    ] + [
-        tables.Target(
-            'get_or_set, stale: the longest wait when a key expires',
-            None if longest is None else longest * 1e3,
-            '<=',
-            COMPUTE * 1e3,
-            'ms',
-        ),
-        *[
-            tables.Target(
-                f"{what}: p99 of a hit of {contender}, to get's",
-                _to_get(results, what, contender, 'p99'),
-                '<=',
-                WORSE,
-            )
-            for what in HITS
-            for contender in ('get_or_set', 'cached')
+            [
+                contender,
+                *(
+                    tables.MISSING if each is None else f'{each:.0f}'
+                    for each in medians(contender, ['computations', 'errors'])
+                ),
+                *(
+                    tables.number(each, 1e3)
+                    for each in medians(contender, ['longest', 'p50'])
+                ),
+            ]
+            for contender in results.contenders(NAME, cell)
         ],
-    ]
+    )
+
+
+def _times(results, what):
+    cell = {'what': what}
+    return tables.Table(
+        f'Time of a hit, us: {what}',
+        ['', 'p50', "to get's", 'p99', "to get's"],
+        [
+            [
+                contender,
+                *(
+                    text
+                    for figure in ('p50', 'p99')
+                    for text in (
+                        tables.number(
+                            results.median(NAME, cell, contender, figure), 1e6
+                        ),
+                        tables.number(
+                            _to_get(results, cell, contender, figure)
+                        ),
+                    )
+                ),
+            ]
+            for contender in results.contenders(NAME, cell)
+        ],
+    )
+
+
+def hits(results):
+    """Return the table of what a hit takes, to a plain get, of 64 callers.
+
+    :rtype: tables.Table
+    """
+    cell = {'what': '64 callers'}
+    return tables.Table(
+        "Time of a hit, to get's",
+        ['', 'p50', 'p99'],
+        [
+            [
+                contender,
+                *(
+                    tables.number(_to_get(results, cell, contender, figure))
+                    for figure in ('p50', 'p99')
+                ),
+            ]
+            for contender in results.contenders(NAME, cell)
+        ],
+    )
+
+
+def _to_get(results, cell, contender, figure):
+    own, of_get = (
+        results.median(NAME, cell, who, figure) for who in (contender, 'get')
+    )
+    return own / of_get if own and of_get else None

@@ -4,21 +4,18 @@ from benchmarks import contenders, servers, tables
 
 NAME = 'values'
 TITLE = 'asyncio: 64 callers that read values of 10 bytes to 100 KB'
+FIGURES = ['reads_per_second']
 
-SIZES = [10, 1_000, 100_000]
+CELLS = [{'bytes': size} for size in (10, 1_000, 100_000)]
 
 
-def measure(bench):
+def measure(bench, cells):
     with servers.memcached() as port:
-        servers.fill(port, SIZES)
-        for size in SIZES:
+        servers.fill(port, [cell['bytes'] for cell in cells])
+        for cell in cells:
+            task = {'ports': [port], 'callers': 64, 'size': cell['bytes']}
             bench.interleave(
-                NAME,
-                {'bytes': size},
-                {
-                    name: {'ports': [port], 'callers': 64, 'size': size}
-                    for name in contenders.ASYNCHRONOUS
-                },
+                NAME, cell, dict.fromkeys(contenders.ASYNCHRONOUS, task)
             )
 
 
@@ -27,7 +24,7 @@ def report(results):
         return tables.by_contender(results, NAME, 'bytes', *arguments)
 
     return [
-        table('Reads per second', 'reads_per_second'),
-        table('Time of one read, ms: p50 / p99', ['p50', 'p99'], 1e3),
-        table('CPU of the client per read, us', 'cpu_per_read', 1e6),
-    ], []
+        table('reads_per_second'),
+        table(['p50', 'p99'], 'p50 / p99 of a read, ms'),
+        table('cpu_per_read'),
+    ]
