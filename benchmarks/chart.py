@@ -1,7 +1,4 @@
-"""Draws the charts of the documentation from the figures of a run.
-
-``benchmarks/chart FILE FOLDER`` reads what ``benchmarks/run --json FILE``
-wrote and writes into the folder:
+"""Draws the charts of the documentation.
 
 ``benchmark.svg``
     reads per second by number of callers, ours and the others';
@@ -13,25 +10,28 @@ light page and on a dark one.
 """
 
 import pathlib
-import sys
 
 import matplotlib as mpl
 from matplotlib import pyplot, ticker
 
-from benchmarks import results
+from benchmarks import contenders
+from benchmarks.contenders import OURS
 
 INK = '#7a7f87'
-OURS = 'sprockets'
 LABELS = {OURS: 'sprockets.clients.memcached'}
 COLORS = {
     OURS: '#e8590c',
     'aiomcache': '#2b8ad6',
     'emcache': '#2f9e6e',
     'emcache, batching': '#8f7ee0',
+    'memcachio': '#d6336c',
     'python-memcached, executor': '#b08900',
     'pymemcache, executor': '#c2629f',
     'pylibmc, executor': '#6f8f9a',
+    'libmc, executor': '#5c940d',
+    'meta-memcache, executor': '#a9745b',
 }
+"""By contender."""
 STYLE = {
     'svg.fonttype': 'path',
     # The same figures make the same file.
@@ -45,11 +45,13 @@ STYLE = {
     'axes.spines.top': False,
     'axes.spines.right': False,
 }
+ASYNCIO = {'loop': 'asyncio'}
 PANELS = [
-    ('callers', 'callers', 'callers'),
-    ('servers', 'servers', 'servers, 64 callers'),
-    ('values', 'bytes', 'bytes of a value, 64 callers'),
+    ('callers', 'callers', ASYNCIO, 'callers'),
+    ('servers', 'servers', {}, 'servers, 64 callers'),
+    ('values', 'bytes', {}, 'bytes of a value, 64 callers'),
 ]
+"""Scenario, the part of its rows, what other parts are, and a label."""
 
 
 def draw(measured, folder):
@@ -63,13 +65,15 @@ def draw(measured, folder):
     with mpl.rc_context(STYLE):
         if measured.contenders('callers'):
             _reads(measured, folder / 'benchmark.svg')
-        if all(measured.contenders(scenario) for scenario, _, _ in PANELS):
+        if all(measured.contenders(scenario) for scenario, *_ in PANELS):
             _growth(measured, folder / 'benchmark-growth.svg')
 
 
 def _reads(measured, path):
     figure, axes = pyplot.subplots(figsize=(8, 4.2), layout='constrained')
-    _lines(axes, measured, 'callers', 'callers', 'reads_per_second', 1)
+    _lines(
+        axes, measured, 'callers', 'callers', ASYNCIO, 'reads_per_second', 1
+    )
     axes.set_xlabel('callers that await a read at the same time')
     axes.set_ylabel('reads per second')
     axes.yaxis.set_major_formatter(_thousands)
@@ -82,8 +86,10 @@ def _growth(measured, path):
     figure, panels = pyplot.subplots(
         1, len(PANELS), figsize=(11, 4.2), layout='constrained', sharey=True
     )
-    for axes, (scenario, part, label) in zip(panels, PANELS, strict=True):
-        _lines(axes, measured, scenario, part, 'cpu_per_read', 1e6)
+    for axes, (scenario, part, others, label) in zip(
+        panels, PANELS, strict=True
+    ):
+        _lines(axes, measured, scenario, part, others, 'cpu_per_read', 1e6)
         axes.set_yscale('log')
         axes.set_xlabel(label)
     panels[0].set_ylabel('CPU of the client per read, us')
@@ -95,14 +101,18 @@ def _growth(measured, path):
     save(figure, path)
 
 
-def _lines(axes, measured, scenario, part, figure, scale):
+def _lines(axes, measured, scenario, part, others, figure, scale):
     """Draw a line for each contender, ours on top of the others."""
-    for name in measured.contenders(scenario):
+    places = measured.parts(scenario, part, **others)
+    there = measured.contenders(scenario)
+    for name in [*contenders.others(there), OURS]:
         points = [
             (place, value * scale)
-            for place in measured.cells(scenario, part)
+            for place in places
             if (
-                value := measured.median(scenario, {part: place}, name, figure)
+                value := measured.median(
+                    scenario, {**others, part: place}, name, figure
+                )
             )
         ]
         if points:
@@ -116,7 +126,7 @@ def _lines(axes, measured, scenario, part, figure, scale):
                 zorder=3 if name == OURS else 2,
             )
     axes.set_xscale('log')
-    axes.set_xticks(measured.cells(scenario, part))
+    axes.set_xticks(places)
     axes.xaxis.set_major_formatter(_thousands)
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.grid(axis='y', color=INK, alpha=0.25)
@@ -137,13 +147,3 @@ def save(figure, path):
     # matplotlib leaves blanks at the ends of lines.
     lines = path.read_text('utf-8').splitlines()
     path.write_text(''.join(f'{line.rstrip()}\n' for line in lines), 'utf-8')
-
-
-def main():
-    if len(sys.argv) != 3:
-        sys.exit('usage: benchmarks/chart FILE FOLDER')
-    draw(results.Results.load(sys.argv[1]), sys.argv[2])
-
-
-if __name__ == '__main__':
-    main()
