@@ -138,8 +138,8 @@ class EmcacheBatching(Emcache):
 class Memcachio:
     """memcachio with its default of two connections, which it pipelines.
 
-    With 16 it answers fewer.  Without the five seconds after which calls that
-    wait for a connection raise.
+    With 16 it answers fewer.  Without its time-outs: after five seconds calls
+    that wait for a connection raise, and after one those that make it.
     """
 
     name = package = 'memcachio'
@@ -154,6 +154,7 @@ class Memcachio:
         self.client = memcachio.Client(
             servers,
             blocking_timeout=None,
+            connect_timeout=None,
             socket_nodelay=True,
             ssl_context=_context(authority),
         )

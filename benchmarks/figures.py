@@ -36,7 +36,7 @@ ALL = {
     'noticed_p99': Figure('p99 until it was noticed', min, 1e3, 'ms'),
     'longest': Figure('longest wait', min, 1e3, 'ms'),
     'held': Figure('longest hold-up', min, 1e3, 'ms'),
-    'busy': Figure('its own work', min, 1e3, 'ms'),
+    'busy': Figure('own work in a hold-up', min, 1e3, 'ms'),
     'cpu_per_read': Figure('CPU of a read', min, 1e6, 'us'),
     'cpu': Figure('CPU of a call', min, 1e6, 'us'),
     'seconds': Figure('time of a call', min, 1e6, 'us'),
