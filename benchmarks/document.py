@@ -7,6 +7,7 @@ if it was measured.
 """
 
 import argparse
+import dataclasses
 import re
 
 from benchmarks import goals, results, revisions, scenarios, tables
@@ -43,9 +44,7 @@ WAITED = ['p50', 'p99']
 SECTIONS = {
     'machine': _machine,
     'reads': _table('callers', 'callers', 'reads_per_second', loop='asyncio'),
-    'waits': _table(
-        *('callers', 'callers', WAITED, 'p50 / p99, ms'), loop='asyncio'
-    ),
+    'waits': _table('callers', 'callers', 'p99', loop='asyncio'),
     'uvloop': _table('callers', 'callers', 'reads_per_second', loop='uvloop'),
     'instructions': _instructions('TCP'),
     'instructions over TLS': _instructions('TLS'),
@@ -83,7 +82,12 @@ def fill(text, found):
     def filled(match):
         begin, name, _, end = match.groups()
         table = SECTIONS[name](found)
-        return f'{begin}{table.rst()}\n{end}' if table.rows else match[0]
+        # What it was before is not what it is now.
+        rows = [row for row in table.rows if row[0] != found.before]
+        if not rows:
+            return match[0]
+        shown = dataclasses.replace(table, rows=rows)
+        return f'{begin}{shown.rst()}\n{end}'
 
     return BLOCK.sub(filled, text)
 

@@ -22,7 +22,9 @@ class Figure:
     @property
     def title(self):
         """Return what it is, with its unit."""
-        text = self.text[0].upper() + self.text[1:]
+        text = self.text
+        if text not in ('p50', 'p99'):
+            text = text[0].upper() + text[1:]
         return f'{text}, {self.unit}' if self.unit else text
 
 

@@ -93,24 +93,39 @@ def by_contender(results, scenario, name, figure, title=None, **others):
     """
     names = [figure] if isinstance(figure, str) else figure
     shown = [figures.ALL[each] for each in names]
-    columns = results.parts(scenario, name, **others)
-    cells = [{**others, name: column} for column in columns]
-    rows = []
-    for contender in results.contenders(scenario):
-        medians = [
-            [
+    cells = {
+        column: {**others, name: column}
+        for column in results.parts(scenario, name, **others)
+    }
+    medians = {
+        contender: {
+            column: [
                 (results.median(scenario, cell, contender, each), each)
                 for each in names
             ]
-            for cell in cells
-        ]
-        if any(value is not None for cell in medians for value, _ in cell):
-            rows.append([contender, *map(_joined, medians)])
+            for column, cell in cells.items()
+        }
+        for contender in results.contenders(scenario)
+    }
+    # Rows and columns without a figure are left out.
+    columns = [
+        column
+        for column in cells
+        if any(_measured(of[column]) for of in medians.values())
+    ]
     return Table(
         title or ' / '.join(each.title for each in shown),
         ['' if name == 'what' else name, *columns],
-        rows,
+        [
+            [contender, *(_joined(of[column]) for column in columns)]
+            for contender, of in medians.items()
+            if any(map(_measured, of.values()))
+        ],
     )
+
+
+def _measured(medians):
+    return any(value is not None for value, _ in medians)
 
 
 def _joined(medians):
