@@ -9,20 +9,15 @@ import json
 import math
 import re
 import resource
-import shutil
 import socket
 import subprocess
 import sys
-import time
 
 from benchmarks import goals, revisions, servers, tables
 
 PORTS = 1_000
 KEYS = 500_000
 MANY = 100_000
-
-FIRST_PORTS = range(20_000, 30_000, PORTS)
-"""Where to look for free ports: no system gives these to clients."""
 
 SECONDS = 150
 """Nothing that is measured may take longer."""
@@ -161,40 +156,9 @@ def memcached():
 
     :rtype: list(int)
     """
-    command = shutil.which('memcached')
-    if command is None:
-        raise RuntimeError('memcached is not installed')
-    for first in FIRST_PORTS:
-        ports = list(range(first, first + PORTS))
-        process = subprocess.Popen(
-            [
-                *(command, '-U', '0', '-t', '2', '-c', '8192'),
-                *('-m', '1024', '-I', '8m', *servers.as_root()),
-                *('-l', ','.join(f'127.0.0.1:{port}' for port in ports)),
-            ],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            # Where a port is another's, it ends.
-            if _fill(process, ports[-1]):
-                yield ports
-                return
-        finally:
-            process.terminate()
-            process.wait()
-    raise RuntimeError(f'no {PORTS:,} free ports were found in a row')
-
-
-def _fill(process, port):
-    """Store all keys, and return whether it lives."""
-    end = time.monotonic() + servers.START_SECONDS
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            connection = socket.create_connection(('127.0.0.1', port))
-        except ConnectionRefusedError:
-            time.sleep(0.01)
-            continue
-        with connection:
+    options = ('-c', '8192', '-m', '1024', '-I', '8m')
+    with servers.memcached_on_many_ports(PORTS, *options) as ports:
+        with socket.create_connection(('127.0.0.1', ports[0])) as connection:
             for first in range(0, KEYS, MANY):
                 connection.sendall(
                     b''.join(
@@ -203,8 +167,9 @@ def _fill(process, port):
                     )
                 )
             connection.sendall(b'version\r\n')
-            return connection.recv(7) == b'VERSION'
-    return False
+            if connection.recv(7) != b'VERSION':
+                raise RuntimeError('memcached did not take all keys')
+        yield ports
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def main(name, description, measured):
     cells = _wanted(measured, options.only)
     with revisions.checked_out(options.against) as revision:
         found = results.Results(
-            _machine(),
+            _conditions(options.quick),
             options.against,
             revision is not None and revision.is_baseline,
         )
@@ -166,7 +166,8 @@ def _print_comparisons(found, measured):
             print(table)
 
 
-def _machine():
+def _conditions(quick):
+    """Return what things are measured on, and how often."""
     versions = {
         name: packages.version(name)
         for name in ('python-memcached', 'tornado', *COMPARED)
@@ -177,6 +178,7 @@ def _machine():
         'system': f'{platform.system()} {platform.release()}',
         'Python': platform.python_version(),
         'memcached': _memcached(),
+        'rounds': 'few and short' if quick else str(rounds.FULL.rounds),
         **{name: version for name, version in versions.items() if version},
     }
 

@@ -87,18 +87,19 @@ def memcached(secure=None, threads=THREADS):
 
 
 @contextlib.contextmanager
-def memcached_on_many_ports(count):
+def memcached_on_many_ports(count, *options):
     """Run a memcached that is so many servers to a client.
 
+    :param str options: further arguments of memcached's command line
     :returns: its ports
     :rtype: list[int]
     """
-    with _memcached(['127.0.0.1'] * count) as ports:
+    with _memcached(['127.0.0.1'] * count, options=options) as ports:
         yield ports
 
 
 @contextlib.contextmanager
-def _memcached(hosts, secure=None, threads=THREADS):
+def _memcached(hosts, secure=None, threads=THREADS, options=()):
     command = shutil.which('memcached')
     if command is None:
         raise RuntimeError('memcached is not installed')
@@ -115,6 +116,7 @@ def _memcached(hosts, secure=None, threads=THREADS):
                 *('-t', str(threads), '-m', str(MEGABYTES)),
                 *('-c', '4096'),
                 *tls,
+                *options,
                 *as_root(),
             ],
             env={**os.environ, 'MEMCACHED_PORT_FILENAME': str(report)},
