@@ -315,7 +315,6 @@ def test_get_multi_takes_no_other_keys_values(connect, reply):
 # Forked children
 
 
-@pytest.mark.filterwarnings('ignore:.*multi-threaded:DeprecationWarning')
 def test_a_forked_child_shares_no_connection(connect, address):
     """Parent and child read at the same time, and each gets its own."""
     client = connect(address)

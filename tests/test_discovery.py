@@ -392,7 +392,6 @@ def in_child(function):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.filterwarnings('ignore:.*multi-threaded.*:DeprecationWarning')
 def test_a_forked_child_asks_for_itself(connect, source, often):
     """It begins with what its parent knew, and learns what is new."""
     client = connect(source.discover)
@@ -414,7 +413,6 @@ def test_a_forked_child_asks_for_itself(connect, source, often):
     source.wait_for(lambda: source.asked > asked)
 
 
-@pytest.mark.filterwarnings('ignore:.*multi-threaded.*:DeprecationWarning')
 def test_a_client_made_before_the_fork(connect, source):
     """As an application that is forked before its first request."""
     client = connect(source.discover)

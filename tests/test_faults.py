@@ -380,7 +380,6 @@ class TestEveryServer:
         assert repr(server) not in names
 
     # The child calls nothing that another thread could have a lock for.
-    @pytest.mark.filterwarnings('ignore:.*multi-threaded:DeprecationWarning')
     def test_closing_reaches_past_a_forked_child(self, server):
         """A connection is closed even if a child has its socket as well."""
         waiting, done = os.pipe()

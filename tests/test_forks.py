@@ -13,10 +13,6 @@ from sprockets.clients.memcached.testing import MemcachedServer
 
 LONG = 10
 
-pytestmark = pytest.mark.filterwarnings(
-    'ignore:This process .* is multi-threaded:DeprecationWarning'
-)
-
 
 def in_child(function):
     """Return what a function returns in a forked child, as text."""

@@ -252,7 +252,9 @@ def test_a_unix_socket(connect, folder, tmp_path):
     def script(secure):
         assert secure.recv(100) == b'get key\r\n'
         secure.sendall(b'VALUE key 16 5\r\nvalue\r\nEND\r\n')
-        secure.recv(1)
+        # A client that goes away with something unread may look broken.
+        with contextlib.suppress(ConnectionError):
+            secure.recv(1)
 
     # memcached itself has no TLS on unix sockets.
     with Front(folder, script, str(tmp_path / 'socket')) as front:
