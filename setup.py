@@ -64,11 +64,11 @@ setuptools.setup(
         'Operating System :: POSIX',
         'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3 :: Only',
-        'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
         'Programming Language :: Python :: 3.13',
         'Programming Language :: Python :: 3.14',
+        'Programming Language :: Python :: 3.15',
         'Programming Language :: Python :: Implementation :: CPython',
         'Topic :: Internet :: WWW/HTTP',
         'Topic :: Software Development :: Libraries',
@@ -88,7 +88,7 @@ setuptools.setup(
     package_data={
         'sprockets.clients.memcached': ['py.typed', 'web/status.html']
     },
-    python_requires='>=3.10',
+    python_requires='>=3.11',
     install_requires=read_requirements('installation.txt'),
     entry_points={
         'pytest11': [

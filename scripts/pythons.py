@@ -10,7 +10,9 @@ import sys
 
 import commands
 
-OLDEST = (3, 10)
+OLDEST = (3, 11)
+NEWEST = (3, 15)
+"""The newest that is promised to work; a machine may have newer ones."""
 
 PROBE = """
 import importlib.util, json, sys
@@ -44,18 +46,20 @@ class Python:
         return '{}.{}'.format(*self.version)
 
 
-def find():
-    """Return one CPython of each minor version from 3.10 up, oldest first.
+def find(others=()):
+    """Return one CPython of each minor version from 3.11 up, oldest first.
 
     They are searched for in the PATH and among those of pyenv. What does
     not run, such as pyenv's shim for a version that is not chosen, is left
     out. Of several, the complete and newest one is taken.
 
+    :param others: the paths of further ones
     :rtype: list(Python)
 
     """
+    paths = dict.fromkeys([*_candidates(), *others])
     with concurrent.futures.ThreadPoolExecutor(4) as executor:
-        found = executor.map(_probe, dict.fromkeys(_candidates()))
+        found = executor.map(_probe, paths)
     known = sorted(each for each in found if each and each.release)
     best = {each.name: each for each in known if each.version >= OLDEST}
     return sorted(best.values(), key=lambda each: each.version)

@@ -121,7 +121,7 @@ DIFFERENT = [
     uuid.UUID(int=1),
     datetime.date(2026, 1, 1),
     datetime.datetime(2026, 1, 1),
-    datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+    datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     datetime.time(1),
     datetime.timedelta(1),
 ]

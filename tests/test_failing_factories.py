@@ -6,7 +6,6 @@ import contextlib
 import gc
 import itertools
 import logging
-import sys
 import threading
 import traceback
 
@@ -35,11 +34,7 @@ class Picky(Exception):  # noqa: N818
 
 def group():
     """Return what a task group raises, where there are such groups."""
-    if sys.version_info < (3, 11):
-        return Outcome()
-    return BaseExceptionGroup(  # noqa: F821
-        'several', [Outcome(), ValueError()]
-    )
+    return BaseExceptionGroup('several', [Outcome(), ValueError()])
 
 
 ENDS = [

@@ -50,7 +50,7 @@ class Receiver:
 
         try:
             await asyncio.wait_for(wait(), SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise AssertionError(self._text) from None
         return self._text
 

@@ -27,7 +27,7 @@ from sprockets.clients.memcached.wire import tls
 
 SECONDS = 10
 DAY = datetime.timedelta(days=1)
-NOW = datetime.datetime.now(datetime.timezone.utc)
+NOW = datetime.datetime.now(datetime.UTC)
 
 
 class Folder:

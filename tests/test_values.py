@@ -69,7 +69,7 @@ PICKLED = {
     'enum': Colour.RED,
     'subclass of text': Markup('<b>'),
     'object': Article('title'),
-    'date': datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone.utc),
+    'date': datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC),
     'decimal': decimal.Decimal('1.10'),
     'bytearray': bytearray(b'bytes'),
 }

@@ -207,8 +207,8 @@ def _known(value: typing.Any, write: abc.Callable[[typing.Any], str]) -> str:
 
 def _span(date: str) -> str:
     """Return how long ago a date was, in its two largest units."""
-    since = datetime.datetime.fromisoformat(date.replace('Z', '+00:00'))
-    now = datetime.datetime.now(datetime.timezone.utc)
+    since = datetime.datetime.fromisoformat(date)
+    now = datetime.datetime.now(datetime.UTC)
     minutes, seconds = divmod(max(int((now - since).total_seconds()), 0), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

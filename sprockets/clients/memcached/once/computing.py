@@ -96,7 +96,7 @@ class Computing:
         if within:
             try:
                 await asyncio.wait_for(lock.acquire(), nesting.PATIENCE)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 held = False
         else:
             await lock.acquire()

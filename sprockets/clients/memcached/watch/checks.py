@@ -168,5 +168,5 @@ def _up_since(
 def _date(seconds: float | None) -> str | None:
     if seconds is None:
         return None
-    date = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    date = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return date.strftime('%Y-%m-%dT%H:%M:%SZ')
