@@ -7,19 +7,13 @@ and closes the connection on each.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
-import pathlib
-import random
-import shutil
-import socket
-import subprocess
-import tempfile
 import time
 
 import faults
 import pytest
+import servers
 import wire
 
 from sprockets.clients import memcached
@@ -30,68 +24,10 @@ TIMEOUT = 30
 """Seconds for a call, and for the proxy to wait for a server: a machine that
 is busy may need many of them for 5,000 keys."""
 
-PROGRAM = shutil.which(
-    'nutcracker', path=os.pathsep.join([*os.get_exec_path(), '/usr/sbin'])
-)
-CONFIGURATION = """\
-memcached:
-  listen: {path} 0600
-  hash: fnv1a_64
-  distribution: ketama
-  timeout: {milliseconds}
-  servers:
-"""
-
 needs_twemproxy = pytest.mark.skipif(
-    PROGRAM is None, reason='twemproxy (nutcracker) is not installed'
+    servers.find('nutcracker') is None,
+    reason='twemproxy (nutcracker) is not installed',
 )
-
-
-@contextlib.contextmanager
-def twemproxy(*servers):
-    """Run a proxy before some servers, and give its address."""
-    with tempfile.TemporaryDirectory(prefix='twemproxy-') as folder:
-        folder = pathlib.Path(folder)
-        path = folder / 'socket'
-        lines = [f'    - {server.address}:1\n' for server in servers]
-        (folder / 'conf.yml').write_text(
-            CONFIGURATION.format(path=path, milliseconds=1000 * TIMEOUT)
-            + ''.join(lines)
-        )
-        process = start(folder, path)
-        try:
-            yield f'unix:{path}'
-        finally:
-            process.kill()
-            process.wait(SECONDS)
-
-
-def start(folder, path):
-    """Start it, with a port for its statistics that nobody has."""
-    for _ in range(20):
-        port = random.SystemRandom().randrange(20000, 32000)
-        process = subprocess.Popen(
-            [
-                *(PROGRAM, '-c', folder / 'conf.yml', '-o', folder / 'log'),
-                *('-a', '127.0.0.1', '-s', str(port)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        end = time.monotonic() + SECONDS
-        while process.poll() is None:
-            assert time.monotonic() < end
-            if listens(path):
-                return process
-            time.sleep(0.01)
-    raise AssertionError((folder / 'log').read_text())
-
-
-def listens(path):
-    """Whether it takes connections: its socket is there before it does."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
@@ -102,7 +38,7 @@ def pair():
 
 @pytest.fixture
 def proxy(pair):
-    with twemproxy(*pair) as address:
+    with servers.twemproxy(*pair, seconds=TIMEOUT) as address:
         yield address
 
 
