@@ -41,7 +41,7 @@ def provide(name, python, requirements, *constraints):
     stamp = folder / 'stamp'
     expected = _stamp(python, requirements, constraints)
     ENVIRONMENTS.mkdir(exist_ok=True)
-    with _locked(name):
+    with locked(ENVIRONMENTS / f'{name}.lock'):
         if _read(stamp) == expected and _works(folder):
             return folder / 'bin'
         system.provide(system.environments_of(python))
@@ -62,7 +62,7 @@ def provide(name, python, requirements, *constraints):
         if requirements in TESTS:
             _provide_wheels(pip)
         # Building writes into the checkout, so one at a time.
-        with _locked('checkout'):
+        with locked(ENVIRONMENTS / 'checkout.lock'):
             commands.run([*pip, '--no-deps', '--editable', ROOT])
         stamp.write_text(expected, 'utf-8')
     return folder / 'bin'
@@ -132,9 +132,14 @@ def _works(folder):
 
 
 @contextlib.contextmanager
-def _locked(name):
-    """Let one process at a time do what the name stands for."""
-    with open(ENVIRONMENTS / f'{name}.lock', 'w', encoding='utf-8') as file:
+def locked(path):
+    """Let one process at a time do what a file stands for.
+
+    :param pathlib.Path path: the file
+    :returns: a context manager
+
+    """
+    with path.open('w', encoding='utf-8') as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,6 +27,19 @@ class Package:
     optional: bool = False
 
 
+def find(name, path):
+    """Return where a program is, None if it is not installed.
+
+    :param str name: the program
+    :param str path: the folders to search, as in ``PATH``
+    :rtype: str
+
+    """
+    # Some distributions put it where only root looks for programs.
+    folders = [path, '/usr/local/sbin', '/usr/sbin']
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
 def program(name):
     """Return whether a program is installed.
 
@@ -34,9 +47,7 @@ def program(name):
     :rtype: bool
 
     """
-    # Some distributions put it where only root looks for programs.
-    folders = [*os.get_exec_path(), '/usr/local/sbin', '/usr/sbin']
-    return shutil.which(name, path=os.pathsep.join(folders)) is not None
+    return find(name, os.environ.get('PATH', os.defpath)) is not None
 
 
 def header(name):
@@ -55,6 +66,18 @@ def header(name):
             '/Library/Developer/CommandLineTools/SDKs/MacOSX.sdk/usr/include',
         )
     )
+
+
+def keyring():
+    """Return the file with the keys of Debian's archive, None without one.
+
+    :rtype: pathlib.Path
+
+    """
+    files = pathlib.Path('/usr/share/keyrings').glob(
+        'debian-archive-keyring.[gp]*'
+    )
+    return next(iter(sorted(files)), None)
 
 
 MEMCACHED = Package(
@@ -123,6 +146,12 @@ CHROMIUM = Package(
         ('apk', 'apt-get', 'dnf', 'pacman', 'yum', 'zypper'), 'chromium'
     ),
     optional=True,
+)
+# apt has it that a release of Debian is what it says.
+KEYRING = Package(
+    what="the keys of Debian's archive",
+    there=lambda: keyring() is not None,
+    names={'apt-get': 'debian-archive-keyring'},
 )
 
 

@@ -4,10 +4,12 @@ import argparse
 import concurrent.futures
 import dataclasses
 import os
+import re
 import shlex
 import time
 
 import commands
+import debian
 import environments
 import pythons
 import system
@@ -40,15 +42,29 @@ PYTEST = (
 # All the processes of the tests would compile all modules anew.
 BYTECODE = {'PYTHONDONTWRITEBYTECODE': ''}
 
+ABILITIES = os.path.join('tests', 'abilities.py')
+ADDRESS = re.compile(r'unix:/.+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}')
+
 # The oldest that is supported.
-TORNADO = 'tornado==6.4.*'
+TORNADO = 'tornado==6.5.*'
 
 DESCRIPTION = """\
 Check the whole project: lint, types, the docs build, and the tests on every
-CPython from 3.10 up that is in the PATH or among pyenv's, and once more on the
+CPython from 3.11 up that is in the PATH or among pyenv's, and once more on the
 oldest of them with the oldest Tornado that is supported. What that needs is
 installed first, in the folder .venvs of the checkout, and used again the next
 time: to make it anew, remove that folder."""
+
+BRING = """\
+bring the Pythons that this machine has not, and the newest memcached with its
+proxy, twemproxy and yrmcds, from Debian's packages into the folder .debian of
+the checkout, and test on these too: what is brought is tested with what is
+brought, and so is the newest Python. It takes apt and no root. What cannot be
+had is told of in the summary, and the rest goes on"""
+
+SERVER = """\
+test nothing but what works with the server at this address, whatever it is,
+and print it as a table"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +79,16 @@ class Environment:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Commands that check one thing, in one environment."""
+    """Commands that check one thing, in one environment.
+
+    ``brought`` says whether they find the servers that were brought before
+    those of the machine.
+    """
 
     name: str
     environment: Environment
     commands: tuple
+    brought: bool = False
 
 
 def arguments():
@@ -89,12 +110,24 @@ def arguments():
         metavar='KINDS',
         help='only these, separated by commas: %(default)s',
     )
+    parser.add_argument('--bring', action='store_true', help=BRING)
+    parser.add_argument('--server', metavar='HOST:PORT', help=SERVER)
+    parser.add_argument(
+        '--flush',
+        action='store_true',
+        help='with --server: see whether it can be emptied, which empties it',
+    )
     parser.add_argument('pytest', nargs='*', help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     parsed.only = parsed.only.split(',')
     for kind in parsed.only:
         if kind not in KINDS:
             parser.error(f'--only: {kind!r} is none of {", ".join(KINDS)}')
+    if parsed.server and not ADDRESS.fullmatch(parsed.server):
+        parser.error(
+            f'--server: {parsed.server!r} is no address: HOST:PORT is, such'
+            ' as 127.0.0.1:11211 or [::1]:11211, and unix:/path'
+        )
     return parsed
 
 
@@ -115,26 +148,36 @@ def chosen(found, names):
     return [python for python in found if python.name in names]
 
 
-def plan(options):
+def plan(options, own, brought):
     """Return the steps to take.
 
     :param argparse.Namespace options: what the command line asks for
+    :param list own: the Pythons of the machine
+    :param debian.Brought brought: what was brought
     :rtype: list(Step)
     :raises commands.Error: if a Python asked for is not here
 
     """
-    found = pythons.find()
+    found = pythons.find(brought.pythons) if brought.pythons else own
+    if not found:
+        oldest = '{}.{}'.format(*pythons.OLDEST)
+        raise commands.Error(f'no CPython here that is {oldest} or newer')
     tested = chosen(found, options.python)
-    # The tools run on the newest, whatever is tested.
+    # The tools run on the newest of the machine, whatever is tested.
+    newest = (own or found)[-1]
     by_python = {
         python: Environment(
             python.name,
             python,
-            'development.txt' if python == found[-1] else 'testing.txt',
+            'development.txt' if python == newest else 'testing.txt',
         )
         for python in found
     }
-    tools = by_python[found[-1]]
+    tools = by_python[newest]
+    if options.server:
+        arguments = ['--flush'] * options.flush
+        command = ('python', ABILITIES, options.server, *arguments)
+        return [Step(f'what works with {options.server}', tools, (command,))]
     steps = [
         Step(kind, tools, TOOLS[kind])
         for kind in options.only
@@ -151,15 +194,42 @@ def plan(options):
         name = f'tests on Python {found[0].name} with {TORNADO}'
         steps.append(Step(name, oldest, (once,)))
     for python in tested:
-        last = (*PYTEST, *options.pytest)
+        last = python == tested[-1]
+        on_brought = bool(brought.programs) and (
+            last or python.path in brought.pythons
+        )
+        version = '.'.join(map(str, python.version))
         steps.append(
             Step(
-                f'tests on Python {python.name}',
+                f'tests on Python {version} with {memcached(on_brought)}',
                 by_python[python],
-                (last if python == tested[-1] else once,),
+                ((*PYTEST, *options.pytest) if last else once,),
+                on_brought,
             )
         )
     return steps
+
+
+def path(on_brought):
+    """Return the ``PATH`` of a step, with what was brought or without.
+
+    :param bool on_brought: whether what was brought comes first
+    :rtype: str
+
+    """
+    own = os.environ.get('PATH', os.defpath)
+    return f'{debian.PROGRAMS}{os.pathsep}{own}' if on_brought else own
+
+
+def memcached(on_brought):
+    """Return the name and the version of the memcached that tests find.
+
+    :param bool on_brought: whether what was brought comes first
+    :rtype: str
+
+    """
+    program = system.find('memcached', path(on_brought))
+    return commands.run([program, '-V'], timeout=20).strip()
 
 
 def provide(needed):
@@ -201,7 +271,7 @@ def take(step, programs):
             commands.run(
                 [programs / command, *rest],
                 cwd=environments.ROOT,
-                env=BYTECODE,
+                env={**BYTECODE, 'PATH': path(step.brought)},
                 show=True,
             )
         except commands.Error as error:
@@ -214,13 +284,18 @@ def main():
     """Do what the command line asks for, and return the exit status."""
     options = arguments()
     started = time.monotonic()
-    steps = plan(options)
-    if 'tests' in options.only:
+    own = pythons.find()
+    brought = debian.Brought((), ())
+    if options.bring:
+        print("== what Debian's releases have", flush=True)
+        brought = debian.bring(own)
+    if 'tests' in options.only and not options.server:
         system.provide(system.MEMCACHED)
         system.provide(system.NUTCRACKER)
         system.provide(system.CHROMIUM)
     for package in system.PYLIBMC:
         system.provide(package)
+    steps = plan(options, own, brought)
     needed = list(dict.fromkeys(step.environment for step in steps))
     print(f'== setup: {", ".join(each.name for each in needed)}', flush=True)
     programs = provide(needed)
@@ -238,6 +313,10 @@ def main():
     good = all(succeeded for _, succeeded, _ in summary)
     summary.append(('all', good, time.monotonic() - started))
     print('\n== summary')
+    for program in brought.programs:
+        print(f'{"brought":19}{program}')
+    for reason in brought.missing:
+        print(f'{"not to be had":19}{reason}')
     for name, succeeded, seconds in summary:
         print(f'{"ok" if succeeded else "FAILED":8}{seconds:6.1f} s  {name}')
     return 0 if good else 1

@@ -1,0 +1,154 @@
+"""What ``scripts/test`` takes, and what it brings."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / 'scripts'
+
+
+def run(*arguments, path=None):
+    """Run a script of the project, with another PATH if one is given."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=SCRIPTS,
+        env={**os.environ, 'PATH': path or os.environ['PATH']},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def evaluate(code, *arguments, path=None):
+    """Return what a piece of code prints that imports the scripts."""
+    finished = run('-W', 'error', '-c', code, *arguments, path=path)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+# Versions
+
+
+def test_the_versions_are_the_same_everywhere():
+    """Those that are tested, those that are promised, those in the docs."""
+    oldest, newest, tornado = evaluate(
+        'import json, pythons, test; '
+        'print(json.dumps([pythons.OLDEST, pythons.NEWEST, test.TORNADO]))'
+    )
+    python = '.'.join(map(str, oldest))
+    tornado = tornado.removeprefix('tornado==').removesuffix('.*')
+    setup = (ROOT / 'setup.py').read_text()
+    assert f"python_requires='>={python}'" in setup
+    classified = re.findall(r'Python :: 3\.(\d+)', setup)
+    assert list(map(int, classified)) == list(range(oldest[1], newest[1] + 1))
+    requirements = ROOT / 'requirements' / 'installation.txt'
+    assert f'tornado>={tornado}\n' in requirements.read_text()
+    promise = f'It needs CPython {python} or newer and Tornado {tornado} or'
+    assert promise in (ROOT / 'README.rst').read_text()
+    assert (
+        f'py{python.replace(".", "")}"'
+        in (ROOT / 'pyproject.toml').read_text()
+    )
+    assert f'({oldest[0]}, {oldest[1]})' in (SCRIPTS / 'python').read_text()
+
+
+# A server
+
+
+@pytest.mark.parametrize(
+    'address',
+    [
+        'localhost',
+        'localhost:',
+        ':11211',
+        '127.0.0.1',
+        '::1',
+        '[::1]',
+        'a b:1',
+    ],
+)
+def test_a_server_has_a_port(address):
+    """Without one it is an error that says what is expected."""
+    finished = run('test.py', '--server', address)
+    assert finished.returncode == 2
+    assert f'{address!r} is no address: HOST:PORT is' in finished.stderr
+
+
+# What is brought
+
+BRING = """
+import json, pathlib, sys
+import debian
+debian.FOLDER = pathlib.Path(sys.argv[1])
+debian.PROGRAMS = debian.FOLDER / 'programs'
+brought = debian.bring([])
+print(json.dumps([brought.programs, brought.missing]))
+"""
+
+
+def test_where_there_is_no_apt(tmp_path):
+    """Nothing can be had, which is told of for each release, and no error."""
+    programs, missing = evaluate(BRING, tmp_path / 'there', path=str(tmp_path))
+    assert programs == []
+    assert [line.partition(':')[0] for line in missing[:3]] == [
+        f'what is in {release}' for release in ('sid', 'trixie', 'bookworm')
+    ]
+    assert missing[3:] == [
+        f'{package}: in none of sid, trixie, bookworm'
+        for package in (
+            *('memcached', 'nutcracker', 'yrmcds', 'python3.11'),
+            *('python3.12', 'python3.13', 'python3.14', 'python3.15'),
+        )
+    ]
+
+
+PROGRAM = """
+import json, pathlib, sys
+import debian
+release = debian.Release.__new__(debian.Release)
+release.name, release.root = 'sid', pathlib.Path(sys.argv[1])
+print(json.dumps(str(release.program(sys.argv[2], sys.argv[3]))))
+"""
+
+
+@pytest.mark.skipif(
+    not list(pathlib.Path('/usr/lib').glob('*-linux-*/ld*.so.[0-9]')),
+    reason="the machine's loader is not where Debian has it",
+)
+def test_a_program_runs_with_the_libraries_of_its_release(tmp_path):
+    """It keeps the name that it is called by, and its arguments."""
+    root = tmp_path / "a folder's"
+    (root / 'usr' / 'bin').mkdir(parents=True)
+    (root / 'usr' / 'lib').symlink_to('/usr/lib')
+    program = root / 'usr' / 'bin' / 'shell'
+    program.write_bytes(pathlib.Path('/bin/sh').read_bytes())
+    program.chmod(0o755)
+    assert evaluate(PROGRAM, root, 'shell', 'usr/bin/shell') == str(program)
+    link = tmp_path / 'link'
+    link.symlink_to(program)
+    code = 'echo "$0"; printf "%s\\n" "$@"; readlink "/proc/$$/exe"'
+    said = subprocess.run(
+        [link, '-c', f'exec {link} -c \'{code}\' "$0" "$@"', 'name', 'a b'],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=20,
+        check=True,
+    ).stdout.splitlines()
+    assert said[:2] == ['name', 'a b']
+    # It is the loader that runs, and not the machine's choice of one.
+    assert pathlib.Path(said[2]).name.startswith('ld')
+
+
+def test_a_package_without_its_program_is_told_of(tmp_path):
+    finished = run('-c', PROGRAM, tmp_path, 'memcached', 'usr/bin/memcached')
+    assert finished.returncode == 1
+    assert 'memcached of sid has no usr/bin/memcached' in finished.stderr
