@@ -282,6 +282,32 @@ def test_calls_are_counted_in_stats(client):
     assert client.stats == {'set': 1, 'get': 2, 'get_multi': 1}
 
 
+def test_no_call_is_left_out_of_stats(client):
+    """Of many threads that call at the same time, none undoes another's."""
+
+    def count():
+        for _ in range(20_000):
+            client._shared.count('get')
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as executor:
+            for _ in range(8):
+                executor.submit(count)
+    finally:
+        sys.setswitchinterval(before)
+    assert client.stats == {'get': 160_000}
+
+
+def test_stats_can_be_begun_anew(client):
+    client.get('key')
+    client.stats = {}
+    assert client.stats == {}
+    client.get('key')
+    assert client.stats == {'get': 1}
+
+
 # Results
 
 
@@ -714,7 +740,6 @@ def test_forked_while_other_threads_are_at_work(three, tmp_path):
     run(FORKED_UNDER_LOAD, ','.join(three), folder=tmp_path)
 
 
-@pytest.mark.filterwarnings('ignore:.*multi-threaded:DeprecationWarning')
 def test_a_child_that_ends_leaves_its_parents_connection(server):
     """It closes its copy, and says nothing on it."""
     with faults.FaultProxy(server.address) as proxy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
+import threading
 import time as clock
 import typing
 from collections import abc
@@ -43,12 +44,30 @@ class Shared(core.Core):
         self.flow = leases.Flow(self.encoding, self.cluster)
         self.computations = computations.Computations()
         self.pickler_is_keyword = True
-        self.stats: dict[str, int] = {}
+        # By thread: to add one to what others add to is more than one step.
+        self._counts: dict[int, dict[str, int]] = {}
 
     def count(self, method: str) -> None:
         """Count a call, as python-memcached does in its ``stats``."""
-        stats = self.stats
-        stats[method] = stats.get(method, 0) + 1
+        thread = threading.get_ident()
+        counts = self._counts.get(thread)
+        if counts is None:
+            counts = self._counts.setdefault(thread, {})
+        counts[method] = counts.get(method, 0) + 1
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """How often each method was called, in all threads together."""
+        total: dict[str, int] = {}
+        for counts in list(self._counts.values()):
+            for method, count in counts.copy().items():
+                total[method] = total.get(method, 0) + count
+        return total
+
+    @stats.setter
+    def stats(self, stats: abc.Mapping[str, int]) -> None:
+        # No thread has this number.
+        self._counts = {0: dict(stats)}
 
     # The way to the servers
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import abc
 
-from sprockets.clients.memcached import clock, notices
+from sprockets.clients.memcached import clock, notices, process
 
 LOGGER = logging.getLogger(__name__)
 
@@ -29,6 +30,12 @@ class Failures:
     def __init__(self) -> None:
         self._pauses: dict[abc.Hashable, tuple[float, float]] = {}
         self._notices = notices.Notices(LOGGER)
+        self.forget_after_fork()
+        process.after_fork(self)
+
+    def forget_after_fork(self) -> None:
+        """Go on with a lock that no thread has."""
+        self._lock = threading.Lock()
 
     def are_recent(self, key: abc.Hashable) -> bool:
         """Whether a value is not to be computed anew for the time being."""
@@ -37,12 +44,13 @@ class Failures:
 
     def add(self, key: abc.Hashable) -> None:
         """Take note that a value could not be computed anew."""
-        _, seconds = self._pauses.pop(key, (0, FIRST_PAUSE / 2))
-        seconds = min(2 * seconds, LONGEST_PAUSE)
-        if len(self._pauses) >= MOST:
-            # The one that has not failed for longest.
-            self._pauses.pop(next(iter(list(self._pauses))), None)
-        self._pauses[key] = clock.now() + seconds, seconds
+        with self._lock:
+            _, seconds = self._pauses.pop(key, (0, FIRST_PAUSE / 2))
+            seconds = min(2 * seconds, LONGEST_PAUSE)
+            if len(self._pauses) >= MOST:
+                # The one that has not failed for longest.
+                self._pauses.pop(next(iter(list(self._pauses))), None)
+            self._pauses[key] = clock.now() + seconds, seconds
 
     def forget(self, key: abc.Hashable) -> None:
         """Let a value be computed anew at once, when it is to be."""
