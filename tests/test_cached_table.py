@@ -99,7 +99,7 @@ def types_of_arguments():
                 *(1, '1', b'1', 1.0, True, None, 'None', (1,), [1], Color.RED),
                 moment,
                 moment.replace(fold=1),
-                moment.replace(tzinfo=datetime.timezone.utc),
+                moment.replace(tzinfo=datetime.UTC),
                 moment.replace(tzinfo=berlin),
                 moment.replace(tzinfo=lagos),
                 str(moment),
