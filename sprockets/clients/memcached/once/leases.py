@@ -102,6 +102,12 @@ class Look(protocol.MetaGet):
         super().start_over()
         self.marked = False
 
+    def take(self, lines: list[bytes], at: int) -> int:
+        end = super().take(lines, at)
+        if end >= 0:
+            self.marked = b'X' in lines[at].split(b' ')
+        return end
+
     def read(self, incoming: protocol.Incoming) -> int:
         at = incoming.at
         missing = super().read(incoming)
