@@ -8,8 +8,6 @@ import sys
 import typing
 from collections import abc
 
-from tornado import web
-
 from sprockets.clients.memcached import aio, client
 from sprockets.clients.memcached.cached_function import names, patterns
 from sprockets.clients.memcached.requests import encodings
@@ -288,7 +286,8 @@ def _check_owner(value: typing.Any) -> None:
     :raises TypeError: if it has more than its client
 
     """
-    if isinstance(value, web.RequestHandler):
+    web: typing.Any = sys.modules.get('tornado.web')
+    if web is not None and isinstance(value, web.RequestHandler):
         return
     for name, part in getattr(value, '__dict__', {}).items():
         if not isinstance(part, _CLIENTS):

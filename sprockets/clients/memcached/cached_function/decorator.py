@@ -7,8 +7,6 @@ import re
 import typing
 from collections import abc
 
-from tornado import gen
-
 from sprockets.clients.memcached import aio
 from sprockets.clients.memcached import client as blocking
 from sprockets.clients.memcached.cached_function import (
@@ -220,7 +218,7 @@ _AWAITABLE = re.compile(r'[\'"]?(\w+\.)*(Awaitable|Coroutine|Future|Task)\b')
 
 def _returns_awaitable(function: _Any) -> bool:
     """Whether a function that is no coroutine function is awaited."""
-    if gen.is_coroutine_function(function):
+    if getattr(function, '__tornado_coroutine__', False):
         return True
     code = getattr(function, '__code__', None)
     if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:

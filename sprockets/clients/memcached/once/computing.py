@@ -91,6 +91,7 @@ class Computing:
         work = self, 'lock', route
         asked_by = nesting.runner()
         within = nesting.is_within(work, asked_by)
+        loop = asyncio.get_running_loop()
         lock = self._locks.setdefault(route, asyncio.Lock())
         held = True
         if within:
@@ -104,7 +105,8 @@ class Computing:
             with nesting.part_of(work, asked_by):
                 yield
         finally:
-            if held:
+            # Where a loop was closed in the middle nobody waits for it.
+            if held and not loop.is_closed():
                 lock.release()
 
 

@@ -250,11 +250,14 @@ class Connections:
 
         """
         self.wanted += 1
+        missed = 0
         try:
-            while len(self) and time.monotonic() < deadline:
+            # One may just be on its way from one place to another.
+            while missed < 3 and time.monotonic() < deadline:
                 loan = self.take()
                 if loan is not None:
                     return loan
+                missed = 0 if len(self) else missed + 1
                 time.sleep(WAIT)
         finally:
             self.wanted -= 1

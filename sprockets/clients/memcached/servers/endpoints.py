@@ -350,7 +350,7 @@ class Endpoint(health.Health):
             return
         if idle_since is not None:
             self._connections.close_older(idle_since)
-        trial = self.doubt()
+        trial = self.doubt(failure)
         if trial is None:
             return
         try:
@@ -380,7 +380,7 @@ class Endpoint(health.Health):
             trial.give_back()
 
     def _log_full(self) -> None:
-        LOGGER.warning(
+        self._notices.warning(
             'memcached server %s takes no more connections: its limit (-c)'
             ' is too small',
             self,

@@ -118,7 +118,7 @@ class Health:
             self._trial = Trial(self)
             return self._trial
 
-    def doubt(self) -> Trial | None:
+    def doubt(self, reason: BaseException) -> Trial | None:
         """Let nobody use a server that is up until a trial is over.
 
         :return: the trial, None if it is down, or in doubt already
@@ -128,6 +128,7 @@ class Health:
             if self.retry_at is not None:
                 return None
             self.retry_at = clock.now() + self._patience
+            self.reason = words(reason)
             changes.note()
             self._trial = Trial(self)
             return self._trial
@@ -139,6 +140,7 @@ class Health:
                 # One that was only doubted is up.
                 is_down = self.down_since is not None
                 self.retry_at = clock.now() if is_down else None
+                self.reason = self.reason if is_down else ''
                 changes.note()
 
     def mark_down(

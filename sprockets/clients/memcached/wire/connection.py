@@ -31,6 +31,9 @@ LARGE = 4 * 1024 * 1024
 PATIENCE = 1024 * 1024
 """Bytes that are read at a time without waiting; there may be more."""
 
+LATE = 4
+"""How often it is looked for more, once the time is over, without waiting."""
+
 KEEP_IDLE = 60
 """Seconds after which the kernel asks an idle connection for a sign of life.
 Routers that forget connections do so after some minutes."""
@@ -73,16 +76,6 @@ def time_left(deadline: float) -> float:
     return left
 
 
-def _milliseconds(deadline: float) -> float:
-    """Return for how long to wait until a time; not at all once it is over.
-
-    What has come by then is looked at all the same: it may be this process
-    that was late.
-
-    """
-    return max(deadline - time.monotonic(), 0) * 1000
-
-
 class Connection:
     """A connection to a server, which is there once this is constructed.
 
@@ -98,6 +91,7 @@ class Connection:
         self.used_at = 0.0
         """When its last exchange began (:func:`time.monotonic`)."""
         self._window = b''
+        self._late = 0
         self._sent = 0
         self._answered = 0
         self.is_silent = True
@@ -293,6 +287,9 @@ class Connection:
 
         """
         try:
+            if not self._sent:
+                time_left(deadline)
+            self._late = 0
             self._send_all(commands, deadline)
             self._read_rest(commands, deadline)
             self._end(commands)
@@ -366,7 +363,7 @@ class Connection:
                     continue
             else:
                 missing = 1
-            if not patient and not self._poll.poll(_milliseconds(deadline)):
+            if not patient and not self._poll.poll(self._wait_for(deadline)):
                 # A poll may be early by a part of a millisecond.
                 time_left(deadline)
                 continue
@@ -386,11 +383,28 @@ class Connection:
         self._poll.modify(self._socket, events)
         try:
             while True:
-                for _, ready in self._poll.poll(_milliseconds(deadline)):
+                for _, ready in self._poll.poll(self._wait_for(deadline)):
                     return ready
                 time_left(deadline)
         finally:
             self._poll.modify(self._socket, _READABLE)
+
+    def _wait_for(self, deadline: float) -> float:
+        """Return how many milliseconds are left; 0 once the time is over.
+
+        What has come by then is looked at all the same, for it may be this
+        process that was late; but not for ever.
+
+        :raises TimeoutError: if that was looked at often enough
+
+        """
+        left = deadline - time.monotonic()
+        if left > 0:
+            return left * 1000
+        self._late += 1
+        if self._late > LATE:
+            raise TimeoutError('timed out')
+        return 0
 
     def _send(self, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting and return how much it was."""
@@ -404,7 +418,7 @@ class Connection:
         if missing <= CHUNK:
             data = self._recv(CHUNK, 0)
         else:
-            self._limit_reads(_milliseconds(deadline) / 1000 * EARLY)
+            self._limit_reads(self._wait_for(deadline) / 1000 * EARLY)
             try:
                 data = self._recv(min(missing, LARGE), socket.MSG_WAITALL)
             finally:

@@ -55,7 +55,7 @@ class RefusedError(Exception):
     """The server answered a command with an error line."""
 
 
-class FullError(ConnectionError):
+class FullError(ProtocolError, ConnectionError):
     """The server has as many connections as it takes, and closes this one."""
 
 
