@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -61,13 +62,16 @@ def start(kind, memcached):
         start_new_session=True,
     )
     end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    while time.monotonic() < end and process.poll() is None:
         try:
             socket.create_connection(('127.0.0.1', port), 1).close()
             return process, port
         except ConnectionRefusedError:
             time.sleep(0.02)
-    raise TimeoutError(f'{kind} does not start')
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    raise RuntimeError(f'{kind} does not start: {errors}')
 
 
 def run(kind, path, number, memcached):
