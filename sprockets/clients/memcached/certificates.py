@@ -88,9 +88,6 @@ def check(files: Files) -> None:
 
 def _make(files: Files) -> ssl.SSLContext:
     context = _trusting(files)
-    # A system's policy may allow what is older, as Debian's does.
-    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
     # In TLS 1.2 it would have a write wait for a read and the reverse.
     context.options |= ssl.OP_NO_RENEGOTIATION
     _load_identity(context, files)
