@@ -652,12 +652,13 @@ class Batch:
             # It is rare, and is looked at there.
             except Exception:  # noqa: BLE001
                 value = self._codec.decode_or(flags, data, miss)
+                if value is miss:
+                    if extras is not None:
+                        extras.tell(None, 0, 1, self.endpoint)
+                    fall_back(future, default, otherwise)
+                    continue
             if extras is not None:
-                hit = value is not miss
-                extras.tell(None, hit, not hit, self.endpoint)
-            if value is miss:
-                fall_back(future, default, otherwise)
-                continue
+                extras.tell(None, 1, 0, self.endpoint)
             try:
                 future.set_result(value)
             except asyncio.InvalidStateError:

@@ -89,7 +89,8 @@ class Encoding:
         """Return the bytes of a plain key, None if it wants a closer look."""
         if (
             type(key) is str
-            and 0 < len(key) <= self._longest
+            and key
+            and len(key) <= self._longest
             and key.isascii()
             and key.isprintable()
             and ' ' not in key
