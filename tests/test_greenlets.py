@@ -76,3 +76,113 @@ def test_to_import_eventlet_is_no_harm(eventlet, memcached_server):
         print(memcached.Client().set('key', 'value'))
     """)
     assert said == 'True\n'
+
+
+# gevent
+
+
+@pytest.fixture
+def gevent():
+    pytest.importorskip('gevent', reason='gevent is not installed')
+
+
+GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import os, signal, time, gevent
+from sprockets.clients import memcached
+from sprockets.clients.memcached.testing import MemcachedServer
+
+LARGE = 'x' * 1_000_000
+
+def within(call, *args, **kwargs):
+    '''Return what a call returns, which must not take for ever.'''
+    with gevent.Timeout(20):
+        return call(*args, **kwargs)
+"""
+
+
+def greenlets(program, **environ):
+    return run(GEVENT + textwrap.dedent(program), **environ)
+
+
+@pytest.mark.parametrize('in_thread', [False, True])
+@pytest.mark.parametrize(
+    'call',
+    [
+        'client.get("key")',
+        'client.get_multi(["key", "large"])',
+        'client.set("key", "value")',
+        'client.set_multi({f"large{n}": LARGE for n in range(20)})',
+        'client.get("large")',
+    ],
+)
+def test_the_deadline_holds(gevent, call, in_thread):
+    """Of what is sent and what is read, in greenlets that are threads too."""
+    program = f"""
+        import threading
+        with MemcachedServer() as server:
+            client = memcached.Client(
+                servers=server.address, socket_timeout=0.5, dead_retry=0
+            )
+            client.set('large', LARGE)
+            assert client.set('key', 'value')
+            process = server._process.pid
+            os.kill(process, signal.SIGSTOP)
+            if {in_thread}:
+                thread = threading.Thread(target=lambda: {call})
+                thread.start()
+                within(thread.join)
+            else:
+                within(lambda: {call})
+            os.kill(process, signal.SIGCONT)
+            until = time.monotonic() + 20
+            while client.get('key') != 'value':
+                assert time.monotonic() < until
+                time.sleep(0.01)
+    """
+    run_quietly(program)
+
+
+def run_quietly(program):
+    """Run a program, of which no more is expected than an end."""
+    silence = 'import logging; logging.disable()\n'
+    greenlets(silence + textwrap.dedent(program))
+
+
+def test_greenlets_go_on_while_one_waits(gevent):
+    """For a server that hangs, and for names."""
+    said = greenlets("""
+        import logging; logging.disable()
+        with MemcachedServer() as server, MemcachedServer() as other:
+            one = memcached.Client(servers=server.address, socket_timeout=10)
+            two = memcached.Client(
+                servers=other.address.replace('127.0.0.1', 'localhost')
+            )
+            assert one.set('key', 'value')
+            process = server._process.pid
+            os.kill(process, signal.SIGSTOP)
+            waits = gevent.spawn(one.get, 'key')
+            gevent.sleep(0.1)
+            calls = [gevent.spawn(two.set, f'k{n}', n) for n in range(100)]
+            assert all(within(call.get) for call in calls)
+            assert within(two.get_multi, [f'k{n}' for n in range(100)]) == {
+                f'k{n}': n for n in range(100)
+            }
+            assert not waits.ready()
+            os.kill(process, signal.SIGCONT)
+            print(within(waits.get))
+    """)
+    assert said == 'value\n'
+
+
+def test_values_of_all_sizes(gevent):
+    """More than one write, and more than one read."""
+    greenlets("""
+        with MemcachedServer() as one, MemcachedServer() as two:
+            client = memcached.Client(servers=[one.address, two.address])
+            values = {f'k{n}': 'x' * (n * 10_000) for n in range(100)}
+            assert within(client.set_multi, values) == []
+            assert within(client.get_multi, values) == values
+            assert within(client.get_or_set, 'new', lambda: LARGE) == LARGE
+            assert within(client.get, 'new') == LARGE
+    """)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import dataclasses
 import select
@@ -99,6 +100,9 @@ class Connection:
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
         self._socket = _connect(profile.address, profile.timeout, deadline)
+        # gevent's sockets wait for its own loop instead, which knows nothing
+        # of the kernel's timeout.  What is polled first need not wait.
+        self._waits_in_kernel = type(self._socket).recv is _socket.socket.recv
         try:
             self._poll = select.poll()
             self._poll.register(self._socket, _READABLE)
@@ -117,7 +121,7 @@ class Connection:
         """
         # With the kernel's timeout a read is one system call; with Python's
         # it is two, and the GIL is given away in each.
-        self._socket.setblocking(True)
+        self._socket.setblocking(self._waits_in_kernel)
         self._limit_reads(self._timeout * EARLY)
 
     def _authenticate(
@@ -351,7 +355,8 @@ class Connection:
         # A signal makes Python begin a read anew, with all of the kernel's
         # timeout (PEP 475); it is the main thread that gets them.
         patient = (
-            threading.get_ident() != threading.main_thread().ident
+            self._waits_in_kernel
+            and threading.get_ident() != threading.main_thread().ident
             and time.monotonic() + self._timeout * 0.95 < deadline
         )
         count = len(commands)
