@@ -304,7 +304,7 @@ def logged():
                     func=ast.Attribute(
                         value=(
                             ast.Name('LOGGER' | 'NOTICES')
-                            | ast.Attribute(attr='_notices')
+                            | ast.Attribute(attr='_notices' | 'notices')
                         ),
                         attr=level,
                     ),

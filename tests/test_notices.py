@@ -1,5 +1,7 @@
 """Whatever happens, the log is not flooded, and says what was left out."""
 
+import asyncio
+import concurrent.futures
 import logging
 import threading
 import time
@@ -11,14 +13,19 @@ from tornado import web
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached import notices
+from sprockets.clients.memcached.loop import batches, lanes
 from sprockets.clients.memcached.servers import health
+from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.web import tally
 
 LOGGER = logging.getLogger('sprockets.clients.memcached.tests')
 
 
 @pytest.fixture(autouse=True)
-def logged(caplog):
+def logged(caplog, monkeypatch):
+    for module in (batches, tally):
+        unsaid = notices.Notices(module.LOGGER)
+        monkeypatch.setattr(module, 'NOTICES', unsaid)
     caplog.set_level(logging.INFO)
     return caplog
 
@@ -222,3 +229,76 @@ def test_a_retry_that_no_clock_brings_is_over():
     server.retry_at += 1e9
     assert server.usable()
     assert server.try_again() is not None
+
+
+# Where calls are under way
+
+
+def test_a_server_that_is_full(connect, logged):
+    """It refuses each write."""
+    with MemcachedServer('-m', '2', '-M') as server:
+        client = connect(server.address)
+        value = 'x' * 100_000
+        refused = [client.set(f'key{n}', value) for n in range(100)].count(0)
+    assert refused > 20
+    (message,) = logged.messages
+    assert 'out of memory' in message
+
+
+def test_more_calls_than_are_answered(logged, monkeypatch):
+    """The overload ends and begins with each batch that leaves."""
+    monkeypatch.setattr(lanes, 'MAX_WAITING_CALLS', 2000)
+
+    async def main():
+        client = memcached.AsyncClient(
+            servers=server.address, max_connections=1, socket_timeout=30
+        )
+        await client.get('key')
+        calls = []
+        for _ in range(50):
+            calls += [client.get('key') for _ in range(3000)]
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*calls)
+        await client.close()
+
+    with MemcachedServer() as server:
+        asyncio.run(main())
+    (message,) = logged.messages
+    assert 'more are refused' in message
+
+
+def test_an_executor_that_is_gone(logged):
+    """It takes no batch."""
+
+    async def main():
+        executor = concurrent.futures.ThreadPoolExecutor(2)
+        executor.shutdown()
+        client = memcached.AsyncClient(
+            servers=server.address, executor=executor
+        )
+        for _ in range(20):
+            assert await client.get('key') is None
+        await client.close()
+
+    with MemcachedServer() as server:
+        asyncio.run(main())
+    (message,) = logged.messages
+    assert 'no thread takes its calls' in message
+
+
+def test_observers_that_fail(logged, memcached_server):
+    """They are told of each call."""
+
+    class Fails:
+        def over(self, *_):
+            raise ZeroDivisionError
+
+    async def main():
+        client = memcached.AsyncClient()
+        scope = client.scope(lambda *_: Fails())
+        for _ in range(20):
+            await scope.get('key')
+        await client.close()
+
+    asyncio.run(main())
+    assert len(logged.messages) == 1

@@ -144,10 +144,10 @@ def test_an_unknown_command_does_not_take_the_proxy_down(
     assert client.get('key') == 'value'
     assert not RARE[name](client)
     assert client.get('key') == 'value'
-    assert (
-        warnings(caplog)
-        == [f'memcached server {proxy} closes connections on {name}'] * 2
-    )
+    # The second time it is no news.
+    assert warnings(caplog) == [
+        f'memcached server {proxy} closes connections on {name}'
+    ]
 
 
 @pytest.mark.parametrize('name', RARE)

@@ -9,6 +9,7 @@ import time
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.loop import futures, links, permits
 from sprockets.clients.memcached.servers import (
@@ -21,6 +22,8 @@ from sprockets.clients.memcached.watch import counters, observers
 from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
+
+NOTICES = notices.Notices(LOGGER)
 
 MAX_CALLS = 1000
 """Calls that travel in one batch at most."""
@@ -151,8 +154,8 @@ def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
     """Tell one of a batch's callers, so that the others are told too."""
     try:
         whom(*what)
-    except Exception:
-        LOGGER.exception('A caller could not take its result')
+    except Exception as error:  # noqa: BLE001
+        NOTICES.error('A caller could not take its result', error=error)
 
 
 class Job(typing.Protocol):
@@ -399,8 +402,13 @@ class Batch:
                 self._commands, self.deadline, loan, trial
             )
         # The callers wait in another thread and have to be told.
-        except BaseException as error:
-            LOGGER.exception('A batch for %s failed', self.endpoint)
+        except BaseException as error:  # noqa: BLE001
+            NOTICES.error(
+                'A batch for %s failed',
+                self.endpoint,
+                error=error,
+                about=str(self.endpoint),
+            )
             self.error = error
         self.seconds = time.monotonic() - began
 
@@ -486,8 +494,13 @@ class Batch:
             for part in self._heavy_parts:
                 part.unpack()
         # The callers wait in another thread and have to be told.
-        except BaseException as error:
-            LOGGER.exception('What %s answered is lost', self.endpoint)
+        except BaseException as error:  # noqa: BLE001
+            NOTICES.error(
+                'What %s answered is lost',
+                self.endpoint,
+                error=error,
+                about=str(self.endpoint),
+            )
             self.error = error
 
     def give_heavy(self) -> None:

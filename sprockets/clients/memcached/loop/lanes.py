@@ -9,6 +9,7 @@ import logging
 import time
 from collections import abc
 
+from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.loop import (
     batches,
@@ -41,9 +42,6 @@ for the end of the turn: whoever reads there has nobody to travel with."""
 
 SMALL = batches.MAX_BYTES / batches.MAX_CALLS
 """Bytes of a value of which as many fit in a batch as there may be calls."""
-
-TELL_AGAIN = 60.0
-"""Seconds before the log says once more that there are no threads."""
 
 
 class OverloadError(Exception):
@@ -97,7 +95,7 @@ class Lane:
             threads, functools.partial(threads.exchange, endpoint)
         )
         self._values = jobs.Crew(threads, threads.make_values)
-        self._told_of_threads = -TELL_AGAIN
+        self._notices = notices.Notices(LOGGER)
         self._dropped: collections.deque[
             tuple[batches.Batch, Exception | None]
         ] = collections.deque()
@@ -108,7 +106,6 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self.max_calls = batches.MAX_CALLS
         """The calls that go into one batch."""
-        self._overloaded = False
         self._mean_size = 0.0
         self._drained: list[futures.Future] = []
         self._in_line = False
@@ -227,13 +224,11 @@ class Lane:
         bytes_ = sum([batch.size for batch in self._waiting])
         if calls < MAX_WAITING_CALLS and bytes_ + size <= MAX_WAITING_BYTES:
             return False
-        if not self._overloaded:
-            self._overloaded = True
-            LOGGER.warning(
-                'memcached server %s: %d calls wait, more are refused',
-                self.endpoint,
-                calls,
-            )
+        self._notices.warning(
+            'memcached server %s: %d calls wait, more are refused',
+            self.endpoint,
+            calls,
+        )
         return True
 
     def _turn_away(self, waiter: batches.Waiter) -> None:
@@ -351,7 +346,6 @@ class Lane:
         """Take a batch from those that wait."""
         if self._waiting and self._waiting[0] is batch:
             self._waiting.popleft()
-            self._overloaded = False
         elif batch in self._waiting:
             self._waiting.remove(batch)
         if batch is self.forming:
@@ -468,14 +462,11 @@ class Lane:
 
     def refused(self, batch: batches.Batch, error: BaseException) -> None:
         """Give up a batch for which no thread is to be had."""
-        now = time.monotonic()
-        if now >= self._told_of_threads + TELL_AGAIN:
-            self._told_of_threads = now
-            LOGGER.warning(
-                'memcached server %s: no thread takes its calls: %s',
-                self.endpoint,
-                str(error) or type(error).__name__,
-            )
+        self._notices.warning(
+            'memcached server %s: no thread takes its calls: %s',
+            self.endpoint,
+            str(error) or type(error).__name__,
+        )
         self._give_up(batch, threads.NoThreadError(str(error)))
 
     # Batches come back

@@ -10,7 +10,7 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import process, settings
+from sprockets.clients.memcached import notices, process, settings
 from sprockets.clients.memcached.servers import health, workers
 from sprockets.clients.memcached.servers.connections import (
     Connections,
@@ -58,6 +58,8 @@ class Endpoint(health.Health):
         self.address = identity.profile.address
         self.timeout = identity.profile.timeout
         super().__init__(str(self), identity.dead_retry, self.timeout)
+        self.notices = notices.Notices(LOGGER)
+        """What is logged of its answers."""
         self.max_connections = identity.max_connections
         self.workers = workers.Workers(
             identity.max_connections, f'memcached {self.address}'
@@ -241,7 +243,13 @@ class Endpoint(health.Health):
         """Say which commands were answered by an error line."""
         for command in commands:
             if isinstance(command.error, protocol.RefusedError):
-                LOGGER.warning('memcached server %s: %s', self, command.error)
+                # What is behind its first words may differ each time.
+                self.notices.warning(
+                    'memcached server %s: %s',
+                    self,
+                    command.error,
+                    about=tuple(str(command.error).split()[:3]),
+                )
 
     def _refused_meta(
         self,
@@ -285,10 +293,12 @@ class Endpoint(health.Health):
         ):
             return False
         command = pending[0]
-        LOGGER.warning(
+        name = command.request.split()[0].decode('ascii')
+        self.notices.warning(
             'memcached server %s closes connections on %s',
             self,
-            command.request.split()[0].decode('ascii'),
+            name,
+            about=name,
         )
         command.answered = True
         command.error = ConnectionError(str(failure))
@@ -448,6 +458,8 @@ class Endpoint(health.Health):
     def enter(self, user: object) -> None:
         """Take note of a client's cluster that uses the server."""
         self._users.add(user)
+        # Its log is another one's.
+        self.notices = notices.Notices(LOGGER)
 
     def let_go(self, user: object) -> bool:
         """Take note that it does so no more, and return whether nobody does.
