@@ -16,6 +16,7 @@ from sprockets.clients.memcached.wire import resolver
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch):
     """Nothing has been told of in another test."""
+    monkeypatch.setattr(resolver, '_taken', {})
     monkeypatch.setattr(
         resolver,
         'NOTICES',
@@ -74,6 +75,24 @@ def test_all_connections_go_to_one_address(names, connect, caplog):
     assert '3 addresses' in warning
     assert '127.0.0.1, 127.0.0.2, 127.0.0.3' in warning
     assert f'pods:{port}' in warning
+
+
+def test_they_stay_together_where_one_was_gone(names, connect):
+    """Those that are there already, and new ones."""
+    names['pods'] = ['127.0.0.2', '127.0.0.1']
+    with MemcachedServer(host='127.0.0.2') as second:
+        first = MemcachedServer()
+        first._port = second.port
+        client = connect(f'pods:{second.port}')
+        assert client.set('key', 'value')
+        with first:
+            client.disconnect_all()
+            assert client.get('key') == 'value'
+            # Until that one is gone.
+            second.kill()
+            client.forget_dead_hosts()
+            assert client.get('key') is None
+            assert client.set('key', 'value')
 
 
 def addresses(server):

@@ -498,6 +498,8 @@ def _connect(
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _keep_alive(sock, timeout)
+            if len(resolved) > 1:
+                resolver.taken(address, (family, place))
             return sock
         except OSError as failure:
             sock.close()

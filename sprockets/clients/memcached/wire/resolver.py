@@ -24,6 +24,20 @@ _FAMILIES = {
 }
 
 
+_taken: dict[settings.Address, Resolved] = {}
+"""What the last connection to a server went to."""
+
+
+def taken(address: settings.Address, resolved: Resolved) -> None:
+    """Take note of what a connection went to: the next ones go there too.
+
+    Where the first address was gone for a while, those that went to the
+    second one stay there, and so do new ones.
+
+    """
+    _taken[address] = resolved
+
+
 class _LookUp:
     """One look-up under way, which any number of threads wait for."""
 
@@ -125,11 +139,16 @@ def _agreed(
                 ', '.join(str(place[0]) for place in places),
                 about=address,
             )
-    return [
+    agreed = [
         (family, place)
         for family, places in by_family.items()
         for place in places
     ]
+    last = _taken.get(address)
+    if last in agreed:
+        agreed.remove(last)
+        agreed.insert(0, last)
+    return agreed
 
 
 def resolve(address: settings.Address, timeout: float) -> list[Resolved]:
