@@ -390,7 +390,7 @@ class Endpoint(health.Health):
             trial.give_back()
 
     def _log_full(self) -> None:
-        self._notices.warning(
+        self.notices.warning(
             'memcached server %s takes no more connections: its limit (-c)'
             ' is too small',
             self,
