@@ -107,7 +107,18 @@ def test_each_contender_reads_writes_and_counts(name, port):
 def test_contenders_that_can_speak_tls(name, secure):
     """A server that speaks nothing else answers them."""
     port, authority = secure
-    found = run(name, 'closed', [port], authority, callers=5)
+    found = work(
+        'asynchronous',
+        port,
+        loop='asyncio',
+        contender=name,
+        options={},
+        authority=str(authority),
+        load='closed',
+        callers=5,
+        seconds=0.1,
+        warm_up=0.05,
+    )
     assert found['reads_per_second'] > 0
 
 

@@ -32,7 +32,7 @@ LARGE = 4 * 1024 * 1024
 PATIENCE = 1024 * 1024
 """Bytes that are read at a time without waiting; there may be more."""
 
-LATE = 4
+LATE = 2
 """How often it is looked for more, once the time is over, without waiting."""
 
 KEEP_IDLE = 60
