@@ -54,8 +54,9 @@ class Link:
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the loop tell of it no more."""
         self.lane = self.exchange = None
+        is_watched = self.loan.keeper is not None
         self.loan.keeper = None
-        if not loop.is_closed():
+        if is_watched and not loop.is_closed():
             loop.remove_reader(self.descriptor)
 
     def _readable(self) -> None:
@@ -86,8 +87,21 @@ class _Keeper:
         loop = self._loop()
         if loan is None or loop is None or loop.is_closed():
             return False
-        loan.link.shut_down()
-        return True
+        if loop.is_running() and not _runs_here(loop):
+            loan.link.shut_down()
+            return True
+        # Nobody waits for it just now, in another thread.
+        if loan.keeper is not None:
+            loan.keeper = None
+            loop.remove_reader(loan.link.fileno())
+        return False
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 class Links:
@@ -188,10 +202,8 @@ def _end(loans: set[connections.Loan]) -> None:
     """Close what a loop that is gone, or its clients, have left."""
     for loan in list(loans):
         keeper = loan.keeper
-        if loan.is_out and (keeper is None or not keeper()):
+        if keeper is None or not keeper():
             loan.drop()
-        else:
-            loan.end()
 
 
 class _OfLoops:
