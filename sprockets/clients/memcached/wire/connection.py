@@ -23,7 +23,7 @@ CHUNK = 256 * 1024
 """Bytes to ask for in one read while it is not known how many will come."""
 
 PIECE = 64 * 1024
-"""Likewise, in an event loop.  The C library gets memory for more than 128 KiB
+"""Likewise, where few are expected.  The C library gets memory for more than 128 KiB
 from the kernel, and gives it back, each time."""
 
 LARGE = 4 * 1024 * 1024
@@ -421,7 +421,7 @@ class Connection:
     def _receive(self, missing: int, deadline: float) -> None:
         """Receive something, or all of it where many bytes are missing."""
         if missing <= CHUNK:
-            data = self._recv(CHUNK, 0)
+            data = self._recv(PIECE if missing <= PIECE else CHUNK, 0)
         else:
             self._limit_reads(self._wait_for(deadline) / 1000 * EARLY)
             try:
