@@ -23,8 +23,8 @@ CHUNK = 256 * 1024
 """Bytes to ask for in one read while it is not known how many will come."""
 
 PIECE = 64 * 1024
-"""Likewise, where few are expected.  The C library gets memory for more than 128 KiB
-from the kernel, and gives it back, each time."""
+"""Likewise, where few are expected.  The C library gets memory for more than
+128 KiB from the kernel, and gives it back, each time."""
 
 LARGE = 4 * 1024 * 1024
 """Bytes to ask for at most in one read."""
