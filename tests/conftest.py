@@ -14,6 +14,11 @@ import memcache
 import pytest
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached import notices
+from sprockets.clients.memcached.loop import batches
+from sprockets.clients.memcached.watch import tracing
+from sprockets.clients.memcached.web import status, tally
+from sprockets.clients.memcached.wire import resolver
 
 LONG = {'installation', 'long', 'time_intensive'}
 """The marks of tests that take longest."""
@@ -90,6 +95,15 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(
             pytest.mark.xfail(strict=True, reason='python-memcached')
         )
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said(monkeypatch):
+    """What was logged in another test is logged in this one as well."""
+    for module in (batches, resolver, status, tally, tracing):
+        quiet = module.NOTICES._quiet
+        fresh = notices.Notices(module.LOGGER, quiet)
+        monkeypatch.setattr(module, 'NOTICES', fresh)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tornado import web
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached import notices
-from sprockets.clients.memcached.loop import batches, lanes
+from sprockets.clients.memcached.loop import lanes
 from sprockets.clients.memcached.servers import health
 from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.web import tally
@@ -22,10 +22,7 @@ LOGGER = logging.getLogger('sprockets.clients.memcached.tests')
 
 
 @pytest.fixture(autouse=True)
-def logged(caplog, monkeypatch):
-    for module in (batches, tally):
-        unsaid = notices.Notices(module.LOGGER)
-        monkeypatch.setattr(module, 'NOTICES', unsaid)
+def logged(caplog):
     caplog.set_level(logging.INFO)
     return caplog
 

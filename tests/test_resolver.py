@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import notices, settings
+from sprockets.clients.memcached import settings
 from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.wire import resolver
 
@@ -17,11 +17,6 @@ from sprockets.clients.memcached.wire import resolver
 def unsaid(monkeypatch):
     """Nothing has been told of in another test."""
     monkeypatch.setattr(resolver, '_taken', {})
-    monkeypatch.setattr(
-        resolver,
-        'NOTICES',
-        notices.Notices(resolver.LOGGER, resolver.NOTICES._quiet),
-    )
 
 
 @pytest.fixture
