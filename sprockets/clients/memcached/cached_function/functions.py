@@ -283,34 +283,12 @@ class Cached(Function, typing.Generic[P, T]):
         return typing.cast('T | None', self._on_key('get', args, kwargs))
 
 
-class CachedFuture(Function, typing.Generic[P, T]):
-    """A function whose results are cached, and awaited: likewise."""
+class _Awaited(Function, typing.Generic[P, T]):
+    """What the two have in common whose results are awaited."""
 
     __slots__ = ()
 
     awaits = True
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Return what the function returned before, or call it."""
-        return typing.cast('asyncio.Future[T]', self._do(args, kwargs))
-
-    if typing.TYPE_CHECKING:
-
-        @typing.overload
-        def __get__(
-            self, instance: None, owner: type
-        ) -> CachedFuture[P, T]: ...
-
-        @typing.overload
-        def __get__(
-            self: CachedFuture[typing.Concatenate[typing.Any, Q], T],
-            instance: object,
-            owner: type | None = None,
-        ) -> CachedFuture[Q, T]: ...
-
-        def __get__(
-            self, instance: typing.Any, owner: type | None = None
-        ) -> typing.Any: ...
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call; see :meth:`Cached.key`."""
@@ -337,12 +315,38 @@ class CachedFuture(Function, typing.Generic[P, T]):
         return typing.cast('T | None', await self._on_key('get', args, kwargs))
 
 
-class CachedCoroutine(Function, typing.Generic[P, T]):
-    """A coroutine function whose results are cached: likewise."""
+class CachedFuture(_Awaited[P, T]):
+    """A function whose results are cached, and awaited: likewise."""
 
     __slots__ = ()
 
-    awaits = True
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Return what the function returned before, or call it."""
+        return typing.cast('asyncio.Future[T]', self._do(args, kwargs))
+
+    if typing.TYPE_CHECKING:
+
+        @typing.overload
+        def __get__(
+            self, instance: None, owner: type
+        ) -> CachedFuture[P, T]: ...
+
+        @typing.overload
+        def __get__(
+            self: CachedFuture[typing.Concatenate[typing.Any, Q], T],
+            instance: object,
+            owner: type | None = None,
+        ) -> CachedFuture[Q, T]: ...
+
+        def __get__(
+            self, instance: typing.Any, owner: type | None = None
+        ) -> typing.Any: ...
+
+
+class CachedCoroutine(_Awaited[P, T]):
+    """A coroutine function whose results are cached: likewise."""
+
+    __slots__ = ()
 
     def __init__(
         self,
@@ -419,30 +423,6 @@ class CachedCoroutine(Function, typing.Generic[P, T]):
         def __get__(
             self, instance: typing.Any, owner: type | None = None
         ) -> typing.Any: ...
-
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the key of a call; see :meth:`Cached.key`."""
-        return self._key(args, kwargs)
-
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Delete the result of a call; see :meth:`Cached.invalidate`."""
-        return typing.cast(int, await self._on_key('invalidate', args, kwargs))
-
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the function and store; see :meth:`Cached.refresh`."""
-        return typing.cast(T, await self._refresh(args, kwargs))
-
-    async def set(self, value: T, /, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Store a result; see :meth:`Cached.set`."""
-        return typing.cast(int, await self._put(value, args, kwargs))
-
-    async def mark_stale(self, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Have a result computed anew; see :meth:`Cached.mark_stale`."""
-        return typing.cast(int, await self._mark(args, kwargs))
-
-    async def get(self, *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Return the result that there is; see :meth:`Cached.get`."""
-        return typing.cast('T | None', await self._on_key('get', args, kwargs))
 
 
 def _is_ours(source: typing.Any) -> bool:
