@@ -288,6 +288,8 @@ class Connections:
 
     def close(self) -> None:
         """Close all of them, for nobody has the server any more."""
+        # What somebody puts back behind this is closed as well.
+        self.epoch += 1
         self._close_idle()
         for loan in self.out.copy():
             loan.end()
