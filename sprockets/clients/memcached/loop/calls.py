@@ -95,11 +95,6 @@ class Call:
         """The server that it was sent to, None if there is none."""
         return self._endpoint
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether the caller still waits for it."""
-        return not self._future.done()
-
     def _send(self) -> None:
         here = self._here
         command = self.command

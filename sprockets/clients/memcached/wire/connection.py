@@ -22,7 +22,7 @@ WINDOW = 256 * 1024
 CHUNK = 256 * 1024
 """Bytes to ask for in one read while it is not known how many will come."""
 
-PIECE = 64 * 1024
+SMALL_CHUNK = 64 * 1024
 """Likewise, where few are expected.  The C library gets memory for more than
 128 KiB from the kernel, and gives it back, each time."""
 
@@ -266,7 +266,7 @@ class Connection:
         :param int missing: the least that is still to come
 
         """
-        size = PIECE if missing <= PIECE else min(missing, CHUNK)
+        size = SMALL_CHUNK if missing <= SMALL_CHUNK else min(missing, CHUNK)
         try:
             data = self._socket.recv(size, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -421,7 +421,9 @@ class Connection:
     def _receive(self, missing: int, deadline: float) -> None:
         """Receive something, or all of it where many bytes are missing."""
         if missing <= CHUNK:
-            data = self._recv(PIECE if missing <= PIECE else CHUNK, 0)
+            data = self._recv(
+                SMALL_CHUNK if missing <= SMALL_CHUNK else CHUNK, 0
+            )
         else:
             self._limit_reads(self._wait_for(deadline) / 1000 * EARLY)
             try:

@@ -17,8 +17,6 @@ from sprockets.clients.memcached.data import values
 
 NEWLINE = b'\r\n'
 
-END = b'END\r\n'
-
 TOO_MANY = b'ERROR Too many open connections'
 """What memcached says before it closes a connection that is one too many
 (its option ``-c``)."""
@@ -656,9 +654,6 @@ class Get(Command):
             missing = self._read_on(self._cut, incoming)
             if missing:
                 return missing
-        # Values of one kind and length are common: their numbers are read
-        # once.
-        known: dict[bytes, tuple[int, int, int | None]] = {}
         data = incoming.data
         at = incoming.at
         size = len(data)
@@ -679,12 +674,7 @@ class Get(Command):
                 self.size = sum([len(data) for _, data, _ in found.values()])
                 self.answered = True
                 return 0
-            numbers = data[space + 1 : end]
-            try:
-                flags, length, unique = known[numbers]
-            except KeyError:
-                known[numbers] = self._numbers(numbers)
-                flags, length, unique = known[numbers]
+            flags, length, unique = self._numbers(data[space + 1 : end])
             key = data[at + 6 : space]
             if key not in keys or key in found:
                 raise ProtocolError('a value of a key that was not asked for')
