@@ -7,6 +7,7 @@ them has to fail.
 """
 
 import contextlib
+import os
 import signal
 
 import faces
@@ -95,6 +96,17 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(
             pytest.mark.xfail(strict=True, reason='python-memcached')
         )
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """No test leaves its variables of the environment to the next."""
+    before = dict(os.environ)
+    yield
+    left = dict(os.environ)
+    for variables in before, left:
+        variables.pop('PYTEST_CURRENT_TEST', None)
+    assert left == before
 
 
 @pytest.fixture(autouse=True)

@@ -276,9 +276,6 @@ def test_an_error_in_serializing_is_told(address):
 # What is left behind
 
 
-# What it collects first is what other tests have left.
-@pytest.mark.filterwarnings('ignore::ResourceWarning')
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('options', [{}, {'stale': 60}])
 @pytest.mark.parametrize('asynchronous', [False, True])
 def test_an_awaited_failure_leaves_no_cycles(address, options, asynchronous):

@@ -524,6 +524,13 @@ def test_isolated(memcached_server, number):
     assert ask(memcached_server, b'set k 0 0 1\\r\\nv\\r\\n') != b''
     memcached_server.pause()
 
+@pytest.fixture(autouse=True)
+def patched_first(monkeypatch):
+    monkeypatch.setenv('OTHER', 'value')
+
+def test_another_address(memcached_server, monkeypatch):
+    monkeypatch.setenv('MEMCACHED_SERVERS', 'cache.example.com')
+
 def test_not_asked_for():
     assert 'MEMCACHED_SERVERS' not in os.environ
 
@@ -567,7 +574,7 @@ def test_as_a_user_would(tmp_path, options):
         env=environment,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert '8 passed' in finished.stdout
+    assert '9 passed' in finished.stdout
 
 
 def test_as_a_user_without_memcached_would(tmp_path):

@@ -45,6 +45,7 @@ def memcached_prefixes() -> abc.Sequence[str | None]:
 def memcached_server(
     _memcached_process: testing.MemcachedServer,
     memcached_prefixes: abc.Sequence[str | None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> abc.Iterator[testing.MemcachedServer]:
     """A real memcached, running and empty, which the environment names.
 
@@ -54,9 +55,10 @@ def memcached_server(
     """
     _memcached_process.reset()
     variables = _memcached_process.environ(*memcached_prefixes)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        current.forget()
-        yield _memcached_process
+    # A patch of its own could be undone before what a test changes by
+    # ``monkeypatch``, which would then put the server's address back.
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    current.forget()
+    yield _memcached_process
     current.forget()
