@@ -12,7 +12,8 @@ from sprockets.clients.memcached.servers import endpoints, health
 from sprockets.clients.memcached.wire import protocol
 
 KEY = b'sprockets.clients.memcached.check'
-"""It is read from servers that do not answer ``version``."""
+"""It is read to see whether a server is up, which is whether reads are
+answered; nobody stores it."""
 
 PATIENCE = 300
 """Seconds before a server that refused a command is asked again."""
@@ -66,11 +67,10 @@ def check(endpoint: endpoints.Endpoint, deadline: float) -> Finding:
 
     """
     learned = _learned.setdefault(endpoint, {})
-    knows_version = learned.get('version') == 0
     now = time.monotonic()
 
     def ask() -> protocol.Command:
-        command = protocol.Version() if knows_version else protocol.Get((KEY,))
+        command = protocol.Get((KEY,))
         trial = endpoint.try_again()
         endpoint.exchange((command,), deadline, trial=trial)
         return command
@@ -85,14 +85,12 @@ def check(endpoint: endpoints.Endpoint, deadline: float) -> Finding:
     round_trip = time.perf_counter() - began
     if answer.error is not None:
         learned.clear()
-        if not answer.answered:
-            return Finding(endpoint.reason or health.words(answer.error))
+        reason = None if answer.answered else endpoint.reason
+        return Finding(reason or health.words(answer.error))
     answers: dict[str, typing.Any] = {}
     for command in (_Version(), _Statistics()):
         name = command.name
-        if knows_version and name == 'version':
-            answers[name] = answer.result
-        elif learned.get(name, 0) <= now:
+        if learned.get(name, 0) <= now:
             if not endpoint.connections:
                 # The one that was there is closed after an unknown command.
                 ask()
