@@ -258,9 +258,8 @@ ERRORS = (
 
 def in_step(name, error):
     """Whether what follows an error is sure to be the next reply."""
-    if name in READING:
-        return False
-    return name in SHORT or name in META or error.startswith(b'SERVER_ERROR')
+    is_short = name not in STORAGE | AUTHENTICATION
+    return is_short or error.startswith(b'SERVER_ERROR')
 
 
 @pytest.mark.parametrize(
@@ -337,13 +336,41 @@ NONE = [
 ]
 
 
+TEXT = (b'NOT_STORED', b'EXISTS', b'NOT_FOUND')
+
+REFUSALS = {
+    **{
+        name: {*TEXT} - {*REPLIES[name]}
+        for name in REPLIES
+        if name not in ('flush_all', 'version', 'authentication', 'md', 'mn')
+    },
+    'md': {b'NS'},
+}
+"""What says no to another command of memcached's."""
+
+
+@pytest.mark.parametrize(
+    'name, line',
+    [(name, line) for name in REFUSALS for line in sorted(REFUSALS[name])],
+)
+def test_a_no_is_an_answer(name, line):
+    """Of a server with words of its own; the next reply is the next one's."""
+    command, following = COMMANDS[name](), protocol.delete(b'other')
+    assert read_all([command, following], [line + b'\r\nDELETED\r\n']) == b''
+    assert command.answered
+    assert isinstance(command.error, protocol.RefusedError)
+    assert str(command.error) == f'{name}: {line.decode()}'
+    assert not command.result
+    assert following.result == 1
+
+
 @pytest.mark.parametrize('name', COMMANDS)
 def test_what_is_no_answer(name):
     """Anything else is an error that the connection does not survive."""
     others = {line for lines in REPLIES.values() for line in lines}
     if name not in READING and name != 'stats':
         others.add(b'END')
-    mine = set(REPLIES.get(name, ()))
+    mine = set(REPLIES.get(name, ())) | set(REFUSALS.get(name, ()))
     if name in ('incr', 'decr'):
         mine |= {line for line in others if line.isdigit()}
     if name == 'stats':

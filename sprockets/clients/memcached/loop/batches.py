@@ -364,7 +364,10 @@ class Batch:
 
         """
         self._commands = commands = self._gather()
-        life = self.endpoint.incarnation
+        endpoint = self.endpoint
+        if endpoint.single_until:
+            endpoint.divide(commands)
+        life = endpoint.incarnation
         # Not with all(): for one command that takes a generator.
         for command in commands:  # noqa: SIM110
             if not command.meant_for(life):
@@ -456,7 +459,15 @@ class Batch:
             pass
         elif get.answered and get.error is None:
             if not self._give_in_order(get):
-                left, heavy = self._give_values(get)
+                left, heavy = self._give_values(get, self.waiters)
+        elif get.answered and len(get.refused_keys) < len(self.keys):
+            refused = get.refused_keys
+            told = [w for w in self.waiters if w[0] in refused]
+            self._errors += len(told) - 1
+            _give_defaults(told, self.endpoint, get.error)
+            left, heavy = self._give_values(
+                get, [w for w in self.waiters if w[0] not in refused]
+            )
         else:
             self._errors += len(self.waiters) - 1
             if self.reached:
@@ -571,13 +582,15 @@ class Batch:
                     continue
                 if isinstance(command, protocol.Get):
                     self._hits += len(command.found)
-                    self._misses += len(command.keys) - len(command.found)
+                    self._misses += command.missing
                 elif isinstance(command, protocol.MetaGet):
                     self._hits += part.calls if command.found else 0
                     self._misses += 0 if command.found else part.calls
 
-    def _give_values(self, get: protocol.Get) -> tuple[list[Waiter], int]:
-        """Give values to those who wait.
+    def _give_values(
+        self, get: protocol.Get, waiters: list[Waiter]
+    ) -> tuple[list[Waiter], int]:
+        """Give values to those who wait for one.
 
         One pass for both, to make them and to give them: it is most of what
         a read costs.
@@ -591,7 +604,6 @@ class Batch:
         plain = values.PLAIN
         limit = values.HEAVY
         miss = values.MISS
-        waiters = self.waiters
         found = get.found
         repeated = len(self.keys) < len(waiters)
         known: dict[bytes, typing.Any] = {}

@@ -438,9 +438,9 @@ def outcome(
         reached += command.count
         if isinstance(command, protocol.Get):
             hits += len(command.found)
-            asked += (
-                len(command.keys) if command.answered else len(command.found)
-            )
+            asked += len(command.found)
+            if command.answered:
+                asked += command.missing
     # Keys that were given twice are read once.
     if reached < len(keys) and reached < len({*keys}):
         error = error or endpoints.UnavailableError('no server is up')

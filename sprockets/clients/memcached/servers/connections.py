@@ -159,6 +159,9 @@ class Connections:
         """Those that nobody has."""
         self.out: set[Loan] = set()
         """Those that somebody has, be it for an exchange or to keep."""
+        self._witness: connection.Connection | None = None
+        """One that is out of step, kept until there is a new one: as long as
+        it is open, the server has not been restarted."""
 
     def __len__(self) -> int:
         return len(self.idle) + len(self.out)
@@ -199,8 +202,13 @@ class Connections:
         link = tls.connect(profile, deadline)
         others = [*self.idle]
         others += [loan.link for loan in self.out.copy()]
+        witness, self._witness = self._witness, None
+        if witness is not None:
+            others.append(witness)
         if all(other.is_lost() for other in others):
             self.lives += 1
+        if witness is not None:
+            witness.close()
         loan = Loan(link, self, self.epoch)
         try:
             self.out.add(loan)
@@ -216,8 +224,12 @@ class Connections:
         except KeyError:
             return
         link, epoch = loan.link, loan.epoch
-        if not link.usable or epoch != self.epoch:
+        if epoch != self.epoch:
             link.close()
+            return
+        if not link.usable:
+            if link.fileno() >= 0:
+                self._have_witness(link)
             return
         link.used_at = loan.began
         idle = self.idle
@@ -227,6 +239,11 @@ class Connections:
         if epoch != self.epoch:
             # Idle ones were closed just now.
             self._close_idle()
+
+    def _have_witness(self, link: connection.Connection | None) -> None:
+        witness, self._witness = self._witness, link
+        if witness is not None:
+            witness.close()
 
     def disconnect(self) -> None:
         """Close the idle ones now, and those that are out once put back."""
@@ -264,6 +281,7 @@ class Connections:
         return None
 
     def _close_idle(self) -> None:
+        self._have_witness(None)
         while self.idle:
             with contextlib.suppress(IndexError):
                 self.idle.pop().close()
@@ -298,6 +316,7 @@ class Connections:
         """Leave them to the parent; the child's sockets are closed."""
         self.idle.clear()
         self.out.clear()
+        self._witness = None
 
 
 class _Sweeper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -67,6 +68,9 @@ class Endpoint(health.Health):
         self.knows_meta: bool | None = None
         """Whether it has meta commands, as old servers and some proxies have
         not; None while nobody has asked."""
+        self.single_until = 0.0
+        """Until when it is asked for one key at a time, on
+        :func:`time.monotonic`'s clock; 0 if it is not."""
         self._profile = identity.profile
         self._flush_on_reconnect = identity.flush_on_reconnect
         self._connections = Connections(
@@ -167,7 +171,8 @@ class Endpoint(health.Health):
             fail(commands, TimeoutError('timed out before it was sent'))
             return True
         pending = commands
-        for attempt in (1, 2):
+        last = 2
+        for attempt in itertools.count(1):
             reused = loan is not None
             try:
                 if loan is None:
@@ -181,6 +186,8 @@ class Endpoint(health.Health):
                         reused = loan is not None
                     if loan is None:
                         loan = self._connect(deadline)
+                    if self.single_until:
+                        self.divide(pending)
                     pending = loan.commands = self._meant(pending)
                 idle_since = loan.idle_since
                 is_silent, failure = self._run(loan, deadline)
@@ -218,18 +225,22 @@ class Endpoint(health.Health):
             ) or self._closed_for_rare(pending, failure, reused, deadline):
                 pending = pending[1:]
                 out_of_step = True
+            if out_of_step and self._refused_part(pending):
+                last = attempt + 1
+                pending = [c for c in pending if not c.answered]
             again = [c for c in pending if c.repeatable]
             lost = isinstance(failure, OSError) and not isinstance(
                 failure, TimeoutError
             )
-            if attempt == 1 and again and (lost or out_of_step):
+            is_garbage = isinstance(failure, protocol.ProtocolError)
+            if attempt < last and again and (lost or is_garbage):
                 fail([c for c in pending if not c.repeatable], failure)
                 pending = again
                 for command in again:
                     command.go_on()
                 continue
             fail(pending, failure)
-            if out_of_step:
+            if out_of_step or (is_garbage and self._is_well(deadline)):
                 self._praise(trial)
             elif reused and is_silent and isinstance(failure, TimeoutError):
                 self._doubt(failure, began, idle_since)
@@ -239,10 +250,33 @@ class Endpoint(health.Health):
         self.log_refused(commands)
         return True
 
+    def divide(self, commands: abc.Sequence[protocol.Command]) -> None:
+        """Ask for one key at a time, for as long as some are refused."""
+        if time.monotonic() >= self.single_until:
+            self.single_until = 0.0
+            return
+        for command in commands:
+            command.divide()
+
+    def _refused_part(self, pending: abc.Sequence[protocol.Command]) -> bool:
+        """Whether an error line may be about some keys of a command only.
+
+        Then it asks for them one by one from now on: a proxy that has lost a
+        server says so for each.
+
+        """
+        if not pending or pending[0].error is None or not pending[0].divide():
+            return False
+        self.single_until = time.monotonic() + self.identity.dead_retry
+        return True
+
     def log_refused(self, commands: abc.Sequence[protocol.Command]) -> None:
         """Say which commands were answered by an error line."""
         for command in commands:
             if isinstance(command.error, protocol.RefusedError):
+                if self.single_until:
+                    now = time.monotonic()
+                    self.single_until = now + self.identity.dead_retry
                 # What is behind its first words may differ each time.
                 self.notices.warning(
                     'memcached server %s: %s',
@@ -289,20 +323,27 @@ class Endpoint(health.Health):
             or not pending
             or not pending[0].is_rare
             or not isinstance(failure, ConnectionError)
-            or self._closes_for(protocol.Get((PROBE,)), deadline)
+            or not self._is_well(deadline)
         ):
             return False
         command = pending[0]
-        name = command.request.split()[0].decode('ascii')
+        self._log_closed_for(command.request.split()[0].decode('ascii'))
+        command.answered = True
+        command.error = ConnectionError(str(failure))
+        return True
+
+    def _log_closed_for(self, name: str) -> None:
         self.notices.warning(
             'memcached server %s closes connections on %s',
             self,
             name,
             about=name,
         )
-        command.answered = True
-        command.error = ConnectionError(str(failure))
-        return True
+
+    def _is_well(self, deadline: float) -> bool:
+        """Whether a read is answered on a new connection."""
+        probe = protocol.Get((PROBE,))
+        return not self._closes_for(probe, deadline)
 
     def _closes_for_meta(self, deadline: float) -> bool:
         """Whether it accepts connections, but no meta commands on them."""
@@ -420,7 +461,10 @@ class Endpoint(health.Health):
             loan.link.exchange(loan.commands, deadline)
         except protocol.FullError as error:
             return False, error
-        except (OSError, protocol.ProtocolError) as error:
+        except protocol.ProtocolError as error:
+            # The server is the same one, for it has answered.
+            return False, error
+        except OSError as error:
             self._connections.lives += 1
             return loan.link.is_silent, error
         finally:
@@ -443,16 +487,21 @@ class Endpoint(health.Health):
 
     def _connect(self, deadline: float) -> Loan:
         loan = self._connections.connect(self._profile, deadline)
+        if not self._flush_on_reconnect or self.down_since is None:
+            return loan
+        # The keys that moved meanwhile would be read in their old state.
+        flush = protocol.flush_all()
         try:
-            if self._flush_on_reconnect and self.down_since is not None:
-                # The keys that moved meanwhile would be read in their old
-                # state.
-                flush = protocol.flush_all()
-                loan.link.exchange([flush], deadline)
-                self.log_refused([flush])
+            loan.link.exchange([flush], deadline)
+        except ConnectionError:
+            # A proxy that does not know it, or a server that fails.
+            loan.drop()
+            loan = self._connections.connect(self._profile, deadline)
+            self._log_closed_for('flush_all')
         except BaseException:
             loan.drop()
             raise
+        self.log_refused([flush])
         return loan
 
     def enter(self, user: object) -> None:

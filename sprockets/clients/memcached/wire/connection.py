@@ -232,6 +232,10 @@ class Connection:
                 for command in commands:
                     command.start_over()
             return self._read_on(commands, data)
+        except protocol.ProtocolError:
+            # Out of step, but open: see :meth:`is_lost`.
+            self.usable = False
+            raise
         except BaseException:
             self.close()
             raise
@@ -281,8 +285,8 @@ class Connection:
         """Send commands and read their replies, in order.
 
         However it ends, each command whose reply was read is ``answered``.
-        The connection is closed, and not ``usable`` any more, unless all were
-        read and nothing came behind them.  What :meth:`begin` has begun with
+        The connection is not ``usable`` any more, unless all were read and
+        nothing came behind them.  What :meth:`begin` has begun with
         the same commands is gone on with.
 
         :raises OSError: if the connection fails or the deadline passes
@@ -297,6 +301,9 @@ class Connection:
             self._send_all(commands, deadline)
             self._read_rest(commands, deadline)
             self._end(commands)
+        except protocol.ProtocolError:
+            self.usable = False
+            raise
         # Whatever it is, a signal's exception too: replies may be on the way.
         except BaseException:
             self.close()

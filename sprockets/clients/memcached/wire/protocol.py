@@ -24,6 +24,10 @@ TOO_MANY = b'ERROR Too many open connections'
 MAX_LINE = 4096
 """No line of a reply is longer than this many bytes."""
 
+MAX_ASKED = 16_000
+"""No line that asks for keys is longer, in bytes.  Amazon's ElastiCache
+Serverless takes 16 KB ("Supported and restricted Memcached commands")."""
+
 PIECE = 64 * 1024
 """A value of which more bytes than these are missing is kept in pieces."""
 
@@ -116,6 +120,8 @@ class Command:
     """Whether it comes after the writes of its batch, so that it sees them."""
     count = 1
     """How many keys it is about."""
+    noes: abc.Collection[bytes] = ()
+    """What says, without being an error, that it failed."""
 
     def __init__(self, request: bytes, result: typing.Any = None) -> None:
         self.request = request
@@ -154,6 +160,16 @@ class Command:
         """Forget the part of a reply that was cut, before it is sent again."""
         self.start_over()
 
+    def divide(self) -> bool:
+        """Ask for one key at a time from now on.
+
+        A proxy may refuse some keys of many, and not say which.
+
+        :return: whether that makes a difference
+
+        """
+        return False
+
     def meant_for(self, incarnation: int) -> bool:
         """Whether it may be sent to the server in this life of it."""
         return True
@@ -169,7 +185,7 @@ class Command:
         reason = line[:200].decode('latin-1').encode('unicode_escape').decode()
         if line.startswith(TOO_MANY):
             raise FullError(reason)
-        if not _is_error(line):
+        if not (_is_error(line) or line in self.noes):
             raise ProtocolError(f'{reason!r} is no answer to {self.name}')
         self.answered = True
         self.error = RefusedError(f'{self.name}: {reason}')
@@ -186,9 +202,19 @@ class Command:
         known to be over.
 
         """
-        return line.startswith(b'SERVER_ERROR') or (
-            self.request.count(NEWLINE) == 1
+        return (
+            line in self.noes
+            or line.startswith(b'SERVER_ERROR')
+            or self.request.count(NEWLINE) == 1
         )
+
+
+NOES = frozenset((b'NOT_STORED', b'EXISTS', b'NOT_FOUND'))
+"""What says no to a command that changes something.  Some servers say it in
+other places than memcached; in none does it mean that something was done."""
+
+META_NOES = frozenset((b'NS', b'EX', b'NF'))
+"""Likewise, to a meta command."""
 
 
 def _is_error(line: bytes) -> bool:
@@ -204,6 +230,7 @@ class Verb(typing.NamedTuple):
     replies: dict[bytes, typing.Any]
     repeatable: bool
     failure: typing.Any = 0
+    noes: abc.Collection[bytes] = NOES
 
 
 _STORAGE = {b'STORED': True, b'NOT_STORED': False}
@@ -220,11 +247,11 @@ DELETE_ANY = DELETE._replace(replies={b'DELETED': 1, b'NOT_FOUND': 1})
 TOUCH = Verb('touch', {b'TOUCHED': 1, b'NOT_FOUND': 0}, True)
 INCR = Verb('incr', {b'NOT_FOUND': None}, False, None)
 DECR = Verb('decr', {b'NOT_FOUND': None}, False, None)
-META_DELETE = Verb('md', {b'HD': 1, b'NF': 0, b'EX': 0}, False)
-META_NOOP = Verb('mn', {b'MN': 1}, True)
-FLUSH_ALL = Verb('flush_all', {b'OK': 1}, True)
-VERSION = Verb('version', {}, True, None)
-AUTHENTICATE = Verb('authentication', {b'STORED': True}, False)
+META_DELETE = Verb('md', {b'HD': 1, b'NF': 0, b'EX': 0}, False, noes=META_NOES)
+META_NOOP = Verb('mn', {b'MN': 1}, True, noes=())
+FLUSH_ALL = Verb('flush_all', {b'OK': 1}, True, noes=())
+VERSION = Verb('version', {}, True, None, ())
+AUTHENTICATE = Verb('authentication', {b'STORED': True}, False, noes=())
 
 
 class Line(Command):
@@ -251,6 +278,10 @@ class Line(Command):
     @property
     def is_rare(self) -> bool:  # type: ignore[override]
         return self.verb is FLUSH_ALL or self.verb is VERSION
+
+    @property
+    def noes(self) -> abc.Collection[bytes]:  # type: ignore[override]
+        return self.verb.noes
 
     def start_over(self) -> None:
         super().start_over()
@@ -317,6 +348,10 @@ class Many(Command):
         return self.verb.repeatable
 
     @property
+    def noes(self) -> abc.Collection[bytes]:  # type: ignore[override]
+        return self.verb.noes
+
+    @property
     def wanted(self) -> str:
         """The reply that is hoped for."""
         return next(iter(self.verb.replies)).decode('ascii')
@@ -362,8 +397,10 @@ class Many(Command):
         return 0
 
     def _in_step_after(self, line: bytes) -> bool:
-        return line.startswith(b'SERVER_ERROR') or (
-            self.request.count(NEWLINE) == self.count
+        return (
+            line in self.noes
+            or line.startswith(b'SERVER_ERROR')
+            or self.request.count(NEWLINE) == self.count
         )
 
 
@@ -447,6 +484,21 @@ Item = values.Item
 """What the server holds for a key: its flags, its bytes, its cas unique."""
 
 
+def _lines(keys: abc.Iterable[bytes]) -> abc.Iterator[list[bytes]]:
+    """Yield keys in groups of which each has room in one line."""
+    group: list[bytes] = []
+    # For the command, its time, and the line's end.
+    size = before = 32
+    for key in keys:
+        size += len(key) + 1
+        if group and size > MAX_ASKED:
+            yield group
+            group = []
+            size = before + len(key) + 1
+        group.append(key)
+    yield group
+
+
 # Values of one kind and length are common.
 @functools.lru_cache(maxsize=512)
 def _numbers(text: bytes, words: int) -> tuple[int, int, int | None]:
@@ -484,17 +536,26 @@ class Get(Command):
     whole reply is read: before its end there is no telling whether a value is
     one.
 
+    Where the keys are too many for one line it is several commands, and where
+    some of the keys were refused one for each of them: its parts.
+
     """
 
     __slots__ = (
         '_coming',
         '_cut',
+        '_exptime',
         '_found',
+        '_is_divided',
+        '_kept',
+        '_parts',
         'flags',
         'in_order',
         'incarnation',
         'keys',
+        'name',
         'only_reads',
+        'refused_keys',
         'size',
         'words',
     )
@@ -507,6 +568,7 @@ class Get(Command):
         name: str = 'get',
         exptime: int | None = None,
     ) -> None:
+        self.name = name
         if name == 'get':
             self.request = b'get %b\r\n' % b' '.join(keys)
         else:
@@ -524,15 +586,21 @@ class Get(Command):
         """Their flags."""
         self.size = 0
         """The bytes of its values."""
+        self.refused_keys: abc.Collection[bytes] = ()
+        """Those that were answered by an error line; then ``error`` is the
+        first of these."""
         self._found: dict[bytes, Item] | None = {}
         self._coming: dict[bytes, Item] = {}
         self._cut: _Cut | None = None
+        self._exptime = exptime
+        self._parts: list[Get] | None = None
+        self._kept: dict[bytes, Item] = {}
+        """What other parts have brought."""
+        self._is_divided = False
         self.incarnation = 0
         self.only_reads = exptime is None
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return 'gets' if self.words == 3 else 'get'
+        if len(self.request) > MAX_ASKED:
+            self._ask_in_parts(map(self._part, _lines(keys)))
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -547,6 +615,48 @@ class Get(Command):
         self.forget()
         self._coming = {}
         self._cut = None
+        self.refused_keys = ()
+        if self._parts is not None:
+            for part in self._parts:
+                part.start_over()
+            self._ask_in_parts(self._parts)
+
+    def go_on(self) -> None:
+        if self._parts is None:
+            self.start_over()
+            return
+        self.answered = False
+        self.error = None
+        for part in self._parts:
+            if part.answered:
+                self._kept.update(part.found)
+            else:
+                part.start_over()
+        self._ask_in_parts([part for part in self._parts if not part.answered])
+
+    def divide(self) -> bool:
+        if self._is_divided or len(self.keys) == 1:
+            return False
+        self._is_divided = True
+        kept = self._kept = self._coming
+        for part in self._parts or ():
+            kept.update(part.found if part.answered else part._coming)
+        left = [key for key in self.keys if key not in kept]
+        self._ask_in_parts(self._part([key]) for key in left)
+        self._coming = {}
+        self._cut = None
+        self.answered = False
+        self.error = None
+        if not left:
+            self._end_parts([])
+        return True
+
+    def _part(self, keys: abc.Collection[bytes]) -> Get:
+        return Get(keys, self.name, self._exptime)
+
+    def _ask_in_parts(self, parts: abc.Iterable[Get]) -> None:
+        self._parts = [*parts]
+        self.request = b''.join([part.request for part in self._parts])
 
     def meant_for(self, incarnation: int) -> bool:
         # The cas uniques that it brings are those of this life.
@@ -570,7 +680,14 @@ class Get(Command):
             }
         return found
 
+    @property
+    def missing(self) -> int:
+        """How many keys the server does not hold, of those it answered."""
+        return len(self.keys) - len(self.found) - len(self.refused_keys)
+
     def take(self, lines: list[bytes], at: int) -> int:
+        if self._parts is not None:
+            return self._take_parts(self._parts, lines, at)
         end = at + len(self.keys) * 2
         if end >= len(lines) or lines[end] != b'END':
             end = at
@@ -650,6 +767,8 @@ class Get(Command):
         self._found = found
 
     def read(self, incoming: Incoming) -> int:
+        if self._parts is not None:
+            return self._read_parts(self._parts, incoming)
         if self._cut is not None:
             missing = self._read_on(self._cut, incoming)
             if missing:
@@ -696,6 +815,39 @@ class Get(Command):
             found[key] = (flags, data[start:stop], unique)
             at = stop + 2
 
+    def _read_parts(self, parts: list[Get], incoming: Incoming) -> int:
+        for part in parts:
+            if not part.answered:
+                missing = part.read(incoming)
+                if missing:
+                    return missing
+        self._end_parts(parts)
+        return 0
+
+    def _take_parts(
+        self, parts: list[Get], lines: list[bytes], at: int
+    ) -> int:
+        for part in parts:
+            at = part.take(lines, at)
+            if at < 0:
+                return -1
+        self._end_parts(parts)
+        return at
+
+    def _end_parts(self, parts: abc.Iterable[Get]) -> None:
+        """Put together what the parts have brought."""
+        found = self._kept.copy()
+        refused: dict[bytes, BaseException] = {}
+        for part in parts:
+            found.update(part.found)
+            if part.error is not None:
+                refused.update(dict.fromkeys(part.keys, part.error))
+        self._found = found
+        self.size = sum([len(data) for _, data, _ in found.values()])
+        self.refused_keys = refused
+        self.error = next(iter(refused.values()), None)
+        self.answered = True
+
     def _read_on(self, cut: _Cut, incoming: Incoming) -> int:
         """Read the rest of a large value, as :meth:`read` does."""
         if cut.missing:
@@ -722,8 +874,20 @@ class Get(Command):
         except ValueError:
             raise ProtocolError(f'a malformed {self.name} reply') from None
 
+    def refused(self, line: bytes) -> int:
+        try:
+            return super().refused(line)
+        finally:
+            # Which of them it is about is not said.
+            if len(self.keys) > 1:
+                self.answered = False
+            elif self.answered:
+                self.refused_keys = self.keys
+
     def _in_step_after(self, line: bytes) -> bool:
-        return False
+        # Behind an error line for one of several keys a proxy may send the
+        # values of others, and an end, and a server sends neither.
+        return len(self.keys) == 1 and not self._coming
 
 
 class MetaGet(Command):
