@@ -181,7 +181,7 @@ def test_a_trial_that_fails_is_followed_by_another(connect, messages):
 )
 def test_a_trial_that_is_refused(connect, answer):
     """A server that answers is up, whatever it says."""
-    with faults.ScriptedServer(BROKEN, BROKEN, [answer], [HIT]) as server:
+    with faults.ScriptedServer(BROKEN, BROKEN, [answer, HIT]) as server:
         client = connect(server, dead_retry=0)
         assert client.get('key') is None
         assert client.get('key') is None
@@ -346,12 +346,15 @@ def test_what_timed_out_is_not_tried_again(connect):
         assert len(server.connections) == 1
 
 
-def test_nonsense_is_not_asked_for_again(connect, messages):
-    """A server that does not speak the protocol is down."""
-    with faults.ScriptedServer([b'220 mail.test ESMTP\r\n']) as server:
+def test_a_server_that_talks_nonsense(connect, messages):
+    """It is down once it has done so on three connections."""
+    nonsense = [b'220 mail.test ESMTP\r\n']
+    with faults.ScriptedServer(*[nonsense] * 3) as server:
         client = connect(server)
         assert client.get('key') is None
-        assert len(server.connections) == 1
+        assert len(server.connections) == 3
+        assert client.get('key') is None
+        assert len(server.connections) == 3
         ((level, message),) = messages()
         assert level == 'WARNING'
         assert '220 mail.test ESMTP' in message
@@ -555,7 +558,7 @@ def test_a_server_that_only_hung_is_flushed_as_well(connect, threads, alive):
 
 
 @pytest.mark.parametrize(
-    'answer', [b'garbage\r\n', b'STORED\r\n', b'OK\r\nOK\r\n', b'']
+    'answer', [b'garbage\r\n', b'STORED\r\n', b'OK\r\nOK\r\n']
 )
 def test_a_flush_that_fails(connect, answer):
     """It is a failure of the server; nothing raises."""
