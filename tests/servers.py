@@ -6,6 +6,7 @@ import os
 import pathlib
 import pwd
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -25,10 +26,9 @@ memcached:
   timeout: {milliseconds}
   servers:
 """
-ROUTELIB = """\
-pools{{ main = {{ backends = {{ {backends} }} }} }}
-routes{{ default = route_direct{{ child = "main" }} }}
-"""
+ROUTES = pathlib.Path(__file__).resolve().parent.parent / 'examples' / 'proxy'
+"""The configurations of memcached's proxy that the docs show."""
+
 # It binds both addresses, and is a master only where the virtual one is ours.
 YRMCDS = """\
 virtual_ip = "127.0.0.1"
@@ -107,14 +107,27 @@ def twemproxy(*servers, seconds=30):
 
 
 @contextlib.contextmanager
-def routelib(*servers):
-    """Run memcached's own proxy before some servers, and give it."""
+def routelib(*servers, routes='direct', options=()):
+    """Run memcached's own proxy before some servers, and give it.
+
+    :param MemcachedServer servers: the servers, in the order of the
+        configuration's; where these are fewer, each that is left goes with
+        its line
+    :param str routes: which configuration
+    :param options: what memcached takes besides
+
+    """
+    text = (ROUTES / f'{routes}.lua').read_text()
+    named = list(dict.fromkeys(re.findall(r'"127\.0\.0\.1:\d+"', text)))
+    for name, server in zip(named, servers, strict=False):
+        text = text.replace(name, f'"{server.address}"')
+    for name in named[len(servers) :]:
+        text = text.replace(f', {name}', '')
     with tempfile.NamedTemporaryFile('w', suffix='.lua') as file:
-        backends = ', '.join(f'"{server.address}"' for server in servers)
-        file.write(ROUTELIB.format(backends=backends))
+        file.write(text)
         file.flush()
-        options = f'proxy_config=routelib,proxy_arg={file.name}'
-        with MemcachedServer('-o', options) as server:
+        configuration = f'proxy_config=routelib,proxy_arg={file.name}'
+        with MemcachedServer('-o', configuration, *options) as server:
             yield server
 
 

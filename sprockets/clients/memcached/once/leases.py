@@ -37,6 +37,9 @@ from sprockets.clients.memcached.requests import encodings, methods, tokens
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
+MANY_LOST = 5
+"""Leases in a row that were gone before their time: no chance any more."""
+
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.1
 """Seconds between two looks for a value that somebody else computes."""
@@ -233,6 +236,8 @@ class Flow:
         self._codec: values.Codec = encoding.codec
         self._cluster = servers
         self.failures = failures.Failures()
+        self._lost = 0
+        """How many leases in a row were gone before their time."""
 
     # get_or_set
 
@@ -281,11 +286,21 @@ class Flow:
             yield from self._give_back(want, lease)
             raise
         lost = yield from self._give_back(want, lease)
+        self._count_lost(lease, lost)
         if lost and stored:
             # Whoever deletes the value deletes the lease: what was computed
             # from before that must not stay.
             yield Ask(protocol.delete(want.route.key), want.route)
         return outcome
+
+    def _count_lost(self, lease: Lease | None, lost: bool) -> None:
+        """Take note of how a lease ended, and say what cannot be chance."""
+        if lease is None or lease.endpoint is None:
+            return
+        self._lost = self._lost + 1 if lost else 0
+        if self._lost >= MANY_LOST:
+            self._lost = 0
+            lease.endpoint.log_lost_leases()
 
     def compute_alone(self, want: plans.Want) -> Steps[Outcome | Failure]:
         """Compute a value for one caller, while another computes it for all.
@@ -319,6 +334,7 @@ class Flow:
         item = command.item
         if item is None or endpoint is None or not command.won:
             return None
+        endpoint.gives_uniques(item[2])
         return Stale(
             endpoint,
             command.incarnation,
@@ -709,6 +725,8 @@ class Flow:
                 raise UpdateError(f'no server answers: {read.error}')
             saw.remember(route, read, endpoint)
             item = read.found.get(route.key)
+            if item is not None and not endpoint.gives_uniques(item[2]):
+                raise UpdateError(f'{endpoint} gives no cas uniques')
             old = yield from self._value_of(item)
             if item is not None and old is MISS:
                 raise UpdateError('what is stored cannot be decoded')

@@ -12,7 +12,7 @@ class Token(typing.NamedTuple):
     """What a ``gets`` saw: a value, nothing, or no answer at all."""
 
     endpoint: endpoints.Endpoint | None
-    """The server that answered; None if none did."""
+    """The server that answered; None if none did, or if it has no ``cas``."""
     incarnation: int
     unique: int | None
     """The cas unique of the value, None if there was no value."""
@@ -41,12 +41,13 @@ class Tokens:
     ) -> None:
         """Keep what a ``gets`` brought in place of what one before did."""
         item = command.found.get(route.key)
+        unique = None if item is None else item[2]
+        if not command.answered or (
+            endpoint is not None and not endpoint.gives_uniques(unique)
+        ):
+            endpoint = None
         self._tokens.pop(route, None)
-        self._tokens[route] = Token(
-            endpoint if command.answered else None,
-            command.incarnation,
-            None if item is None else item[2],
-        )
+        self._tokens[route] = Token(endpoint, command.incarnation, unique)
         if len(self._tokens) > self.limit:
             del self._tokens[next(iter(self._tokens))]
 

@@ -21,6 +21,10 @@ from sprockets.clients.memcached.wire import connection, protocol, tls
 WAIT = 0.002
 """Seconds between two looks for an idle connection, by who cannot connect."""
 
+SOON = 0.5
+"""Seconds between an error line and a new connection, at most, if the same
+server is taken to have answered both."""
+
 LINGER = 1.0
 """Seconds for which more connections are kept idle than there are to be, so
 that a crowd of threads that comes again finds them."""
@@ -205,7 +209,9 @@ class Connections:
         witness, self._witness = self._witness, None
         if witness is not None:
             others.append(witness)
-        if all(other.is_lost() for other in others):
+        if all(other.is_lost() for other in others) and (
+            witness is None or not _has_just_refused(witness)
+        ):
             self.lives += 1
         if witness is not None:
             witness.close()
@@ -317,6 +323,13 @@ class Connections:
         self.idle.clear()
         self.out.clear()
         self._witness = None
+
+
+def _has_just_refused(witness: connection.Connection) -> bool:
+    """Whether a connection was lost for a refusal, behind which some proxies
+    close it; no server is restarted in so short a time."""
+    at = witness.refused_at
+    return at is not None and time.monotonic() - at < SOON
 
 
 class _Sweeper:

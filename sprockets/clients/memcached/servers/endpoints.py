@@ -285,6 +285,26 @@ class Endpoint(health.Health):
                     about=tuple(str(command.error).split()[:3]),
                 )
 
+    def gives_uniques(self, unique: int | None) -> bool:
+        """Whether a cas unique that it gave is one; with ``-C`` all are 0."""
+        if unique != 0:
+            return True
+        self.notices.warning(
+            'memcached server %s gives no cas uniques (its option -C): there'
+            ' is no cas, no update, and nothing stale is renewed',
+            self,
+        )
+        return False
+
+    def log_lost_leases(self) -> None:
+        """Say that what only the one that takes it deletes is gone."""
+        self.notices.warning(
+            'memcached server %s loses leases: values that get_or_set computes'
+            ' are not kept. Behind a proxy that copies what is stored to'
+            ' several servers that is so, see "Run behind a proxy"',
+            self,
+        )
+
     def _refused_meta(
         self,
         pending: abc.Sequence[protocol.Command],

@@ -89,6 +89,8 @@ class Connection:
 
     def __init__(self, profile: Profile, deadline: float) -> None:
         self.usable = True
+        self.refused_at: float | None = None
+        """When an error line put it out of step (:func:`time.monotonic`)."""
         self.used_at = 0.0
         """When its last exchange began (:func:`time.monotonic`)."""
         self._window = b''
@@ -141,6 +143,12 @@ class Connection:
         """Close the socket, whatever is still under way on it."""
         self.usable = False
         self._socket.close()
+
+    def _leave_open(self, error: protocol.ProtocolError) -> None:
+        """Be out of step, and there for :meth:`is_lost` to tell."""
+        self.usable = False
+        if isinstance(error, protocol.OutOfStepError):
+            self.refused_at = time.monotonic()
 
     def shut_down(self) -> None:
         """End the connection, so that whoever waits for it notices."""
@@ -232,9 +240,8 @@ class Connection:
                 for command in commands:
                     command.start_over()
             return self._read_on(commands, data)
-        except protocol.ProtocolError:
-            # Out of step, but open: see :meth:`is_lost`.
-            self.usable = False
+        except protocol.ProtocolError as error:
+            self._leave_open(error)
             raise
         except BaseException:
             self.close()
@@ -301,8 +308,8 @@ class Connection:
             self._send_all(commands, deadline)
             self._read_rest(commands, deadline)
             self._end(commands)
-        except protocol.ProtocolError:
-            self.usable = False
+        except protocol.ProtocolError as error:
+            self._leave_open(error)
             raise
         # Whatever it is, a signal's exception too: replies may be on the way.
         except BaseException:
