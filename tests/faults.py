@@ -151,6 +151,22 @@ def replace(data):
     return lambda reply: [data]
 
 
+def other_line(number, line):
+    """Send another line in the place of one of a reply's lines.
+
+    :param int number: which one, from 0 on
+    :param bytes line: the other one, without its end
+
+    """
+
+    def change(reply):
+        lines = reply.split(b'\r\n')
+        lines[number] = line
+        return [b'\r\n'.join(lines)]
+
+    return change
+
+
 def before(data):
     """Send bytes that nobody asked for, and then the reply."""
     return lambda reply: [data + reply]

@@ -166,7 +166,7 @@ def test_where_nobody_listens(memcached_server):
     )
 
 
-def test_what_is_wrong_is_told():
+def test_what_is_wrong_is_told(monkeypatch, capsys):
     """A server that has the wrong value for a key."""
 
     async def answer(connection):
@@ -177,6 +177,7 @@ def test_what_is_wrong_is_told():
                 await connection.send(b'STORED\r\n')
 
     with faults.ScriptedServer(answer) as server:
-        finished = run(server.address)
-    assert finished.returncode == 1
-    assert 'WRONG' in finished.stdout
+        monkeypatch.setattr(abilities, 'SECONDS', 0.2)
+        monkeypatch.setattr(sys, 'argv', ['abilities.py', server.address])
+        assert abilities.main() == 1
+    assert 'WRONG' in capsys.readouterr().out

@@ -22,8 +22,8 @@ WAIT = 0.002
 """Seconds between two looks for an idle connection, by who cannot connect."""
 
 SOON = 0.5
-"""Seconds between an error line and a new connection, at most, if the same
-server is taken to have answered both."""
+"""Seconds after an answer, at most, for which a server is the same one though
+no connection to it is left."""
 
 LINGER = 1.0
 """Seconds for which more connections are kept idle than there are to be, so
@@ -163,9 +163,9 @@ class Connections:
         """Those that nobody has."""
         self.out: set[Loan] = set()
         """Those that somebody has, be it for an exchange or to keep."""
-        self._witness: connection.Connection | None = None
-        """One that is out of step, kept until there is a new one: as long as
-        it is open, the server has not been restarted."""
+        self._answered_at = -SOON
+        """When the server was known to be the same one, though what it said
+        was the end of a connection (:func:`time.monotonic`)."""
 
     def __len__(self) -> int:
         return len(self.idle) + len(self.out)
@@ -206,15 +206,10 @@ class Connections:
         link = tls.connect(profile, deadline)
         others = [*self.idle]
         others += [loan.link for loan in self.out.copy()]
-        witness, self._witness = self._witness, None
-        if witness is not None:
-            others.append(witness)
         if all(other.is_lost() for other in others) and (
-            witness is None or not _has_just_refused(witness)
+            time.monotonic() - self._answered_at > SOON
         ):
             self.lives += 1
-        if witness is not None:
-            witness.close()
         loan = Loan(link, self, self.epoch)
         try:
             self.out.add(loan)
@@ -234,8 +229,7 @@ class Connections:
             link.close()
             return
         if not link.usable:
-            if link.fileno() >= 0:
-                self._have_witness(link)
+            link.close()
             return
         link.used_at = loan.began
         idle = self.idle
@@ -246,10 +240,14 @@ class Connections:
             # Idle ones were closed just now.
             self._close_idle()
 
-    def _have_witness(self, link: connection.Connection | None) -> None:
-        witness, self._witness = self._witness, link
-        if witness is not None:
-            witness.close()
+    def note_answer(self) -> None:
+        """Take note that the server has just answered, with whatever.
+
+        The connection is closed for that, and by some proxies too.  One that
+        is made at once is to the same server: none is restarted so soon.
+
+        """
+        self._answered_at = time.monotonic()
 
     def disconnect(self) -> None:
         """Close the idle ones now, and those that are out once put back."""
@@ -287,7 +285,6 @@ class Connections:
         return None
 
     def _close_idle(self) -> None:
-        self._have_witness(None)
         while self.idle:
             with contextlib.suppress(IndexError):
                 self.idle.pop().close()
@@ -322,14 +319,6 @@ class Connections:
         """Leave them to the parent; the child's sockets are closed."""
         self.idle.clear()
         self.out.clear()
-        self._witness = None
-
-
-def _has_just_refused(witness: connection.Connection) -> bool:
-    """Whether a connection was lost for a refusal, behind which some proxies
-    close it; no server is restarted in so short a time."""
-    at = witness.refused_at
-    return at is not None and time.monotonic() - at < SOON
 
 
 class _Sweeper:

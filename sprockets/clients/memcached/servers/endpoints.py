@@ -71,6 +71,8 @@ class Endpoint(health.Health):
         self.single_until = 0.0
         """Until when it is asked for one key at a time, on
         :func:`time.monotonic`'s clock; 0 if it is not."""
+        self._babbled_at = float('-inf')
+        """When a new connection began with what was no answer."""
         self._profile = identity.profile
         self._flush_on_reconnect = identity.flush_on_reconnect
         self._connections = Connections(
@@ -232,15 +234,14 @@ class Endpoint(health.Health):
             lost = isinstance(failure, OSError) and not isinstance(
                 failure, TimeoutError
             )
-            is_garbage = isinstance(failure, protocol.ProtocolError)
-            if attempt < last and again and (lost or is_garbage):
+            if attempt < last and again and (lost or out_of_step):
                 fail([c for c in pending if not c.repeatable], failure)
                 pending = again
                 for command in again:
                     command.go_on()
                 continue
             fail(pending, failure)
-            if out_of_step or (is_garbage and self._is_well(deadline)):
+            if out_of_step or self._is_passing(failure, reused, trial):
                 self._praise(trial)
             elif reused and is_silent and isinstance(failure, TimeoutError):
                 self._doubt(failure, began, idle_since)
@@ -343,7 +344,7 @@ class Endpoint(health.Health):
             or not pending
             or not pending[0].is_rare
             or not isinstance(failure, ConnectionError)
-            or not self._is_well(deadline)
+            or self._closes_for(protocol.Get((PROBE,)), deadline)
         ):
             return False
         command = pending[0]
@@ -360,10 +361,28 @@ class Endpoint(health.Health):
             about=name,
         )
 
-    def _is_well(self, deadline: float) -> bool:
-        """Whether a read is answered on a new connection."""
-        probe = protocol.Get((PROBE,))
-        return not self._closes_for(probe, deadline)
+    def _is_passing(
+        self, failure: Exception, reused: bool, trial: health.Trial | None
+    ) -> bool:
+        """Whether what was no answer is the end of its connection only.
+
+        A server that says nothing else from the beginning of a connection,
+        and again on the next one, does not speak the protocol.
+
+        """
+        if trial is not None or not isinstance(
+            failure, protocol.ProtocolError
+        ):
+            return False
+        if not reused:
+            now = time.monotonic()
+            before, self._babbled_at = self._babbled_at, now
+            if now - before < self.timeout:
+                return False
+        self.notices.warning(
+            'memcached server %s: %s', self, failure, about='no answer'
+        )
+        return True
 
     def _closes_for_meta(self, deadline: float) -> bool:
         """Whether it accepts connections, but no meta commands on them."""
@@ -482,7 +501,7 @@ class Endpoint(health.Health):
         except protocol.FullError as error:
             return False, error
         except protocol.ProtocolError as error:
-            # The server is the same one, for it has answered.
+            self._connections.note_answer()
             return False, error
         except OSError as error:
             self._connections.lives += 1

@@ -89,8 +89,6 @@ class Connection:
 
     def __init__(self, profile: Profile, deadline: float) -> None:
         self.usable = True
-        self.refused_at: float | None = None
-        """When an error line put it out of step (:func:`time.monotonic`)."""
         self.used_at = 0.0
         """When its last exchange began (:func:`time.monotonic`)."""
         self._window = b''
@@ -143,12 +141,6 @@ class Connection:
         """Close the socket, whatever is still under way on it."""
         self.usable = False
         self._socket.close()
-
-    def _leave_open(self, error: protocol.ProtocolError) -> None:
-        """Be out of step, and there for :meth:`is_lost` to tell."""
-        self.usable = False
-        if isinstance(error, protocol.OutOfStepError):
-            self.refused_at = time.monotonic()
 
     def shut_down(self) -> None:
         """End the connection, so that whoever waits for it notices."""
@@ -240,9 +232,6 @@ class Connection:
                 for command in commands:
                     command.start_over()
             return self._read_on(commands, data)
-        except protocol.ProtocolError as error:
-            self._leave_open(error)
-            raise
         except BaseException:
             self.close()
             raise
@@ -292,8 +281,8 @@ class Connection:
         """Send commands and read their replies, in order.
 
         However it ends, each command whose reply was read is ``answered``.
-        The connection is not ``usable`` any more, unless all were read and
-        nothing came behind them.  What :meth:`begin` has begun with
+        The connection is closed, and not ``usable`` any more, unless all were
+        read and nothing came behind them.  What :meth:`begin` has begun with
         the same commands is gone on with.
 
         :raises OSError: if the connection fails or the deadline passes
@@ -308,9 +297,6 @@ class Connection:
             self._send_all(commands, deadline)
             self._read_rest(commands, deadline)
             self._end(commands)
-        except protocol.ProtocolError as error:
-            self._leave_open(error)
-            raise
         # Whatever it is, a signal's exception too: replies may be on the way.
         except BaseException:
             self.close()

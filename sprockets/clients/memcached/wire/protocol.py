@@ -599,7 +599,7 @@ class Get(Command):
         self._is_divided = False
         self.incarnation = 0
         self.only_reads = exptime is None
-        if len(self.request) > MAX_ASKED:
+        if len(self.request) > MAX_ASKED and len(keys) > 1:
             self._ask_in_parts(map(self._part, _lines(keys)))
 
     @property
