@@ -338,6 +338,138 @@ def test_signals_do_no_harm(make, memcached_server, signals):
         assert command.found[b'key'][1] == data
 
 
+# One command, in one step
+
+
+def test_what_is_usual_is_one_step(make, memcached_server, call):
+    """It is answered, and nothing is left to go on with."""
+    link = make(memcached_server)
+    many = [
+        protocol.store_request(protocol.SET, key, 0, 0, b'7')
+        for key in (b'key', b'other')
+    ]
+    commands = [
+        protocol.Many(protocol.SET, many),
+        protocol.store(protocol.SET, b'key', 16, 0, b'x' * 10_000),
+        a_get(),
+        protocol.Get((b'key', b'other', b'none')),
+        protocol.count(protocol.INCR, b'other', 1),
+        protocol.delete(b'key'),
+        a_get(),
+    ]
+    for command in commands:
+        assert call(link.ask, command, LONG)
+        assert command.answered
+        assert not link.has_begun
+        assert link.is_quiet()
+    assert commands[0].done == 2
+    assert commands[2].found == {b'key': (16, b'x' * 10_000, None)}
+    assert commands[3].found[b'other'] == (0, b'7', None)
+    assert commands[4].result == 8
+    assert commands[6].found == {}
+    exchange(link, [command := protocol.Version()])
+    assert command.result
+
+
+@pytest.mark.parametrize(
+    'steps',
+    [
+        [a_value(100)[:-1], faults.Do.STALL, a_value(100)[-1:]],
+        [a_value(100)[:20], faults.Do.STALL, a_value(100)[20:]],
+        [a_value(1_000_000)],
+    ],
+    ids=['the end is missing', 'half is missing', 'large'],
+)
+def test_what_is_not_usual_is_gone_on_with(make, call, steps):
+    """Nothing of it is lost, and nothing is sent twice."""
+    with faults.ScriptedServer([steps, b'DELETED\r\n']) as server:
+        link = make(server)
+        command = a_get()
+        assert not call(link.ask, command, LONG)
+        assert not command.answered
+        assert link.has_begun
+        server.release()
+        call(exchange, link, [command])
+        assert command.found
+        assert not link.has_begun
+        assert call(link.ask, protocol.delete(b'key'), LONG)
+        assert server.received == b'get key\r\ndelete key\r\n'
+
+
+def test_an_error_line_is_not_usual(make, call):
+    """It is read where all others are."""
+    command = protocol.delete(b'key')
+    with faults.ScriptedServer([b'SERVER_ERROR no memory\r\n']) as server:
+        link = make(server)
+        assert not call(link.ask, command, LONG)
+        call(exchange, link, [command])
+        assert command.answered
+        assert isinstance(command.error, protocol.RefusedError)
+        assert link.usable
+
+
+def test_a_reply_too_many_for_one_step(make, call):
+    """None of them is taken."""
+    command = protocol.count(protocol.INCR, b'key', 1)
+    with faults.ScriptedServer([b'5\r\n8\r\n']) as server:
+        link = make(server)
+        assert not call(link.ask, command, LONG)
+        assert (command.answered, command.result) == (False, None)
+        with pytest.raises(protocol.ProtocolError):
+            call(exchange, link, [command])
+        assert (command.answered, command.result) == (False, None)
+        assert not link.usable
+
+
+def test_nothing_is_sent_where_something_has_come(make, call):
+    """It would be taken for the reply."""
+
+    async def serve(connection):
+        await connection.send(b'END\r\n')
+        assert not await connection.request()
+
+    with faults.ScriptedServer(serve) as server:
+        link = make(server)
+        wait_until(lambda: not link.is_quiet())
+        command = a_get()
+        assert not call(link.ask, command, LONG)
+        assert not link.has_begun
+        assert not command.answered
+        link.close()
+
+
+def test_a_connection_that_ends_in_one_step(make, call):
+    """It is closed here, too."""
+    with faults.ScriptedServer([[faults.Do.CLOSE]]) as server:
+        link = make(server)
+        with pytest.raises(ConnectionResetError):
+            call(link.ask, a_get(), LONG)
+        assert not link.usable
+
+
+def test_one_step_takes_no_longer_than_there_is_time(make, call):
+    """What is left of it is for whoever goes on."""
+    with faults.ScriptedServer() as server:
+        link = make(server, SHORT)
+        command = a_get()
+        with times_out():
+            deadline = time.monotonic() + SHORT
+            assert not call(link.ask, command, SHORT)
+            assert link.has_begun
+            call(link.exchange, [command], deadline)
+
+
+def test_signals_do_not_give_one_step_more_time(make, signals):
+    """The deadline stands, however often the main thread is interrupted."""
+    with faults.ScriptedServer() as server:
+        link = make(server, SHORT)
+        command = a_get()
+        with times_out():
+            deadline = time.monotonic() + SHORT
+            assert not link.ask(command, SHORT)
+            link.exchange([command], deadline)
+
+
 # Large replies, and many
 
 

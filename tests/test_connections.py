@@ -23,6 +23,12 @@ def server():
         yield server
 
 
+@pytest.fixture
+def proxy(server):
+    with faults.FaultProxy(server.address) as proxy:
+        yield proxy
+
+
 def until(condition):
     end = time.monotonic() + LONG
     while not condition():
@@ -89,11 +95,20 @@ def test_ctrl_c_while_an_answer_is_noted(server):
         loop.close()
 
 
+def in_two(reply):
+    """Send a reply's first byte, and then the rest."""
+    return [reply[:1], 0.001, reply[1:]]
+
+
+@pytest.mark.parametrize(
+    'fault', [None, in_two], ids=['in one step', 'in several']
+)
 @pytest.mark.filterwarnings('ignore::ResourceWarning')
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-def test_ctrl_c_at_any_point_of_a_blocking_call(server):
+def test_ctrl_c_at_any_point_of_a_blocking_call(server, proxy, fault):
     """The next calls get their own replies, and no connection is lost."""
-    client = memcached.Client(servers=server.address, dead_retry=0)
+    client = memcached.Client(servers=proxy.address, dead_retry=0)
+    proxy.every_reply(fault)
     endpoint = client.servers[0].endpoint
     numbers = {f'number{place}': place * 1000 for place in range(3)}
     client.set_multi({**numbers, 'own': 0})
@@ -140,6 +155,28 @@ def test_ctrl_c_at_any_point_while_one_connects(server):
     client.disconnect_all()
     gc.collect()
     until(lambda: clients(server.address) == 1)
+
+
+# What is in use
+
+
+def test_a_connection_in_use_shows_that_the_server_is_the_same(proxy):
+    """A second one that is opened meanwhile leaves cas to its caller."""
+    client = memcached.Client(servers=proxy.address, socket_timeout=LONG)
+    endpoint = client.servers[0].endpoint
+    client.set('key', 1)
+    assert client.gets('key') == 1
+    proxy.next_reply(faults.stall)
+    waits = threading.Thread(target=client.get, args=('key',))
+    waits.start()
+    proxy.wait_for(lambda: proxy.stalled)
+    assert endpoint.connections == 1
+    assert client.cas('key', 2)
+    assert endpoint.connections == 2
+    proxy.release()
+    waits.join()
+    assert endpoint.connections == 2
+    client.disconnect_all()
 
 
 # What others notice of a client that is closed

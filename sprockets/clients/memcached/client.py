@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import operator
@@ -44,30 +45,27 @@ class Shared(core.Core):
         self.flow = leases.Flow(self.encoding, self.cluster)
         self.computations = computations.Computations()
         self.pickler_is_keyword = True
-        # By thread: to add one to what others add to is more than one step.
-        self._counts: dict[int, dict[str, int]] = {}
+        self._counts = _counts()
 
     def count(self, method: str) -> None:
         """Count a call, as python-memcached does in its ``stats``."""
-        thread = threading.get_ident()
-        counts = self._counts.get(thread)
-        if counts is None:
-            counts = self._counts.setdefault(thread, {})
-        counts[method] = counts.get(method, 0) + 1
+        self._counts[threading.get_ident()][method] += 1
 
     @property
     def stats(self) -> dict[str, int]:
         """How often each method was called, in all threads together."""
         total: dict[str, int] = {}
         for counts in list(self._counts.values()):
-            for method, count in counts.copy().items():
+            for method, count in [*counts.items()]:
                 total[method] = total.get(method, 0) + count
         return total
 
     @stats.setter
     def stats(self, stats: abc.Mapping[str, int]) -> None:
         # No thread has this number.
-        self._counts = {0: dict(stats)}
+        counts = _counts()
+        counts[0].update(stats)
+        self._counts = counts
 
     # The way to the servers
 
@@ -83,11 +81,9 @@ class Shared(core.Core):
         :param Route route: the key as it is sent, and the hash given with it
 
         """
-        tracing = self.tracing
-        call = None if tracing.off() else tracing.call(name, (route[0],))
-        if call is None:
+        if self.tracing.off():
             return journey.run(self.cluster, command, route, only)
-        with call:
+        with self.tracing.traced(name, (route[0],)) as call:
             call.endpoint = journey.run(self.cluster, command, route, only)
             call.error = command.error
         return call.endpoint
@@ -148,6 +144,15 @@ class Shared(core.Core):
             self.cluster.debuglog(
                 f'while expecting {wanted!r}, got unexpected response {line!r}'
             )
+
+
+def _counts() -> abc.MutableMapping[int, abc.MutableMapping[str, int]]:
+    """Return counts of calls, none so far, by thread and by method.
+
+    To add one to what other threads add to is more than one step.
+
+    """
+    return collections.defaultdict(lambda: collections.defaultdict(int))
 
 
 def _attribute(path: str) -> property:

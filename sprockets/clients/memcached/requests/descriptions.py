@@ -73,7 +73,8 @@ class One(typing.Generic[R]):
 
     def unpack(self, command: protocol.Command) -> R:
         """Return what the caller gets; it may be called in any thread."""
-        return typing.cast(R, command.result)
+        result: R = command.result
+        return result
 
     @property
     def failure(self) -> R:

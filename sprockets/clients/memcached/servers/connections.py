@@ -166,9 +166,62 @@ class Connections:
         self._answered_at = -SOON
         """When the server was known to be the same one, though what it said
         was the end of a connection (:func:`time.monotonic`)."""
+        self.asked: set[connection.Connection] = set()
+        """Those that :meth:`ask` has, and nobody else."""
 
     def __len__(self) -> int:
-        return len(self.idle) + len(self.out)
+        return len(self.idle) + len(self.out) + len(self.asked)
+
+    def ask(
+        self, command: protocol.Command, began: float, deadline: float
+    ) -> Loan | None:
+        """Run a command, as far as that goes in one step.
+
+        It takes an idle connection, on which nothing unusual comes: then the
+        command is ``answered``.  All else is for :meth:`Endpoint.exchange`.
+
+        :param float began: what time it is
+        :return: what was begun, if it is to go on with something
+
+        """
+        epoch = self.epoch
+        if not command.meant_for(self.lives):
+            return None
+        try:
+            link = self.idle.pop()
+        except IndexError:
+            return None
+        failure: OSError | None = None
+        try:
+            self.asked.add(link)
+            if began - link.used_at <= self.max_idle and link.ask(
+                command, deadline - began
+            ):
+                self.asked.remove(link)
+                self._let_idle(link, epoch, began)
+                return None
+        except OSError as error:
+            failure = error
+        # A signal's: nobody will have it.
+        except BaseException:
+            self._cut(link)
+            raise
+        self.asked.discard(link)
+        if failure is None and not link.has_begun:
+            # It is closed, say, or too old, which is seen where it is taken.
+            self._let_idle(link, epoch, link.used_at)
+            return None
+        loan = Loan(link, self, epoch)
+        loan.began = began
+        loan.idle_since = link.used_at
+        loan.commands = (command,)
+        loan.failure = failure
+        try:
+            self.out.add(loan)
+            return loan
+        except BaseException:
+            loan.drop()
+            raise
 
     def take(self) -> Loan | None:
         """Take an idle connection that is still good, if there is one."""
@@ -206,6 +259,7 @@ class Connections:
         link = tls.connect(profile, deadline)
         others = [*self.idle]
         others += [loan.link for loan in self.out.copy()]
+        others += self.asked.copy()
         if all(other.is_lost() for other in others) and (
             time.monotonic() - self._answered_at > SOON
         ):
@@ -225,13 +279,25 @@ class Connections:
         except KeyError:
             return
         link, epoch = loan.link, loan.epoch
+        if not link.usable or link.has_begun:
+            # Whoever stopped in the middle has left it out of step.
+            link.close()
+        else:
+            self._let_idle(link, epoch, loan.began)
+
+    def _let_idle(
+        self, link: connection.Connection, epoch: int, used_at: float
+    ) -> None:
+        """Let a connection that is nowhere be idle.
+
+        :param int epoch: the one in which it was idle before
+        :param float used_at: when its last exchange began
+
+        """
         if epoch != self.epoch:
             link.close()
             return
-        if not link.usable:
-            link.close()
-            return
-        link.used_at = loan.began
+        link.used_at = used_at
         idle = self.idle
         idle.append(link)
         if len(idle) > self._most:
@@ -314,11 +380,20 @@ class Connections:
         self._close_idle()
         for loan in self.out.copy():
             loan.end()
+        for link in self.asked.copy():
+            self._cut(link)
+
+    def _cut(self, link: connection.Connection) -> None:
+        """Close a connection, if it is being asked."""
+        if link in self.asked:
+            self.asked.discard(link)
+            link.close()
 
     def forget_after_fork(self) -> None:
         """Leave them to the parent; the child's sockets are closed."""
         self.idle.clear()
         self.out.clear()
+        self.asked.clear()
 
 
 class _Sweeper:

@@ -128,6 +128,32 @@ class Endpoint(health.Health):
         loan.put_back()
         self.log_refused(loan.commands)
 
+    def ask(
+        self, command: protocol.Command, began: float, deadline: float
+    ) -> bool:
+        """Run one command on the server, which is tried if it is down.
+
+        It is :meth:`exchange`, which has no part in it where all goes well.
+
+        :param float began: what time it is
+
+        """
+        if self.retry_at is not None:
+            trial = self.try_again()
+            return self.exchange((command,), deadline, trial=trial)
+        loan = None
+        try:
+            if began < deadline and not self.single_until:
+                loan = self._connections.ask(command, began, deadline)
+            return command.answered or self.exchange(
+                (command,), deadline, loan
+            )
+        # A signal's: nobody has it any more.
+        except BaseException:
+            if loan is not None:
+                loan.drop()
+            raise
+
     def exchange(
         self,
         commands: abc.Sequence[protocol.Command],

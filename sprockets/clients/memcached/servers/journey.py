@@ -129,25 +129,22 @@ def run(
     :return: the server that it was sent to, None if it was sent nowhere
 
     """
-    deadline = time.monotonic() + servers.timeout
+    began = time.monotonic()
+    deadline = began + servers.timeout
     key, hashed = route
     endpoint = servers.pick(key, hashed)
     if only is not None and endpoint is not only:
         endpoint = None
     # Most calls go no further.
-    journey: Journey | None = None
-    while endpoint is not None:
-        trial = None
-        if endpoint.retry_at is not None:
-            trial = endpoint.try_again()
-        if endpoint.exchange((command,), deadline, trial=trial):
-            return endpoint
-        journey = journey or Journey(servers, only)
-        if not journey.turn_back(endpoint):
-            break
+    if endpoint is not None and endpoint.ask(command, began, deadline):
+        return endpoint
+    journey = Journey(servers, only)
+    while endpoint is not None and journey.turn_back(endpoint):
         endpoint = journey.to(key, hashed)
         if endpoint is not None:
             command.start_over()
+            if endpoint.ask(command, time.monotonic(), deadline):
+                return endpoint
     error = endpoints.UnavailableError('no server is up')
     command.error = command.error or error
     return None
@@ -191,9 +188,7 @@ def exchange_all(
     """
     if len(groups) == 1:
         ((endpoint, commands),) = groups.items()
-        trial = endpoint.try_again()
-        sent = endpoint.exchange(commands, deadline, trial=trial)
-        return [endpoint] if sent else []
+        return [endpoint] if _run_on(endpoint, commands, deadline) else []
     done: queue.SimpleQueue[tuple[endpoints.Endpoint, bool]] = (
         queue.SimpleQueue()
     )
@@ -223,6 +218,22 @@ def exchange_all(
     return reached
 
 
+def _run_on(
+    endpoint: endpoints.Endpoint,
+    commands: abc.Sequence[protocol.Command],
+    deadline: float,
+) -> bool:
+    """Run commands on a server, which is tried if it is down.
+
+    :return: False if it could not be reached
+
+    """
+    if len(commands) == 1:
+        return endpoint.ask(commands[0], time.monotonic(), deadline)
+    trial = endpoint.try_again()
+    return endpoint.exchange(commands, deadline, trial=trial)
+
+
 class _Job:
     """The exchange of one server's commands, in a thread of its own."""
 
@@ -241,10 +252,6 @@ class _Job:
     def __call__(self) -> None:
         sent = False
         try:
-            sent = self._endpoint.exchange(
-                self._commands,
-                self._deadline,
-                trial=self._endpoint.try_again(),
-            )
+            sent = _run_on(self._endpoint, self._commands, self._deadline)
         finally:
             self._done.put((self._endpoint, sent))

@@ -69,7 +69,11 @@ class Tracing:
 
     def call(self, method: str, keys: observers.Keys) -> TracedCall | None:
         """Return a context for a call that blocks, None if nobody traces."""
-        return None if self.off() else TracedCall(self._begin(method, keys))
+        return None if self.off() else self.traced(method, keys)
+
+    def traced(self, method: str, keys: observers.Keys) -> TracedCall:
+        """Return such a context where it is known that there is a tracer."""
+        return TracedCall(self._begin(method, keys))
 
     def _begin(self, method: str, keys: observers.Keys) -> Span:
         return Span(self, method, keys)

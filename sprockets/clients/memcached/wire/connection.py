@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import dataclasses
+import math
 import select
 import socket
 import struct
@@ -46,6 +47,11 @@ EARLY = 0.85
 """The part of a timeout that is left to the kernel, whose clock for reads is
 up to an eighth late; the rest is waited for with a better one."""
 
+ENOUGH = 0.95
+"""The part of a timeout that has to be left for the kernel to wait alone."""
+
+_EARLY_MS = EARLY * 1000
+_NOW = socket.MSG_DONTWAIT
 _READABLE = select.POLLIN
 _EITHER = select.POLLIN | select.POLLOUT
 # Without it, where there is none, only a reset is seen.
@@ -99,10 +105,15 @@ class Connection:
         """Whether nothing has come yet of what was asked for."""
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
+        # None is there in a forked child, whose main thread is another.
+        self._main = threading.main_thread().ident
         self._socket = _connect(profile.address, profile.timeout, deadline)
         # gevent's sockets wait for its own loop instead, which knows nothing
         # of the kernel's timeout.  What is polled first need not wait.
         self._waits_in_kernel = type(self._socket).recv is _socket.socket.recv
+        self._enough = math.inf
+        if self._waits_in_kernel:
+            self._enough = profile.timeout * ENOUGH
         try:
             self._poll = select.poll()
             self._poll.register(self._socket, _READABLE)
@@ -275,6 +286,56 @@ class Connection:
             raise ConnectionResetError('closed by the server')
         return data
 
+    def ask(self, command: protocol.Command, time_left: float) -> bool:
+        """Send a command and read its reply, if each is one step.
+
+        It is what is most usual, and said in as few steps as can be.
+
+        :param float time_left: seconds until the deadline
+        :return: False if it is something else, for :meth:`exchange` to go on
+            with if it :attr:`has_begun`
+        :raises OSError: as :meth:`exchange` does
+
+        """
+        request = command.request
+        sock = self._socket
+        poll = self._poll.poll
+        sent = 0
+        try:
+            if poll(0):
+                return False
+            sent = sock.send(request, _NOW)
+            if sent == len(request) and (
+                # As in _read_rest, which see.
+                (
+                    time_left >= self._enough
+                    and threading.get_ident() != self._main
+                )
+                or poll(time_left * _EARLY_MS)
+            ):
+                data = sock.recv(SMALL_CHUNK)
+                if data.endswith(protocol.NEWLINE):
+                    lines = data.split(protocol.NEWLINE)
+                    if command.take(lines, 0) == len(lines) - 1:
+                        return True
+                    command.start_over()
+                elif not data:
+                    raise ConnectionResetError('closed by the server')
+                self.is_silent = False
+                self._incoming.feed(data)
+        except BlockingIOError:
+            pass
+        except BaseException:
+            self.close()
+            raise
+        self._sent = sent
+        return False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something was sent that is not answered yet."""
+        return self._sent > 0
+
     def exchange(
         self, commands: abc.Sequence[protocol.Command], deadline: float
     ) -> None:
@@ -355,9 +416,8 @@ class Connection:
         # A signal makes Python begin a read anew, with all of the kernel's
         # timeout (PEP 475); it is the main thread that gets them.
         patient = (
-            self._waits_in_kernel
-            and threading.get_ident() != threading.main_thread().ident
-            and time.monotonic() + self._timeout * 0.95 < deadline
+            threading.get_ident() != self._main
+            and deadline - time.monotonic() >= self._enough
         )
         count = len(commands)
         while answered < count:

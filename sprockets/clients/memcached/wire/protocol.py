@@ -366,6 +366,20 @@ class Many(Command):
     def go_on(self) -> None:
         self.request = b''.join(self._requests[self.done :])
 
+    def take(self, lines: list[bytes], at: int) -> int:
+        replies = self.verb.replies
+        first = next(iter(replies))
+        end = at + self.count
+        if (
+            self.done
+            or not replies[first]
+            or lines[at:end].count(first) < self.count
+        ):
+            return -1
+        self.done = self.count
+        self.answered = True
+        return end
+
     def read(self, incoming: Incoming) -> int:
         replies = self.verb.replies
         first = next(iter(replies))

@@ -7,7 +7,7 @@ import socket
 import ssl
 
 from sprockets.clients.memcached import certificates
-from sprockets.clients.memcached.wire import connection
+from sprockets.clients.memcached.wire import connection, protocol
 
 RECORD = 16 * 1024
 """Bytes that a TLS record holds at most.  With as many asked for, nothing that
@@ -120,6 +120,10 @@ class Connection(connection.Connection):
             return self._socket.send(data)
         except ssl.SSLWantWriteError:
             return 0
+
+    def ask(self, command: protocol.Command, time_left: float) -> bool:
+        # What can be read may be a part of a record, which is nothing yet.
+        return False
 
     def _read(self, missing: int) -> bytes:
         parts = []
