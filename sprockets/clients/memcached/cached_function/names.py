@@ -14,7 +14,6 @@ import types
 import typing
 import uuid
 import weakref
-import zoneinfo
 from collections import abc
 
 LOCAL = '<locals>'
@@ -35,6 +34,9 @@ def _name_datetime(value: datetime.datetime | datetime.time) -> str:
     # In two zones with the same offset just then, a day later may differ.
     if zone is None or isinstance(zone, datetime.timezone):
         return name
+    # It takes long, and who has one of its zones has it already.
+    import zoneinfo
+
     if isinstance(zone, zoneinfo.ZoneInfo) and zone.key is not None:
         return f'{name}[{zone.key}]'
     raise TypeError(
