@@ -62,6 +62,8 @@ class Notices:
 
     """
 
+    __slots__ = ('_kinds', '_logger', '_quiet')
+
     def __init__(self, logger: logging.Logger, quiet: float = QUIET) -> None:
         self._logger = logger
         self._quiet = quiet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import enum
 import logging
@@ -149,6 +148,8 @@ class Crew:
 
     """
 
+    __slots__ = ('_running', '_submit', '_threads', 'waiting')
+
     def __init__(
         self,
         threads: threads.Threads,
@@ -156,9 +157,11 @@ class Crew:
     ) -> None:
         self._threads = threads
         self._submit = submit
-        self.waiting: collections.deque[Job[typing.Any]] = collections.deque()
+        # Few at a time, and mostly none: then a list is the smallest there
+        # is, and every lane has some.
+        self.waiting: list[Job[typing.Any]] = []
         """Those that wait for a thread."""
-        self._running: set[Job[typing.Any]] = set()
+        self._running: list[Job[typing.Any]] = []
 
     def take(self, lane: Lane[P], job: Job[P]) -> bool:
         """Whether there is a thread for a job now."""
@@ -173,12 +176,12 @@ class Crew:
     def start(self, lane: Lane[typing.Any]) -> None:
         """Give threads to those that wait, as far as there are any."""
         while self.waiting and self.take(lane, self.waiting[0]):
-            self.run(lane, self.waiting.popleft())
+            self.run(lane, self.waiting.pop(0))
 
     def run(self, lane: Lane[P], job: Job[P]) -> None:
         """Have a thread do a job that has a permit for it."""
         job.purpose.job = job
-        self._running.add(job)
+        self._running.append(job)
         try:
             self._submit(job)
         # An executor may refuse with whatever it likes.
@@ -188,6 +191,6 @@ class Crew:
 
     def leave(self, job: Job[typing.Any]) -> None:
         """Take note that a job is not there any more."""
-        self._running.discard(job)
-        if job in self.waiting:
-            self.waiting.remove(job)
+        for jobs in (self._running, self.waiting):
+            if job in jobs:
+                jobs.remove(job)

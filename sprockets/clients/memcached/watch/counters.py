@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import typing
 
@@ -42,9 +41,7 @@ class Counters:
     """The time that batches were with the server, all together."""
     until: float = 0.0
     """When the present moment ends (:func:`time.monotonic`)."""
-    _begins: collections.deque[tuple[int, Moment]] = dataclasses.field(
-        default_factory=lambda: collections.deque(maxlen=MOMENTS + 1)
-    )
+    _begins: list[tuple[int, Moment]] = dataclasses.field(default_factory=list)
 
     def turn(self, now: float) -> None:
         """Begin another moment; to be called when ``until`` has passed.
@@ -54,6 +51,7 @@ class Counters:
         """
         number = int(now // STEP)
         self._begins.append((number, self.total()))
+        del self._begins[: -MOMENTS - 1]
         self.until = (number + 1) * STEP
 
     def fail(self, now: float, calls: int = 1) -> None:
