@@ -63,9 +63,12 @@ def main(name, description, measured):
         _print_conditions(found)
         for scenario in measured:
             if cells[scenario.NAME]:
-                _measure(scenario, bench, cells[scenario.NAME])
-                if options.json:
-                    found.save(options.json)
+                try:
+                    _measure(scenario, bench, cells[scenario.NAME])
+                finally:
+                    # Whoever ends this keeps what there is.
+                    if options.json:
+                        found.save(options.json)
     _print_comparisons(found, measured)
     return 1 if any(found.errors(each.NAME) for each in measured) else 0
 

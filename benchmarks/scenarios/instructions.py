@@ -43,28 +43,37 @@ def measure(bench, cells):
         servers.fill(secure, [100], files.authority if tls else None)
         ends = {'TCP': (plain, None), 'TLS': (secure, files.authority)}
         # Other processes do not matter, so there may be some more.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        try:
             for cell in cells:
                 bench.progress(NAME, cell)
                 tasks = _tasks(bench, cell, *ends[cell['over']])
-                for task in tasks.values():
-                    # What is compiled and kept is compiled by this one.  Who
-                    # fails is to do so below.
-                    with contextlib.suppress(*FAILURES):
-                        _run(reads=1, **task)
-                counts = {
-                    name: [
-                        {
-                            reads: pool.submit(_count, reads=reads, **task)
-                            for reads in READS[cell['callers']]
-                        }
-                        for _ in range(bench.pace.counts)
-                    ]
-                    for name, task in tasks.items()
-                }
-                for name, rounds in counts.items():
-                    figures = of_a_read(cell['callers'], rounds)
-                    bench.results.add(NAME, cell, name, 0, figures)
+                _measure(bench, pool, cell, tasks)
+        finally:
+            # Whoever ends this waits for none that has not begun.
+            pool.shutdown(cancel_futures=True)
+
+
+def _measure(bench, pool, cell, tasks):
+    """Count what the tasks of a row take."""
+    for task in tasks.values():
+        # What is compiled and kept is compiled by this one.  Who fails is to
+        # do so below.
+        with contextlib.suppress(*FAILURES):
+            _run(reads=1, **task)
+    counts = {
+        name: [
+            {
+                reads: pool.submit(_count, reads=reads, **task)
+                for reads in READS[cell['callers']]
+            }
+            for _ in range(bench.pace.counts)
+        ]
+        for name, task in tasks.items()
+    }
+    for name, rounds in counts.items():
+        figures = of_a_read(cell['callers'], rounds)
+        bench.results.add(NAME, cell, name, 0, figures)
 
 
 def _tasks(bench, cell, port, authority):
