@@ -576,7 +576,7 @@ def test_those_answered_before_the_end(make, call):
 
 
 def test_those_answered_before_what_is_no_answer(make, call):
-    """What was read before remains read, and the connection is not used."""
+    """What was read before remains read, and the connection is closed."""
     commands = [protocol.delete(b'%d' % number) for number in range(3)]
     with faults.ScriptedServer(
         [b'DELETED\r\n', b'STORED\r\n', b'DELETED\r\n']
@@ -586,6 +586,7 @@ def test_those_answered_before_what_is_no_answer(make, call):
             call(exchange, link, commands)
         assert [c.answered for c in commands] == [True, False, False]
         assert not link.usable
+        server.wait_for(lambda: not server.open)
 
 
 def test_one_reply_too_many(make, call):
@@ -598,6 +599,7 @@ def test_one_reply_too_many(make, call):
         assert [c.answered for c in commands] == [False, False]
         assert [c.result for c in commands] == [None, None]
         assert not link.usable
+        server.wait_for(lambda: not server.open)
 
 
 def test_what_is_no_answer_while_sending(make, call):
