@@ -160,3 +160,23 @@ def test_a_stand_in(server):
         assert client.get('key') == 1
         client.disconnect_all()
         client._shared.cluster.close()
+
+
+def test_a_child_has_no_threads_that_wait_for_a_connection(server):
+    """It keeps its connections then, which its parent has to share."""
+    client = memcached.Client(servers=server.address)
+    client.set('key', 'value')
+    shared = client.servers[0].endpoint._connections
+    loan = shared.take()
+    thread = threading.Thread(
+        target=lambda: shared.wait_for_idle(time.monotonic() + LONG)
+    )
+    thread.start()
+    try:
+        while not shared.wanted:
+            time.sleep(0.002)
+        assert in_child(lambda: not shared.wanted) == 'True'
+    finally:
+        loan.put_back()
+        thread.join()
+    client.disconnect_all()

@@ -10,6 +10,7 @@ at worst it is in none, and closed when it is forgotten.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 import weakref
@@ -123,7 +124,7 @@ class Loan:
 
         """
         if self.epoch == self._connections.epoch and self.is_out:
-            self._connections.lives += 1
+            self._connections.begin_life()
         self.drop()
 
     def drop(self) -> None:
@@ -151,12 +152,14 @@ class Connections:
     def __init__(self, most: int, max_idle: float) -> None:
         self._most = most
         self.max_idle = max_idle
-        self.wanted = 0
-        """How many threads wait for one that is idle."""
+        self.wanted: set[object] = set()
+        """Something of each thread that waits for one that is idle."""
+        # No two threads get the same, which those that add 1 might.
+        self._numbers = itertools.count(1)
         self.lives = 0
-        """Counts the lives of the server, as far as they can be told apart:
-        a new one may have begun whenever a connection was lost, and where
-        there is none from before."""
+        """Another one for each life of the server, as far as they can be told
+        apart: a new one may have begun whenever a connection was lost, and
+        where there is none from before."""
         self.epoch = 0
         """Another one whenever all that are idle are closed."""
         self.idle: list[connection.Connection] = []
@@ -246,7 +249,7 @@ class Connections:
                 self.out.discard(loan)
                 link.close()
                 raise
-            self.lives += 1
+            self.begin_life()
             link.close()
         return None
 
@@ -263,7 +266,7 @@ class Connections:
         if all(other.is_lost() for other in others) and (
             time.monotonic() - self._answered_at > SOON
         ):
-            self.lives += 1
+            self.begin_life()
         loan = Loan(link, self, self.epoch)
         try:
             self.out.add(loan)
@@ -271,6 +274,10 @@ class Connections:
         except BaseException:
             loan.drop()
             raise
+
+    def begin_life(self) -> None:
+        """Take note that a new life of the server may have begun."""
+        self.lives = next(self._numbers)
 
     def put_back(self, loan: Loan) -> None:
         """Let a connection be idle, if it is in step."""
@@ -317,7 +324,7 @@ class Connections:
 
     def disconnect(self) -> None:
         """Close the idle ones now, and those that are out once put back."""
-        self.epoch += 1
+        self.epoch = next(self._numbers)
         self._close_idle()
 
     def close_older(self, used_at: float) -> None:
@@ -336,9 +343,10 @@ class Connections:
         :return: None if there are none, or none is by the deadline
 
         """
-        self.wanted += 1
+        waiting = object()
         missed = 0
         try:
+            self.wanted.add(waiting)
             # One may just be on its way from one place to another.
             while missed < 3 and time.monotonic() < deadline:
                 loan = self.take()
@@ -347,7 +355,7 @@ class Connections:
                 missed = 0 if len(self) else missed + 1
                 time.sleep(WAIT)
         finally:
-            self.wanted -= 1
+            self.wanted.discard(waiting)
         return None
 
     def _close_idle(self) -> None:
@@ -376,7 +384,7 @@ class Connections:
     def close(self) -> None:
         """Close all of them, for nobody has the server any more."""
         # What somebody puts back behind this is closed as well.
-        self.epoch += 1
+        self.epoch = next(self._numbers)
         self._close_idle()
         for loan in self.out.copy():
             loan.end()
@@ -394,6 +402,8 @@ class Connections:
         self.idle.clear()
         self.out.clear()
         self.asked.clear()
+        # Threads that the child has not.
+        self.wanted.clear()
 
 
 class _Sweeper:

@@ -530,7 +530,7 @@ class Endpoint(health.Health):
             self._connections.note_answer()
             return False, error
         except OSError as error:
-            self._connections.lives += 1
+            self._connections.begin_life()
             return loan.link.is_silent, error
         finally:
             loan.put_back()
