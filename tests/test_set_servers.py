@@ -12,7 +12,7 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached.servers import distribution
+from sprockets.clients.memcached.servers import distribution, endpoints
 from sprockets.clients.memcached.testing import MemcachedServer
 
 SECONDS = 10
@@ -246,6 +246,39 @@ def test_the_last_change_counts(pair):
         pair[1].address
     ]
     client.disconnect_all()
+
+
+def test_a_server_that_is_gone_by_another_change_has_no_user(
+    pair, monkeypatch
+):
+    """Whatever another thread does in the middle of a change."""
+    first, second = pair
+    client, other = (
+        memcached.Client(servers=address)
+        for address in ('127.0.0.1:1', first.address)
+    )
+    changes = []
+    enter = endpoints.Endpoint.enter
+
+    def enter_late(endpoint, user):
+        if endpoint.address.text == first.address and not changes:
+            changes.append(
+                threading.Thread(
+                    target=client.set_servers, args=[[second.address]]
+                )
+            )
+            changes[0].start()
+            # It may have to wait for this one.
+            changes[0].join(0.2)
+        enter(endpoint, user)
+
+    monkeypatch.setattr(endpoints.Endpoint, 'enter', enter_late)
+    client.set_servers([first.address])
+    changes[0].join(SECONDS)
+    (endpoint,) = [server.endpoint for server in other.servers]
+    assert client.servers[0].endpoint is not endpoint
+    # Nobody has it but for this one.
+    assert endpoint.let_go(other._shared.cluster)
 
 
 def test_a_bad_change_changes_nothing(pair):

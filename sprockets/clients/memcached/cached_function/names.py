@@ -386,5 +386,5 @@ def owner(kind: type) -> Owner:
     """
     found = _owners.get(kind)
     if found is None:
-        found = _owners[kind] = Owner(name_class(kind))
+        found = _owners.setdefault(kind, Owner(name_class(kind)))
     return found

@@ -372,12 +372,13 @@ class Cluster:
             self._spreading = spreading
             # All at once, so that a thread goes on with the old ones or these.
             self.pick = self._found = spreading.pick
+            # Here: those of the next change are entered behind these.
+            for endpoint in gone:
+                endpoint.let_go(self)
+            for endpoint in self.endpoints:
+                endpoint.enter(self)
         if before is not None and before is not source:
             before.stop()
-        for endpoint in gone:
-            endpoint.let_go(self)
-        for endpoint in self.endpoints:
-            endpoint.enter(self)
         changed = self.changed and self.changed()
         if changed is not None:
             changed()
@@ -436,10 +437,10 @@ class Cluster:
             self._spreading = None
             self._found = stand_in.pick
             self.pick = self._pick_at_first
+            for endpoint in gone:
+                endpoint.let_go(self)
         if before is not None:
             before.stop()
-        for endpoint in gone:
-            endpoint.let_go(self)
 
     def _use_discovered(
         self, source: discovery.Discovery, servers: list[str]
