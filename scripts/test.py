@@ -29,7 +29,7 @@ TOOLS = {
         ('sphinx-build', '-nqW', '--keep-going', 'docs', 'docs/_build/html'),
     ),
 }
-KINDS = (*TOOLS, 'tests')
+KINDS = (*TOOLS, 'tests', 'loops')
 # Tests wait more than they work, so that a core has time for several.
 PROCESSES = min(3 * (os.cpu_count() or 1), 16)
 PYTEST = (
@@ -37,6 +37,37 @@ PYTEST = (
     *('--numprocesses', str(PROCESSES)),
     # Each takes the next test when it is done with one.
     *('--maxschedchunk', '1'),
+)
+
+# The loops besides asyncio's own in which the awaitable client is tested, and
+# what is tested there: what the loop does itself, and what is promised.
+LOOPS = ('uvloop', 'debug', 'eager')
+OF_LOOPS = tuple(
+    os.path.join('tests', f'test_{name}.py')
+    for name in (
+        'aio',
+        'behaviour_data',
+        'behaviour_failure',
+        'behaviour_loss',
+        'closing',
+        'cluster',
+        'connections',
+        'deadlines',
+        'executors',
+        'factories_end',
+        'factories_within',
+        'failing_factories',
+        'heavy_values',
+        'lanes',
+        'leases',
+        'loops',
+        'tls',
+        'trials',
+        'values_as_read',
+        'waiting',
+        'whose_fault',
+        'wire_faults',
+    )
 )
 
 # All the processes of the tests would compile all modules anew.
@@ -51,9 +82,11 @@ TORNADO = 'tornado==6.5.*'
 DESCRIPTION = """\
 Check the whole project: lint, types, the docs build, and the tests on every
 CPython from 3.11 up that is in the PATH or among pyenv's, and once more on the
-oldest of them with the oldest Tornado that is supported. What that needs is
-installed first, in the folder .venvs of the checkout, and used again the next
-time: to make it anew, remove that folder."""
+oldest of them with the oldest Tornado that is supported; and on the newest
+what the awaitable client does in the loops of uvloop, in asyncio's debug mode
+and with eager tasks. What that needs is installed first, in the folder .venvs
+of the checkout, and used again the next time: to make it anew, remove that
+folder."""
 
 BRING = """\
 bring the Pythons that this machine has not, and the newest memcached with its
@@ -106,9 +139,12 @@ def arguments():
     )
     parser.add_argument(
         '--only',
-        default=','.join(KINDS),
         metavar='KINDS',
-        help='only these, separated by commas: %(default)s',
+        help=(
+            f'only these, separated by commas: {",".join(KINDS)}; loops, what'
+            ' the awaitable client does in other event loops than asyncio has'
+            ' by default, are left out where there are arguments of pytest'
+        ),
     )
     parser.add_argument('--bring', action='store_true', help=BRING)
     parser.add_argument('--server', metavar='HOST:PORT', help=SERVER)
@@ -119,7 +155,11 @@ def arguments():
     )
     parser.add_argument('pytest', nargs='*', help=argparse.SUPPRESS)
     parsed = parser.parse_args()
-    parsed.only = parsed.only.split(',')
+    if parsed.only:
+        parsed.only = parsed.only.split(',')
+    else:
+        # There may be no test among those of the loops that is asked for.
+        parsed.only = [k for k in KINDS if k != 'loops' or not parsed.pytest]
     for kind in parsed.only:
         if kind not in KINDS:
             parser.error(f'--only: {kind!r} is none of {", ".join(KINDS)}')
@@ -183,16 +223,44 @@ def plan(options, own, brought):
         for kind in options.only
         if kind in TOOLS
     ]
-    if 'tests' not in options.only:
-        return steps
+    if 'tests' in options.only:
+        steps += tests_on(tested, found[0], by_python, brought, options)
+    if 'loops' in options.only:
+        # The tests of the blocking client are left out, which has no loop.
+        python = tested[-1]
+        version = '.'.join(map(str, python.version))
+        steps += [
+            Step(
+                f'tests on Python {version} in other loops: {kind}',
+                by_python[python],
+                ((*PYTEST, '--loop', kind, *OF_LOOPS, *options.pytest),),
+                bool(brought.programs),
+            )
+            for kind in LOOPS
+        ]
+    return steps
+
+
+def tests_on(tested, oldest, by_python, brought, options):
+    """Return the steps that run all tests.
+
+    :param list tested: the Pythons to test on
+    :param pythons.Python oldest: what the oldest Tornado is tested on too
+    :param dict by_python: the environment of each
+    :param debian.Brought brought: what was brought
+    :param argparse.Namespace options: what the command line asks for
+    :rtype: list(Step)
+
+    """
+    steps = []
     # The installation is tested once, for it takes long.
     once = (*PYTEST, '-m', 'not installation', *options.pytest)
     if not options.python:
-        oldest = Environment(
-            f'{found[0].name}-oldest', found[0], 'testing.txt', (TORNADO,)
+        environment = Environment(
+            f'{oldest.name}-oldest', oldest, 'testing.txt', (TORNADO,)
         )
-        name = f'tests on Python {found[0].name} with {TORNADO}'
-        steps.append(Step(name, oldest, (once,)))
+        name = f'tests on Python {oldest.name} with {TORNADO}'
+        steps.append(Step(name, environment, (once,)))
     for python in tested:
         last = python == tested[-1]
         on_brought = bool(brought.programs) and (
@@ -289,7 +357,7 @@ def main():
     if options.bring:
         print("== what Debian's releases have", flush=True)
         brought = debian.bring(own)
-    if 'tests' in options.only and not options.server:
+    if {'tests', 'loops'} & set(options.only) and not options.server:
         system.provide(system.MEMCACHED)
         system.provide(system.NUTCRACKER)
         system.provide(system.CHROMIUM)

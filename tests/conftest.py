@@ -4,6 +4,9 @@
 python-memcached does wrong against python-memcached itself, where each of
 them has to fail.
 
+``pytest --loop=uvloop`` runs tests in event loops of uvloop; ``debug`` in
+asyncio's debug mode; ``eager`` with tasks that begin at once.
+
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import os
 import signal
 
 import faces
+import loops
 import memcache
 import pytest
 
@@ -39,6 +43,12 @@ def pytest_addoption(parser):
             'whose clients to test; with "memcache" all the tests of what '
             'python-memcached does wrong have to fail'
         ),
+    )
+    parser.addoption(
+        '--loop',
+        choices=loops.KINDS,
+        default='asyncio',
+        help='the event loops that tests run in',
     )
 
 
@@ -79,23 +89,49 @@ def pytest_collection_modifyitems(config, items):
             mark.name for mark in item.iter_markers()
         )
     )
+    if config.getoption('--loop') != 'asyncio':
+        _deselect(config, items, lambda item: not _is_blocking(item))
     if config.getoption('--client') == 'ours':
         return
-    wrong = [
-        item
-        for item in items
-        if item.path.name.startswith('test_behaviour_')
-        and 'client_kind' in item.fixturenames
-        and item.get_closest_marker('kept') is None
-    ]
-    others = [item for item in items if item not in wrong]
-    config.hook.pytest_deselected(items=others)
-    items[:] = wrong
-    for item in wrong:
+    _deselect(
+        config,
+        items,
+        lambda item: (
+            item.path.name.startswith('test_behaviour_')
+            and 'client_kind' in item.fixturenames
+            and item.get_closest_marker('kept') is None
+        ),
+    )
+    for item in items:
         # One that passes is a failure.
         item.add_marker(
             pytest.mark.xfail(strict=True, reason='python-memcached')
         )
+
+
+def _deselect(config, items, wanted):
+    """Leave only the tests that are wanted."""
+    left = [item for item in items if wanted(item)]
+    others = [item for item in items if not wanted(item)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = left
+
+
+def _is_blocking(item):
+    """Return whether a test is of a blocking client, which has no loop."""
+    callspec = getattr(item, 'callspec', None)
+    return callspec is not None and any(
+        value in ('Client', 'Client in a thread')
+        for value in callspec.params.values()
+        if isinstance(value, str)
+    )
+
+
+@pytest.fixture(scope='session', autouse=True)
+def event_loops(request):
+    """All tests run in event loops of the kind that was asked for."""
+    with loops.used(request.config.getoption('--loop')):
+        yield
 
 
 @pytest.fixture(autouse=True)

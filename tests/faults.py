@@ -416,7 +416,8 @@ class Server:
         self._opening = set()
         self._next_number = 0
         self._changed = threading.Condition()
-        self._loop = asyncio.new_event_loop()
+        # Whatever loop the clients are tested in.
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=repr(self), daemon=True
         )

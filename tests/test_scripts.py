@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import loops
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -58,6 +59,18 @@ def test_the_versions_are_the_same_everywhere():
         in (ROOT / 'pyproject.toml').read_text()
     )
     assert f'({oldest[0]}, {oldest[1]})' in (SCRIPTS / 'python').read_text()
+
+
+# Event loops
+
+
+def test_what_is_tested_in_other_loops_is_there():
+    """Each kind can be asked for, and each file is one of tests."""
+    kinds, files = evaluate(
+        'import json, test; print(json.dumps([test.LOOPS, test.OF_LOOPS]))'
+    )
+    assert {*kinds, 'asyncio'} == set(loops.KINDS)
+    assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
 # A server

@@ -9,6 +9,7 @@ import threading
 import time
 
 import faults
+import loops
 import pytest
 
 from sprockets.clients import memcached
@@ -227,6 +228,47 @@ def test_a_process_that_is_stopped_in_a_call(proxy, kind):
         assert process.stdout.readline() == 'up\n'
         process.stdin.close()
         assert process.wait(LONG) == 0
+
+
+# A connection that is lost while the loop has something else to do
+
+
+VALUE = b'VALUE key 16 5\r\nvalue\r\nEND\r\n'
+
+
+@pytest.mark.parametrize('at', [0, 3, 20])
+@pytest.mark.parametrize('kind', loops.KINDS)
+def test_a_loop_that_tells_of_a_connection_once(kind, at):
+    """Some do, of the last bytes and of the reset: both are noticed."""
+    reset = threading.Event()
+
+    async def torn(connection):
+        assert await connection.request()
+        await connection.play([VALUE])
+        assert await connection.request()
+        await connection.play([VALUE[:at], faults.Do.RESET])
+        reset.set()
+
+    async def main(address):
+        client = memcached.AsyncClient(
+            servers=address, socket_timeout=LONG, dead_retry=3600
+        )
+        assert await client.get('key') == 'value'
+        call = client.get('key')
+        # Until the request is on its way.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert reset.wait(LONG)
+        assert await asyncio.wait_for(call, LONG / 2) == 'value'
+        (endpoint,) = client._engine.cluster.endpoints
+        assert endpoint.down_since is None
+        await client.close()
+
+    with (
+        faults.ScriptedServer(torn, [VALUE]) as server,
+        asyncio.Runner(loop_factory=loops.factory(kind)) as runner,
+    ):
+        runner.run(main(server.address))
 
 
 # The server takes no more connections
