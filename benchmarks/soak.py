@@ -67,11 +67,11 @@ class Footprints(typing.NamedTuple):
     closed: footprint.Footprint
 
 
-async def soak(sites, guest, ledger, seconds, seed):
+async def soak(sites, neighbours, ledger, seconds, seed):
     """Let callers call, with mishaps for some seconds.
 
     :param list sites: the servers
-    :param Guest guest: the process that is in trouble itself
+    :param list neighbours: other processes that use them
     :param Ledger ledger: is told everything
     :rtype: Footprints
     """
@@ -86,14 +86,16 @@ async def soak(sites, guest, ledger, seconds, seed):
         resting = []
         for half in (1, 2):
             people.go_on()
-            await guest.ask('come')
+            for each in neighbours:
+                await each.come()
             async with mishaps.happening(
                 sites, ledger, f'{seed} {half}'
             ) as is_well:
                 await _progress(people, ledger, seconds, half, is_well)
             # All of them are well again.
             await people.pause()
-            await guest.leave()
+            for each in neighbours:
+                await each.leave()
             people.go_on()
             await asyncio.sleep(quiet)
             await people.pause()
@@ -229,10 +231,13 @@ def main():
             stack.enter_context(site.Site(number, keys))
             for number, keys in enumerate(_counters())
         ]
-        guest = host.Guest(sites, ledger, options.seed)
-        stack.callback(guest.stop)
+        neighbours = []
+        # The guest is last: its connections are counted when it leaves.
+        for kind in (host.Visitors, host.Guest):
+            neighbours.append(kind(sites, ledger, options.seed))
+            stack.callback(neighbours[-1].stop)
         footprints = asyncio.run(
-            soak(sites, guest, ledger, options.seconds, options.seed)
+            soak(sites, neighbours, ledger, options.seconds, options.seed)
         )
     print(report(ledger, footprints))
     return 1 if ledger.broken else 0

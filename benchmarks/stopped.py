@@ -118,9 +118,15 @@ KINDS = {
 }
 
 
-if __name__ == '__main__':
+def main():
+    """Run the service that the command line asks for."""
     warnings.simplefilter('default', ResourceWarning)
     # At once: several processes write to it.
     atexit.register(lambda: os.write(1, f'{Counted.count}\n'.encode()))
     logging.getLogger('tornado.access').setLevel(logging.ERROR)
-    KINDS[sys.argv[1]](int(sys.argv[2]))
+    kind, port = sys.argv[1:]
+    KINDS[kind](int(port))
+
+
+if __name__ == '__main__':
+    main()

@@ -17,6 +17,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import stopped  # noqa: E402
 from benchmarks.soaking import (  # noqa: E402
     callers,
     footprint,
@@ -25,6 +26,7 @@ from benchmarks.soaking import (  # noqa: E402
     promises,
     site,
     stamps,
+    visitors,
 )
 from sprockets.clients import memcached  # noqa: E402
 
@@ -185,12 +187,14 @@ def test_a_call_is_late_unless_the_machine_is():
 def test_growth_is_reported():
     """So are connections that are left."""
     ledger = promises.Ledger()
-    limits = footprint.Footprint(100, 10, 10, [4, 4], [4, 4])
-    closed = footprint.Footprint(50, 2, 2, [0, 0], [0, 0])
+    limits = footprint.Footprint(100, 50, 60, 10, 10, [4, 4], [4, 4])
+    closed = footprint.Footprint(100, 50, 60, 2, 2, [0, 0], [0, 0])
     footprint.compare(ledger, limits, limits, limits, closed)
     assert not ledger.broken
     for grown in (
         limits._replace(memory=101),
+        limits._replace(blocks=51),
+        limits._replace(allocated=61),
         limits._replace(threads=11),
         limits._replace(files=11),
         limits._replace(connections=[4, 5]),
@@ -198,10 +202,27 @@ def test_growth_is_reported():
         footprint.compare(ledger, limits, grown, limits, closed)
     for left in (
         closed._replace(accepted=[0, 1]),
-        closed._replace(memory=101 + footprint.MAY_GROW),
+        closed._replace(blocks=51),
+        closed._replace(allocated=61),
     ):
         footprint.compare(ledger, limits, limits, limits, left)
-    assert ledger.broken == {promises.GROWTH: 6}
+    assert ledger.broken == {promises.GROWTH: 9}
+
+
+def test_what_is_in_use_is_measured():
+    """Objects as well as what the C library has, which is free after that."""
+    with site.Site(0, ['counter:1']) as server:
+        before = footprint.take([server])
+        kept = [[number] for number in range(10_000)]
+        large = bytearray(3 << 20)
+        grown = footprint.take([server])
+        del kept, large
+        after = footprint.take([server])
+    assert grown.blocks >= before.blocks + 10_000
+    assert after.blocks < before.blocks + 1_000
+    if before.allocated:
+        assert grown.allocated >= before.allocated + (3 << 20)
+        assert after.allocated < before.allocated + (1 << 20)
 
 
 # Callers
@@ -340,6 +361,76 @@ def test_no_file_can_be_opened_for_a_while():
     with guest.no_files(), pytest.raises(OSError, match='Too many open'):
         socket.socket()
     socket.socket().close()
+
+
+def test_the_process_is_stopped_for_a_while():
+    """Until that is over, whoever waits for it."""
+    program = (
+        'import time; from benchmarks.soaking import guest\n'
+        'longest, then = 0, time.monotonic()\n'
+        'with guest.stopped(0.5):\n'
+        '    while longest < 0.4:\n'
+        '        now = time.monotonic()\n'
+        '        longest, then = max(longest, now - then), now\n'
+    )
+    subprocess.run(
+        [sys.executable, '-W', 'error', '-c', program],
+        cwd=ROOT,
+        timeout=SECONDS,
+        check=True,
+    )
+
+
+# Services that are told to stop
+
+
+@pytest.mark.parametrize('kind', stopped.KINDS)
+def test_a_service_that_stops_is_visited(memcached_server, kind):
+    """All that was begun was answered, which is what is counted."""
+    people = visitors.Visitors(1, [memcached_server.address])
+    people.visit(kind, signal.SIGTERM, '/read/50', 0.5)
+    counts, broken = people.tell()
+    assert broken == []
+    assert counts[promises.REQUESTS] > 0
+
+
+def test_a_request_that_is_lost_is_noticed(monkeypatch, memcached_server):
+    """So is one that is answered otherwise, and an exit status."""
+    monkeypatch.setattr(visitors, 'SERVICE', ('-c', LOSING))
+    people = visitors.Visitors(1, [memcached_server.address])
+    people.visit('any', signal.SIGTERM, '/', 0.5)
+    _, [(promise, text)] = people.tell()
+    assert promise == promises.STOPPED
+    assert re.search(r"1 lost, .*\(500, 'oh'\): \d+.*, status 3, why", text)
+
+
+LOSING = """
+import http.server, signal, sys
+
+count = 0
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global count
+        count += 1
+        self.send_response(500)
+        self.send_header('Content-Length', '2')
+        self.end_headers()
+        self.wfile.write(b'oh')
+
+    def log_message(self, *arguments):
+        pass
+
+def end(*arguments):
+    print(count + 1)
+    print('why', file=sys.stderr)
+    sys.stdout.flush()
+    sys.exit(3)
+
+signal.signal(signal.SIGTERM, end)
+port = int(sys.argv[2])
+http.server.HTTPServer(('127.0.0.1', port), Handler).serve_forever()
+"""
 
 
 def test_an_executor_that_refuses_and_drops():

@@ -6,6 +6,7 @@ import gc
 import os
 import pathlib
 import subprocess
+import sys
 import threading
 import typing
 
@@ -14,13 +15,20 @@ from benchmarks.soaking import promises
 MAY_GROW = 8 << 20
 """Bytes of memory that may come and go: that of threads, as their allocations
 happen to fall."""
+BLOCK = 100
+"""Bytes of one of Python's blocks, on an average."""
 
 
 class Footprint(typing.NamedTuple):
     """What there is at one time."""
 
     memory: int
-    """Bytes of this process that are in memory."""
+    """Bytes of this process that are in memory; what is free in between, and
+    cannot be given back, is among them."""
+    blocks: int
+    """What Python has in use: most of its objects are one or two."""
+    allocated: int
+    """Bytes in use that are the C library's, 0 where it does not tell."""
     threads: int
     files: int
     """Open files and sockets of this process."""
@@ -42,6 +50,8 @@ def take(sites):
         ctypes.CDLL(None).malloc_trim(0)
     return Footprint(
         _memory(),
+        sys.getallocatedblocks(),
+        _allocated(),
         threading.active_count(),
         len(os.listdir('/dev/fd')),
         [site.line.do('count') for site in sites],
@@ -55,13 +65,15 @@ def compare(ledger, before, found, limits, closed):
     :param Footprint before: what there was at the start
     :param Footprint found: what there was in the end
     :param Footprint limits: what there may have been
-    :param Footprint closed: what there is after everything was closed
+    :param Footprint closed: what there is after everything was closed, and
+        let go
     """
-    most = before.memory + MAY_GROW
-    if closed.memory > most:
-        ledger.report(
-            promises.GROWTH, f'memory when closed: {closed.memory} of {most}'
-        )
+    for name in ('blocks', 'allocated'):
+        value, most = getattr(closed, name), getattr(before, name)
+        if value > most:
+            ledger.report(
+                promises.GROWTH, f'{name} when closed: {value} of {most}'
+            )
     for name, most in limits._asdict().items():
         value = getattr(found, name)
         one = isinstance(value, int)
@@ -70,6 +82,29 @@ def compare(ledger, before, found, limits, closed):
     left = closed.connections + closed.accepted
     if any(left):
         ledger.report(promises.GROWTH, f'connections left: {left}')
+
+
+class _Mallinfo(ctypes.Structure):
+    """What glibc says of its memory (``mallinfo2``, since 2.33)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *('arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks'),
+            *('fsmblks', 'uordblks', 'fordblks', 'keepcost'),
+        )
+    )
+
+
+def _allocated():
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo.restype = _Mallinfo
+    info = mallinfo()
+    # What is large is mapped by itself.
+    return info.uordblks + info.hblkhd
 
 
 def _memory():

@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.soaking.guest SEED ADDRESS...`` obeys.  Between two
 commands it has one loop after the other, each with callers, in which no thread
-can be started for a while, or no file opened; in which an executor refuses
-what it is given, or drops it; or which ends in the middle, by itself or by a
-Ctrl-C.  The clients outlive the loops.
+can be started for a while, or no file opened; in which the process is stopped
+for a while; in which an executor refuses what it is given, or drops it; or
+which ends in the middle, by itself or by a Ctrl-C.  The clients outlive the
+loops.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import resource
 import select
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -41,6 +43,8 @@ LENGTH = (0.05, 1.0)
 """Seconds that a loop has, from and to."""
 TROUBLE = (0.01, 0.3)
 """Seconds that it is in trouble."""
+STOPPED = (0.05, 4.0)
+"""Seconds that the process is stopped, for less or more than a timeout."""
 SPARE = 30
 """Files that may be opened while they run out."""
 
@@ -153,6 +157,30 @@ def no_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@contextlib.contextmanager
+def stopped(seconds):
+    """Have this process stopped for some time, which begins soon.
+
+    It is over at the end.
+
+    """
+    process = subprocess.Popen(
+        [
+            *('sh', '-c', 'kill -STOP "$0"; sleep "$1"; kill -CONT "$0"'),
+            *(str(os.getpid()), str(seconds)),
+        ]
+    )
+    try:
+        yield
+    finally:
+        try:
+            process.wait()
+        except BaseException:
+            # A Ctrl-C, of which there is one.
+            process.wait()
+            raise
+
+
 def _files():
     return [int(name) for name in os.listdir('/dev/fd')]
 
@@ -223,6 +251,7 @@ class Guest:
         self._troubles = {
             'guest: no threads': no_threads,
             'guest: no files': no_files,
+            'guest: stopped': self._stopped,
             'guest: executor refuses': self._refusing,
             'guest: executor drops': self._dropping,
             'guest: no trouble': contextlib.nullcontext,
@@ -311,6 +340,9 @@ class Guest:
         return told
 
     # Loops
+
+    def _stopped(self):
+        return stopped(self._rng.uniform(*STOPPED))
 
     def _refusing(self):
         return self._executor.refusing()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from benchmarks.soaking import guest, promises, remote
+from benchmarks.soaking import guest, promises, remote, visitors
 
 FILLED = 0.8
 """Seconds for a client to ask on all of its connections: less than a call
@@ -40,18 +40,17 @@ async def fill(site, ledger, who, ask):
     ledger.report(promises.PERMITS, f'{site} by {who}: {asked} in flight')
 
 
-class Guest(remote.Remote):
-    """The process that is in trouble.
+class Neighbour(remote.Remote):
+    """Another process that uses the servers, and says what it found.
 
+    :param str module: what runs there
     :param list sites: the servers, in order
     :param Ledger ledger: is told what it found
     :param str seed: decides what happens
     """
 
-    def __init__(self, sites, ledger, seed):
-        super().__init__(
-            guest.__name__, seed, *(site.address for site in sites)
-        )
+    def __init__(self, module, sites, ledger, seed):
+        super().__init__(module, seed, *(site.address for site in sites))
         self._sites = sites
         self._ledger = ledger
 
@@ -63,18 +62,40 @@ class Guest(remote.Remote):
             await asyncio.sleep(0.01)
         return self.answer()
 
+    async def come(self):
+        """Let it begin."""
+        await self.ask('come')
+
     async def leave(self):
-        """Report whatever is not well or is left, and let it close all."""
-        await self.ask('rest')
-        for name in await self.ask('names'):
-            for site in self._sites:
-                await self._fill(site, name)
+        """Let it end, and report what was broken."""
         await self.ask('leave')
         counts, broken = await self.ask('tell')
         for name, count in counts.items():
             self._ledger.count(name, count)
         for promise, text in broken:
             self._ledger.report(promise, text)
+
+
+class Visitors(Neighbour):
+    """The process that has services, which it tells to stop."""
+
+    def __init__(self, sites, ledger, seed):
+        super().__init__(visitors.__name__, sites, ledger, seed)
+
+
+class Guest(Neighbour):
+    """The process that is in trouble."""
+
+    def __init__(self, sites, ledger, seed):
+        super().__init__(guest.__name__, sites, ledger, seed)
+
+    async def leave(self):
+        """Report whatever is not well or is left, and let it close all."""
+        await self.ask('rest')
+        for name in await self.ask('names'):
+            for site in self._sites:
+                await self._fill(site, name)
+        await super().leave()
 
     async def _fill(self, site, name):
         if name.startswith(guest.OWN_THREADS):

@@ -35,6 +35,8 @@ class Proxy(faults.FaultProxy):
             await super()._attend(connection)
         finally:
             self.connections.remove(connection)
+            self._forgotten.discard(connection)
+            self.swallowed.discard(connection)
 
     def count(self):
         """Return how many connections there are."""

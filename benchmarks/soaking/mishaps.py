@@ -16,6 +16,9 @@ KINDS = {
     'refuse': 2,
     # The line is silent, for less or more than a timeout.
     'silence': 3,
+    # A router forgets the connections that there are: what is sent over them
+    # is swallowed, and nobody is told.
+    'forget': 2,
     # All connections are closed, or reset.
     'close': 2,
     'reset': 2,
@@ -131,6 +134,10 @@ class Mishaps(threading.Thread):
             line.do('pause')
             self._hold(LONG)
             line.do('resume')
+
+    def _forget(self):
+        with self._site.cut() as line:
+            line.do('forget')
 
     def _close(self):
         with self._site.cut() as line:

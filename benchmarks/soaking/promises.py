@@ -19,12 +19,14 @@ LATE = 'calls past their deadline'
 RAISED = 'errors raised or logged'
 AWAY = 'servers not found again'
 PERMITS = 'connections not to be used again'
+STOPPED = 'requests lost by services that stop'
 GROWTH = 'growth'
 
 # What the promises are checked on is counted by these names.
 VALUES = 'values read'
 CAS = 'cas acknowledged'
 READS = 'reads of own keys'
+REQUESTS = 'services: requests'
 
 PROMISES = {
     WRONG: VALUES,
@@ -35,6 +37,7 @@ PROMISES = {
     RAISED: 'calls',
     AWAY: None,
     PERMITS: None,
+    STOPPED: REQUESTS,
     GROWTH: None,
 }
 """Each with the name of what it was checked on so often."""
@@ -234,6 +237,12 @@ class Ledger:
                     f' {site.life_name}',
                 )
             self.count('counters compared in memcached itself')
+
+    def forget_all(self):
+        """Drop what is known of counters, which nobody changes any more."""
+        with self._lock:
+            for each in (self._highest, self._numbers, self._copies):
+                each.clear()
 
     def forget(self, keys, life):
         """Drop what is known of counters in a life that is over."""
