@@ -92,7 +92,7 @@ class Endpoint(health.Health):
 
     @property
     def incarnation(self) -> int:
-        """Counts the lives of the server, as far as they can be told apart."""
+        """Another one for each life of the server, as far as can be told."""
         return self._connections.lives
 
     def mark_down(
