@@ -339,6 +339,30 @@ def test_a_call_without_a_descriptor(server, no_descriptors, monkeypatch):
         client.disconnect_all()
 
 
+@pytest.mark.parametrize('step', ['__init__', 'connect'])
+@pytest.mark.parametrize(
+    'name', ['EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS', 'EADDRNOTAVAIL']
+)
+def test_a_shortage_of_any_kind(
+    connect, memcached_server, monkeypatch, name, step
+):
+    """Descriptors, memory, ports: the call fails, and the next one is well."""
+    client = connect(memcached_server.address, dead_retry=3600)
+    assert client.set('key', 'value')
+    client.disconnect_all()
+
+    def fail(*arguments, **options):
+        raise OSError(getattr(errno, name), name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            socket, 'socket', type('Socket', (socket.socket,), {step: fail})
+        )
+        assert client.get('key') is None
+        assert not client.set('key', 'other')
+    assert client.get('key') == 'value'
+
+
 def test_a_trial_without_a_descriptor(client, no_descriptors, monkeypatch):
     """It is given back: the next call tries the server."""
     endpoint = endpoint_of(client)
