@@ -20,6 +20,8 @@ OPTIONAL = 'metrics.txt'
 OLD = 'old.txt'
 # What they use where there is a wheel of it.
 WHEELS = 'wheels.txt'
+# What an environment has not, in its folder.
+MISSING = 'missing'
 TESTS = ('testing.txt', 'development.txt')
 
 
@@ -55,12 +57,14 @@ def provide(name, python, requirements, *constraints):
         ]
         for file in dict.fromkeys(['installation.txt', requirements]):
             pip_requirements += ['--requirement', REQUIREMENTS / file]
+        missing = []
         if requirements in TESTS:
             # It cannot be built next to others of its family.
-            _provide_optional([*pip, '--no-deps'])
+            missing += _provide_optional([*pip, '--no-deps'])
         commands.run([*pip, *pip_requirements, *constraints])
         if requirements in TESTS:
-            _provide_wheels(pip)
+            missing += _provide_wheels(pip)
+        (folder / MISSING).write_text('\n'.join(missing), 'utf-8')
         # Building writes into the checkout, so one at a time.
         with locked(ENVIRONMENTS / 'checkout.lock'):
             commands.run([*pip, '--no-deps', '--editable', ROOT])
@@ -68,7 +72,18 @@ def provide(name, python, requirements, *constraints):
     return folder / 'bin'
 
 
+def missing(name):
+    """Return the requirements whose tests are skipped in an environment.
+
+    :param str name: what it is called
+    :rtype: list(str)
+
+    """
+    return (_read(ENVIRONMENTS / name / MISSING) or '').splitlines()
+
+
 def _provide_optional(pip):
+    """Return what could not be installed."""
     old = {
         variable: os.fspath(REQUIREMENTS / OLD)
         # Newer versions of pip have the second for what they build with.
@@ -81,14 +96,26 @@ def _provide_optional(pip):
         )
     except commands.Error as error:
         print(f'{error}\nThe tests that need it are skipped.', flush=True)
+        return _lines(OPTIONAL)
+    return []
 
 
 def _provide_wheels(pip):
-    for line in (REQUIREMENTS / WHEELS).read_text('utf-8').split():
+    """Return what there is no wheel of."""
+    missing = []
+    for line in _lines(WHEELS):
         try:
             commands.run([*pip, '--only-binary', ':all:', line])
         except commands.Error as error:
             print(f'{error}\nTests that need {line} are skipped.', flush=True)
+            missing.append(line)
+    return missing
+
+
+def _lines(name):
+    """Return the requirements of a file."""
+    text = (REQUIREMENTS / name).read_text('utf-8')
+    return [line for line in text.splitlines() if not line.startswith('#')]
 
 
 def _stamp(python, requirements, constraints):

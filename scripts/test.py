@@ -385,6 +385,12 @@ def main():
         print(f'{"brought":19}{program}')
     for reason in brought.missing:
         print(f'{"not to be had":19}{reason}')
+    for environment in needed:
+        for requirement in environments.missing(environment.name):
+            print(
+                f'{"not to be had":19}{requirement} in {environment.name}, and'
+                ' so the tests that need it are skipped'
+            )
     for name, succeeded, seconds in summary:
         print(f'{"ok" if succeeded else "FAILED":8}{seconds:6.1f} s  {name}')
     return 0 if good else 1

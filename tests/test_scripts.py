@@ -95,6 +95,29 @@ def test_a_server_has_a_port(address):
     assert f'{address!r} is no address: HOST:PORT is' in finished.stderr
 
 
+# What an environment has not
+
+MISSING = """
+import json, pathlib, sys
+import environments
+folder = environments.ENVIRONMENTS = pathlib.Path(sys.argv[1])
+(folder / '3.99').mkdir()
+(folder / '3.99' / environments.MISSING).write_text(
+    '\\n'.join(environments._provide_wheels([sys.argv[2]]))
+)
+print(json.dumps([environments.missing('3.99'), environments.missing('3.98')]))
+"""
+
+
+@pytest.mark.parametrize(
+    'pip, all_of_them', [('false', True), ('true', False)]
+)
+def test_what_has_no_wheel_is_known_to_the_summary(tmp_path, pip, all_of_them):
+    """It is skipped, which is told of each time."""
+    wheels = (ROOT / 'requirements' / 'wheels.txt').read_text().split()
+    assert evaluate(MISSING, tmp_path, pip) == [wheels * all_of_them, []]
+
+
 # What is brought
 
 BRING = """
