@@ -16,6 +16,7 @@ from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
 from sprockets.clients.memcached.servers import connections
 from sprockets.clients.memcached.testing import MemcachedServer
+from sprockets.clients.memcached.wire import connection
 
 TIMEOUT = 1
 LONG = 30
@@ -228,6 +229,34 @@ def test_a_process_that_is_stopped_in_a_call(proxy, kind):
         assert process.stdout.readline() == 'up\n'
         process.stdin.close()
         assert process.wait(LONG) == 0
+
+
+@pytest.mark.parametrize('step', ['resolve', 'connect'])
+def test_a_process_that_is_stopped_while_it_connects(
+    connect, server, monkeypatch, step
+):
+    """Nothing was asked of the server in time, which is not its fault."""
+    client = connect(server.address, socket_timeout=0.3, dead_retry=3600)
+    module, name = {
+        'resolve': (connection.resolver, 'resolve'),
+        'connect': (connection, '_keep_alive'),
+    }[step]
+    take = getattr(module, name)
+    done = threading.Event()
+
+    def take_long(*arguments):
+        time.sleep(0.5)
+        taken = take(*arguments)
+        done.set()
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, take_long)
+        assert not client.set('key', 'value')
+        # A thread may go on with it.
+        assert done.wait(LONG)
+    until(lambda: client.set('key', 'value'))
+    assert client.get('key') == 'value'
 
 
 # A connection that is lost while the loop has something else to do

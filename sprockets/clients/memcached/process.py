@@ -68,6 +68,14 @@ def start_thread(
     return thread
 
 
+class LateError(TimeoutError):
+    """The time was over before anything was asked of a server.
+
+    It says nothing about the server: this process was busy, or was stopped.
+
+    """
+
+
 _SHORTAGES = frozenset(
     {
         errno.EMFILE,
@@ -84,7 +92,7 @@ def is_shortage(error: BaseException) -> bool:
     """Whether something is short here: it tells nothing about any server."""
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_MEMORY
-    return isinstance(error, ThreadError) or (
+    return isinstance(error, (ThreadError, LateError)) or (
         isinstance(error, OSError) and error.errno in _SHORTAGES
     )
 

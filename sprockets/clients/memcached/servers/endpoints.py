@@ -269,9 +269,11 @@ class Endpoint(health.Health):
             fail(pending, failure)
             if out_of_step or self._is_passing(failure, reused, trial):
                 self._praise(trial)
+            elif process.is_shortage(failure):
+                pass
             elif reused and is_silent and isinstance(failure, TimeoutError):
                 self._doubt(failure, began, idle_since)
-            elif not ((lost and reused) or process.is_shortage(failure)):
+            elif not (lost and reused):
                 self._blame(failure, began, trial)
             break
         self.log_refused(commands)

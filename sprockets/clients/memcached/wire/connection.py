@@ -83,6 +83,18 @@ def time_left(deadline: float) -> float:
     return left
 
 
+def time_to_ask(deadline: float) -> float:
+    """Return the seconds until a deadline for what is to be asked now.
+
+    :raises process.LateError: if it has passed
+
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise process.LateError('timed out before anything was asked')
+    return left
+
+
 class Connection:
     """A connection to a server, which is there once this is constructed.
 
@@ -353,7 +365,7 @@ class Connection:
         """
         try:
             if not self._sent:
-                time_left(deadline)
+                time_to_ask(deadline)
             self._late = 0
             self._send_all(commands, deadline)
             self._read_rest(commands, deadline)
@@ -548,10 +560,11 @@ def _keep_alive(sock: socket.socket, timeout: float) -> None:
 def _connect(
     address: settings.Address, timeout: float, deadline: float
 ) -> socket.socket:
-    resolved = resolver.resolve(address, time_left(deadline))
+    resolved = resolver.resolve(address, time_to_ask(deadline))
     error: OSError | None = None
     for tried, (family, place) in enumerate(resolved):
-        share = time_left(deadline) / (len(resolved) - tried)
+        left = time_left(deadline) if tried else time_to_ask(deadline)
+        share = left / (len(resolved) - tried)
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             opened(sock)
