@@ -69,9 +69,10 @@ def start_thread(
 
 
 class LateError(TimeoutError):
-    """The time was over before anything was asked of a server.
+    """The time is over, for this process was busy, or was stopped.
 
-    It says nothing about the server: this process was busy, or was stopped.
+    Nothing was asked of the server yet, or it goes on with what was asked: it
+    is not to blame.
 
     """
 

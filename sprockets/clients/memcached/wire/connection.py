@@ -36,6 +36,10 @@ PATIENCE = 1024 * 1024
 LATE = 2
 """How often it is looked for more, once the time is over, without waiting."""
 
+HELD_UP = 0.05
+"""Seconds that the first such look may be late.  Where it is later, this
+process was busy, or was stopped."""
+
 KEEP_IDLE = 60
 """Seconds after which the kernel asks an idle connection for a sign of life.
 Routers that forget connections do so after some minutes."""
@@ -111,6 +115,7 @@ class Connection:
         """When its last exchange began (:func:`time.monotonic`)."""
         self._window = b''
         self._late = 0
+        self._held_up = False
         self._sent = 0
         self._answered = 0
         self.is_silent = True
@@ -472,14 +477,20 @@ class Connection:
         What has come by then is looked at all the same, for it may be this
         process that was late; but not for ever.
 
-        :raises TimeoutError: if that was looked at often enough
+        :raises TimeoutError: if that was looked at often enough, and each
+            time there was something
+        :raises process.LateError: likewise, where this process was late
 
         """
         left = deadline - time.monotonic()
         if left > 0:
             return left * 1000
+        if not self._late:
+            self._held_up = -left > HELD_UP
         self._late += 1
         if self._late > LATE:
+            if self._held_up:
+                raise process.LateError('timed out while the process was busy')
             raise TimeoutError('timed out')
         return 0
 
