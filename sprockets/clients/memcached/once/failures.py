@@ -49,12 +49,14 @@ class Failures:
             seconds = min(2 * seconds, LONGEST_PAUSE)
             if len(self._pauses) >= MOST:
                 # The one that has not failed for longest.
-                self._pauses.pop(next(iter(list(self._pauses))), None)
+                del self._pauses[next(iter(self._pauses))]
             self._pauses[key] = clock.now() + seconds, seconds
 
     def forget(self, key: abc.Hashable) -> None:
         """Let a value be computed anew at once, when it is to be."""
-        self._pauses.pop(key, None)
+        if key in self._pauses:
+            with self._lock:
+                self._pauses.pop(key, None)
 
     def log(self, words: str, error: BaseException) -> None:
         """Log a failure that no caller is told of, if it is not one of many.
