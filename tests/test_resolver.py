@@ -4,8 +4,11 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 
+import faults
 import pytest
+import wire
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
@@ -88,6 +91,34 @@ def test_they_stay_together_where_one_was_gone(names, connect):
             client.forget_dead_hosts()
             assert client.get('key') is None
             assert client.set('key', 'value')
+
+
+def test_a_server_that_has_moved_is_looked_up_anew(
+    names, connect, memcached_server
+):
+    """Nobody says that it is gone: it costs one timeout, and no server."""
+    names['pod'] = ['127.0.0.1']
+    with (
+        faults.FaultProxy(memcached_server.address) as before,
+        MemcachedServer(host='127.0.0.2') as after,
+    ):
+        # It keeps its port.
+        after.kill()
+        after._port = before.port
+        after.start()
+        wire.put(f'127.0.0.2:{before.port}', 'key', 16, b'after')
+        client = connect(
+            f'pod:{before.port}', socket_timeout=0.5, dead_retry=3600
+        )
+        assert client.set('key', 'before')
+        before.forget()
+        names['pod'] = ['127.0.0.2']
+        assert client.get('key') is None
+        end = time.monotonic() + 30
+        while client.get('key') != 'after':
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        assert len(before.connections) == 1
 
 
 def addresses(server):
