@@ -231,6 +231,7 @@ GOOD = {
     'key_prefix': ('app-', b'app-'),
     'min_compress_len': ('1024', 1024),
     'max_value_len': ('0', 0),
+    'max_discovered': ('7', 7),
     'failover': ('no', False),
 }
 
@@ -263,6 +264,7 @@ BAD = {
     'key_prefix': ['a b', 'a\nb', 'a\n', '\x7f', 'x' * 250, 'a\tb'],
     'min_compress_len': ['-1', '1.5', 'x', '1k'],
     'max_value_len': ['-1', '1.5', 'x', '4m'],
+    'max_discovered': ['0', '-1', '1.5', 'x'],
     'failover': ['maybe', '2', 'x'],
 }
 
@@ -291,6 +293,7 @@ KEYWORDS = {
     'key_prefix': [b'a b', 7, ['a']],
     'min_compress_len': [-1, 1.5],
     'max_value_len': [-1, 1.5, '4m'],
+    'max_discovered': [0, 1.5, 'x'],
     'failover': [7, 'x', []],
 }
 

@@ -22,7 +22,7 @@ import time
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import client, process, settings
+from sprockets.clients.memcached import client, escaping, process, settings
 from sprockets.clients.memcached.servers import endpoints, journey
 from sprockets.clients.memcached.watch import checks
 
@@ -47,7 +47,7 @@ def main(arguments: abc.Sequence[str] | None = None) -> int:
     try:
         made = client.Client(options.prefix)
     except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(_shown(f'error: {error}', sys.stderr), file=sys.stderr)
         return WRONG
     status = INTERRUPTED
     show = _shower(options)
@@ -156,6 +156,22 @@ def _text(value: typing.Any) -> str:
 
 
 # As tables
+
+
+def _shown(text: str, stream: typing.TextIO) -> str:
+    """Return text as one line that a terminal takes, whoever wrote it."""
+    line = escaping.printable(text, len(text))
+    encoding = stream.encoding or 'ascii'
+    return line.encode(encoding, 'backslashreplace').decode(encoding)
+
+
+def _tables(report: Report) -> tuple[Rows, Rows]:
+    """Return the settings and the servers: all that a terminal is sent."""
+    return _harmless(_settings(report)), _harmless(_servers(report))
+
+
+def _harmless(rows: Rows) -> Rows:
+    return [tuple(_shown(text, sys.stdout) for text in row) for row in rows]
 
 
 def _settings(report: Report) -> Rows:
@@ -277,7 +293,8 @@ class Json(Shower):
 
     def __call__(self, report: Report) -> None:
         indent = None if self.watch else 2
-        print(json.dumps(report, indent=indent), flush=True)
+        # It is ASCII, in which all else is spelt out.
+        print(json.dumps(report, indent=indent, allow_nan=False), flush=True)
 
 
 class Plain(Shower):
@@ -288,12 +305,13 @@ class Plain(Shower):
         self._first = True
 
     def __call__(self, report: Report) -> None:
+        settings, servers = _tables(report)
         if self._first:
-            print(_lines(_settings(report)), end='\n\n')
+            print(_lines(settings), end='\n\n')
             self._first = False
         elif self.watch:
             print(f'\n{datetime.datetime.now().astimezone():%H:%M:%S}')
-        print(_lines(_servers(report)), flush=True)
+        print(_lines(servers), flush=True)
 
 
 class Rich(Shower):
@@ -321,7 +339,7 @@ class Rich(Shower):
         import rich.console
 
         shown = rich.console.Group(
-            self._table(_settings(report)), self._table(_servers(report))
+            *[self._table(rows) for rows in _tables(report)]
         )
         if self.watch:
             self._live.update(shown, refresh=True)

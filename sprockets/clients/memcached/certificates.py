@@ -10,9 +10,9 @@ import threading
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import process
+from sprockets.clients.memcached import notices, process
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 
 class Files(typing.NamedTuple):

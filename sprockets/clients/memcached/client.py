@@ -13,7 +13,7 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import core, settings
+from sprockets.clients.memcached import core, notices, settings
 from sprockets.clients.memcached.once import (
     computations,
     leases,
@@ -30,7 +30,7 @@ from sprockets.clients.memcached.requests import (
 from sprockets.clients.memcached.servers import endpoints, journey
 from sprockets.clients.memcached.wire import protocol
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 T = typing.TypeVar('T')
 
@@ -233,7 +233,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         if hasattr(self, '_shared'):
             return
         self._shared = shared = Shared(prefix, options)
-        LOGGER.debug('Servers are %r', shared.settings.servers)
+        LOGGER.debug('Servers are %s', shared.settings.servers)
         given = {k: v for k, v in options.items() if k in core.BASE_OPTIONS}
         for name in ('socket_timeout', 'dead_retry'):
             if shared.settings.sources[name] != 'default':

@@ -1,4 +1,8 @@
-"""What is logged once in a while, with a count of what was left out."""
+"""What is logged once in a while, with a count of what was left out.
+
+Here too is what makes logged text harmless, wherever it is from.
+
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,46 @@ import threading
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import clock, process
+from sprockets.clients.memcached import clock, escaping, process
 
 QUIET = 60.0
 """Seconds in which an event of one kind is logged once."""
 
 MOST = 100
 """Kinds of events that are told apart."""
+
+
+class _Harmless(logging.Filter):
+    """Makes each argument of a message printable, and cuts it.
+
+    A server, a value or a certificate may have chosen it.
+
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_harmless, record.args))
+        return True
+
+
+def _harmless(argument: object) -> object:
+    if isinstance(argument, int | float):
+        return argument
+    return escaping.printable(str(argument))
+
+
+_HARMLESS = _Harmless()
+
+
+def harmless(logger: logging.Logger) -> logging.Logger:
+    """Return a logger, all of whose messages are printable lines.
+
+    Each logger of the package is one; tracebacks are as they are.
+
+    """
+    # The same one is added once.
+    logger.addFilter(_HARMLESS)
+    return logger
 
 
 class _Lock:
@@ -65,7 +102,7 @@ class Notices:
     __slots__ = ('_kinds', '_logger', '_quiet')
 
     def __init__(self, logger: logging.Logger, quiet: float = QUIET) -> None:
-        self._logger = logger
+        self._logger = harmless(logger)
         self._quiet = quiet
         self._kinds: dict[abc.Hashable, _Kind] = {}
 

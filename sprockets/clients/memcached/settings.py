@@ -17,6 +17,9 @@ DEFAULT_PORT = 11211
 DISCOVER = 'discover:'
 """What precedes the address of a server that tells which servers there are."""
 
+MAX_DISCOVERED = 1000
+"""Servers that whoever tells them may name; AWS has clusters of 60."""
+
 SERVER_FORMS = (
     'host[:port][:weight], [ipv6][:port][:weight] or unix:/path[:weight]'
 )
@@ -378,6 +381,11 @@ OPTIONS = {
         'modula',
         "how keys are spread: modula, python-memcached's, or ketama",
     ),
+    'max_discovered': Option(
+        _whole(1),
+        MAX_DISCOVERED,
+        f'take no more servers than this from {DISCOVER}host',
+    ),
     'failover': Option(
         _boolean, True, "whether a dead server's keys go to the others"
     ),
@@ -467,6 +475,7 @@ class Settings:
     max_inflated_len: int
     serializer: typing.Any
     distribution: str
+    max_discovered: int
     failover: bool
     username: str | None
     password: Secret | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import typing
 
 
@@ -55,10 +56,26 @@ class Json:
     def loads(self, data: bytes, /) -> typing.Any:
         """Return the value.
 
-        :raises ValueError: if it is no JSON
+        :raises ValueError: if it is no JSON, as NaN and Infinity are, which
+            Python reads unless told otherwise
 
         """
-        return json.loads(data)
+        encoding = json.detect_encoding(data)
+        return _DECODER.decode(data.decode(encoding, 'surrogatepass'))
+
+
+def _refuse(name: str) -> typing.NoReturn:
+    raise ValueError(f'{name} is no JSON')
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError('a number that is too large')
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _why(error: Exception) -> str:

@@ -11,7 +11,7 @@ import typing
 import zlib
 from collections import abc
 
-from sprockets.clients.memcached import notices
+from sprockets.clients.memcached import escaping, notices
 from sprockets.clients.memcached.data import deflated, serializers
 from sprockets.clients.memcached.data.deflated import (
     MAX_INFLATED,
@@ -212,7 +212,8 @@ class Codec:
             # The rest of a message may be a part of the value.
             reason = type(error).__name__
             if isinstance(error, ImportError | AttributeError):
-                reason = f'{reason}: {error}'
+                # The value says which name there is not.
+                reason = escaping.printable(f'{reason}: {error}', 200)
             raise UndecodableError(f'flags {flags}: {reason}') from error
         if flags & ~COMPRESSED == PICKLE:
             raise UndecodableError('it is pickled, and not to be unpickled')

@@ -9,9 +9,10 @@ import threading
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.loop import permits, threads
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 
 class Purpose(typing.Protocol):

@@ -9,7 +9,9 @@ import time
 import typing
 import weakref
 
-LOGGER = logging.getLogger(__name__)
+from sprockets.clients.memcached import notices
+
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 LOOK_AGAIN = 0.05
 """Seconds after which one who let another go first looks whether that one's

@@ -46,7 +46,9 @@ def of(
         command = asked.get(server.endpoint)
         if command is None:
             continue
-        if isinstance(command.error, protocol.RefusedError):
+        if isinstance(command.error, protocol.RefusedError) and not isinstance(
+            command.error, protocol.OutOfBoundsError
+        ):
             # Without an argument, or with this answer, it is the server's
             # fault and not the caller's.
             has_argument = command.request != protocol.Statistics().request

@@ -423,7 +423,10 @@ class Cluster:
 
     def _discover(self, identity: Identity, number: int) -> None:
         source = discovery.Discovery(
-            identity.profile, self.dead_retry, self._use_discovered
+            identity.profile,
+            self.dead_retry,
+            self._use_discovered,
+            self._options.max_discovered,
         )
         stand_in = StandIn(identity, source)
         with self._lock:

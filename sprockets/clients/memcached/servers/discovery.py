@@ -9,10 +9,15 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import process, settings
-from sprockets.clients.memcached.wire import connection, protocol, tls
+from sprockets.clients.memcached import escaping, notices, process, settings
+from sprockets.clients.memcached.wire import (
+    bounds,
+    connection,
+    protocol,
+    tls,
+)
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 INTERVAL = 60.0
 """Seconds from one question to the next."""
@@ -20,29 +25,66 @@ INTERVAL = 60.0
 Use = abc.Callable[['Discovery', list[str]], None]
 
 
-def parse(data: bytes) -> list[str]:
+SHOWN = 20
+"""Servers that are listed in the log."""
+
+
+def parse(data: bytes, most: int = settings.MAX_DISCOVERED) -> list[str]:
     """Return the servers of a configuration, in the order of their names.
 
     It is the number of its version, and behind a newline ``host|ip|port`` of
     each node, with blanks between them.
 
-    :raises ValueError: if it is none
+    :param int most: how many servers there may be
+    :raises ValueError: if it is none, or has more
 
     """
-    version, _, nodes = data.decode('ascii').partition('\n')
-    int(version)
-    servers = set()
-    for node in nodes.split():
-        host, ip, port = node.split('|')
-        name = host or ip
-        server = f'[{name}]:{port}' if ':' in name else f'{name}:{port}'
-        address, _, _ = settings.parse_server(server)
-        if address.family == 'unix' or address.text != server:
-            raise ValueError(f'{node!r} is no node')
-        servers.add(server)
+    version, _, nodes = data.decode('ascii', 'replace').partition('\n')
+    if bounds.CONFIGURATION_VERSION.read(version.strip()) is None:
+        raise ValueError(f'it begins with {_cut(version)}, not its version')
+    # No more are looked at than there may be.
+    named = nodes.split(maxsplit=most)
+    if len(named) > most:
+        raise ValueError(f'it names more than {most} servers (MAX_DISCOVERED)')
+    servers = {_server(node) for node in named}
     if not servers:
         raise ValueError('it names no server')
     return sorted(servers)
+
+
+def _server(node: str) -> str:
+    """Return the server of a node, ``host|ip|port``.
+
+    :raises ValueError: if it is none
+
+    """
+    host, ip, port = (*node.split('|', 2), '', '')[:3]
+    name = host or ip
+    server = f'[{name}]:{port}' if ':' in name else f'{name}:{port}'
+    if len(node) <= MAX_NODE:
+        try:
+            address, _, _ = settings.parse_server(server)
+            if address.family != 'unix' and address.text == server:
+                return server
+        except ValueError:
+            pass
+    raise ValueError(f'{_cut(node)} is no node: host|ip|port')
+
+
+MAX_NODE = 512
+"""Characters of a node: names of hosts have no more than 253, IPv6 addresses
+and ports less."""
+
+
+def _cut(text: str) -> str:
+    return repr(escaping.printable(text, 100))
+
+
+def _listed(servers: abc.Sequence[str]) -> str:
+    """Return servers as the log has them, the first of many."""
+    text = ', '.join(servers[:SHOWN])
+    more = len(servers) - SHOWN
+    return f'{text} and {more} more' if more > 0 else text
 
 
 class Discovery:
@@ -50,15 +92,21 @@ class Discovery:
 
     :param Profile profile: how to connect to whoever knows them
     :param float retry: seconds until it is asked again, while none is known
+    :param int most: how many servers there may be
     :param use: is called with this and the servers when they are known, and
         when they have changed; a method, whose object this does not keep alive
 
     """
 
     def __init__(
-        self, profile: connection.Profile, retry: float, use: Use
+        self,
+        profile: connection.Profile,
+        retry: float,
+        use: Use,
+        most: int = settings.MAX_DISCOVERED,
     ) -> None:
         self.profile = profile
+        self._most = most
         self.known = False
         self.failing = False
         """Whether it was asked in vain the last time."""
@@ -126,7 +174,7 @@ class Discovery:
     def ask(self) -> float:
         """Ask once, and return the seconds until the next time."""
         try:
-            self._succeed(parse(_ask(self.profile)))
+            self._succeed(parse(_ask(self.profile), self._most))
         # Whatever it is, it is asked again.
         except Exception as error:  # noqa: BLE001
             self._fail(error)
@@ -149,7 +197,7 @@ class Discovery:
             LOGGER.info(
                 '%s tells the memcached servers: %s',
                 self.profile.address,
-                ', '.join(servers),
+                _listed(servers),
             )
             use = self._use()
             if use is not None:

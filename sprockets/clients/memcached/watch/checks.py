@@ -9,7 +9,7 @@ import weakref
 from collections import abc
 
 from sprockets.clients.memcached.servers import endpoints, health
-from sprockets.clients.memcached.wire import protocol
+from sprockets.clients.memcached.wire import bounds, protocol
 
 KEY = b'sprockets.clients.memcached.check'
 """It is read to see whether a server is up, which is whether reads are
@@ -143,8 +143,7 @@ def _numbers(
     statistics: abc.Mapping[str, str],
 ) -> abc.Callable[[str], int | None]:
     def number(name: str) -> int | None:
-        text = statistics.get(name, '')
-        return int(text) if text.isdecimal() else None
+        return bounds.STATISTIC.read(statistics.get(name, ''))
 
     return number
 
@@ -158,7 +157,7 @@ def _up_since(
 
     """
     now, uptime = number('time'), number('uptime')
-    if now is None or uptime is None:
+    if now is None or uptime is None or not uptime <= now <= bounds.TIME.most:
         return endpoint.up_since
     return max(float(now - uptime), endpoint.up_since or 0.0)
 

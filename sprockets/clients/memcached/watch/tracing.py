@@ -16,7 +16,7 @@ import typing
 if typing.TYPE_CHECKING:
     import types
 
-from sprockets.clients.memcached import clock, notices
+from sprockets.clients.memcached import clock, escaping, notices
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.watch import observers
 
@@ -203,7 +203,7 @@ def _text(method: str, keys: observers.Keys) -> str:
             words.append('...')
             break
         words.append(key.decode('utf-8', 'backslashreplace'))
-    return ' '.join(words)
+    return escaping.printable(' '.join(words), MAX_TEXT)
 
 
 def _type(error: BaseException) -> str:

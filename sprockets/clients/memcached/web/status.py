@@ -323,7 +323,7 @@ class StatusHandler(web.RequestHandler):
             self._write_page(status)
         else:
             self.set_header('Content-Type', 'application/json; charset=utf-8')
-            self.write(json.dumps(status))
+            self.write(_json(status))
 
     head = get
 
@@ -332,9 +332,13 @@ class StatusHandler(web.RequestHandler):
         self.set_header('Content-Type', 'text/html; charset=utf-8')
         self.set_header('Content-Security-Policy', policy)
         self.set_header('Referrer-Policy', 'no-referrer')
-        # Nothing in the data can end the element that it is in.
-        data = json.dumps(status).replace('<', '\\u003c')
-        self.write(page.replace('{{ status }}', data))
+        self.write(page.replace('{{ status }}', _json(status)))
+
+
+def _json(status: Status) -> str:
+    """Return what is sent: JSON in ASCII, harmless in a page as well."""
+    # Nothing in the data can end the element that it is in.
+    return json.dumps(status, allow_nan=False).replace('<', '\\u003c')
 
 
 def _wants_html(accept: str) -> bool:

@@ -13,7 +13,9 @@ import functools
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import escaping
 from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.wire import bounds
 
 NEWLINE = b'\r\n'
 
@@ -21,7 +23,7 @@ TOO_MANY = b'ERROR Too many open connections'
 """What memcached says before it closes a connection that is one too many
 (its option ``-c``)."""
 
-MAX_LINE = 4096
+MAX_LINE = bounds.LINE.most
 """No line of a reply is longer than this many bytes."""
 
 MAX_ASKED = 16_000
@@ -35,15 +37,6 @@ EXPIRED = 60 * 60 * 24 * 30 + 1
 """An exptime that is over: a date, in January 1970.  It is as good as -1, for
 which twemproxy closes the connection."""
 
-MAX_CONFIGURATION = 1 << 20
-"""Bytes in which all the nodes that a cluster may have are named."""
-
-MAX_PAIRS = 100_000
-"""More names than any server has statistics, or items to dump."""
-
-MAX_VALUE = 1 << 30
-"""The largest item that memcached can be made to store, in bytes (-I)."""
-
 
 class ProtocolError(Exception):
     """What the server sent is no answer to what it was asked."""
@@ -55,6 +48,10 @@ class OutOfStepError(ProtocolError):
 
 class RefusedError(Exception):
     """The server answered a command with an error line."""
+
+
+class OutOfBoundsError(RefusedError):
+    """The server answered with what passes one of :mod:`.bounds`."""
 
 
 class FullError(ProtocolError, ConnectionError):
@@ -182,7 +179,7 @@ class Command:
 
         """
         # It goes into logs, where it must not look like lines of its own.
-        reason = line[:200].decode('latin-1').encode('unicode_escape').decode()
+        reason = escaping.spelt(line, bounds.ERROR.most)
         if line.startswith(TOO_MANY):
             raise FullError(reason)
         if not (_is_error(line) or line in self.noes):
@@ -191,6 +188,14 @@ class Command:
         self.error = RefusedError(f'{self.name}: {reason}')
         if not self._in_step_after(line):
             raise OutOfStepError(str(self.error))
+        return 0
+
+    def pass_over(self, bound: bounds.Number | bounds.Size) -> int:
+        """Take an answer that is out of bounds for one that says nothing."""
+        self.answered = True
+        self.error = OutOfBoundsError(
+            f'{self.name}: {bound.name}: more than {bound}'
+        )
         return 0
 
     def _in_step_after(self, line: bytes) -> bool:
@@ -425,17 +430,20 @@ class Number(Line):
 
     def take(self, lines: list[bytes], at: int) -> int:
         line = lines[at]
-        if not line.isdigit():
+        number = bounds.COUNT.read(line)
+        if number is None:
             return super().take(lines, at)
         self.reply = line
-        self.result = int(line)
+        self.result = number
         self.answered = True
         return at + 1
 
     def other(self, line: bytes) -> int:
         if not line.isdigit():
             return self.refused(line)
-        self.result = int(line)
+        self.result = bounds.COUNT.read(line)
+        if self.result is None:
+            return self.pass_over(bounds.COUNT)
         self.answered = True
         return 0
 
@@ -451,7 +459,8 @@ class Version(Line):
     def other(self, line: bytes) -> int:
         if not line.startswith(b'VERSION '):
             return self.refused(line)
-        self.result = line[8:].decode('ascii', 'backslashreplace')
+        # It goes to terminals and pages.
+        self.result = escaping.spelt(line[8:], bounds.VERSION.most)
         self.answered = True
         return 0
 
@@ -524,8 +533,31 @@ def _numbers(text: bytes, words: int) -> tuple[int, int, int | None]:
     numbers = text.split(b' ')
     if len(numbers) != words or not all(map(bytes.isdigit, numbers)):
         raise ValueError(text)
+    if len(text) > SHORT:
+        length = bounds.VALUE.read(numbers[1])
+        if length is None:
+            raise ValueError(text)
+        unique = _unique(numbers[2]) if words == 3 else None
+        return _flags(numbers[0]), length, unique
     unique = int(numbers[2]) if words == 3 else None
     return int(numbers[0]), int(numbers[1]), unique
+
+
+SHORT = bounds.DIGITS + 2
+"""Where there are several numbers in so many bytes, none is out of bounds."""
+
+FLAGGED = 1 + bounds.DIGITS
+"""The bytes of a number behind a letter, as meta commands have it."""
+
+
+def _flags(digits: bytes) -> int:
+    flags = bounds.FLAGS.read(digits)
+    return bounds.UNKNOWN_FLAGS if flags is None else flags
+
+
+def _unique(digits: bytes) -> int:
+    unique = bounds.UNIQUE.read(digits)
+    return bounds.UNKNOWN_UNIQUE if unique is None else unique
 
 
 @dataclasses.dataclass
@@ -814,7 +846,7 @@ class Get(Command):
             start = end + 2
             stop = start + length
             if stop + 2 > size:
-                if length > MAX_VALUE:
+                if length > bounds.VALUE.most:
                     raise ProtocolError(f'a value of {length} bytes')
                 if stop - size <= PIECE:
                     incoming.at = at
@@ -966,6 +998,8 @@ class MetaGet(Command):
             or unique[:1] != b'c'
             or not flags[1:].isdigit()
             or not unique[1:].isdigit()
+            or len(flags) > FLAGGED
+            or len(unique) > FLAGGED
         ):
             return -1
         self.item = int(flags[1:]), value, int(unique[1:])
@@ -983,11 +1017,11 @@ class MetaGet(Command):
         if line in (b'EN', b'EN k' + self.key):
             self.answered = True
             return 0
-        if words[0] != b'VA' or len(words) < 2 or not words[1].isdigit():
+        if words[0] != b'VA' or len(words) < 2:
             return self.refused(line)
-        length = int(words[1])
-        if length > MAX_VALUE:
-            raise ProtocolError(f'a value of {length} bytes')
+        length = bounds.VALUE.read(words[1])
+        if length is None:
+            raise ProtocolError('a value of a length that there is not')
         start = incoming.at
         stop = start + length
         missing = stop + 2 - len(incoming.data)
@@ -999,14 +1033,14 @@ class MetaGet(Command):
         if b'k' + self.key not in words:
             raise ProtocolError('a value of a key that was not asked for')
         # A server leaves out the flags of a value that has none.
-        numbers = {b'f': 0, b'c': 0}
+        numbers = {b'f': b'0', b'c': b'0'}
         for word in words[2:]:
             if word[:1] in numbers and word[1:].isdigit():
-                numbers[word[:1]] = int(word[1:])
+                numbers[word[:1]] = word[1:]
         self.item = (
-            numbers[b'f'],
+            _flags(numbers[b'f']),
             incoming.data[start:stop],
-            numbers[b'c'],
+            _unique(numbers[b'c']),
         )
         self.won = b'W' in words
         incoming.at = stop + 2
@@ -1021,7 +1055,7 @@ class Statistics(Command):
 
     """
 
-    __slots__ = ('pairs',)
+    __slots__ = ('pairs', 'size')
 
     name = 'stats'
     repeatable = True
@@ -1031,11 +1065,14 @@ class Statistics(Command):
         request = b'stats %b' % argument if argument else b'stats'
         super().__init__(request + NEWLINE)
         self.pairs: dict[str, str] = {}
+        self.size = 0
+        """The bytes that have come."""
 
     def start_over(self) -> None:
         super().start_over()
         self.result = None
         self.pairs = {}
+        self.size = 0
 
     def read(self, incoming: Incoming) -> int:
         while (line := incoming.line()) is not None:
@@ -1048,8 +1085,15 @@ class Statistics(Command):
             if len(words) < 2 or words[0] not in ('STAT', 'ITEM', 'PREFIX'):
                 return self.refused(line)
             self.pairs[words[1]] = words[2] if len(words) > 2 else ''
-            if len(self.pairs) > MAX_PAIRS:
-                raise ProtocolError(f'more than {MAX_PAIRS} statistics')
+            self.size += len(line)
+            for size, bound in (
+                (self.size, bounds.STATISTICS),
+                (len(self.pairs), bounds.STATISTICS_NAMES),
+            ):
+                if size > bound.most:
+                    self.pairs = {}
+                    self.pass_over(bound)
+                    raise OutOfStepError(str(self.error))
         return 1
 
 
@@ -1090,11 +1134,11 @@ class Configuration(Command):
         words = line.split(b' ')
         if words[:2] != [b'CONFIG', b'cluster']:
             return self.refused(line)
-        if len(words) != 4 or not words[3].isdigit():
-            raise ProtocolError('a malformed configuration')
-        length = int(words[3])
-        if length > MAX_CONFIGURATION:
-            raise ProtocolError(f'a configuration of {length} bytes')
+        length = None
+        if len(words) == 4:
+            length = bounds.CONFIGURATION.read(words[3])
+        if length is None:
+            raise ProtocolError('a configuration of no length, or too long')
         end = incoming.at + length
         missing = end + 7 - len(incoming.data)
         if missing > 0:
