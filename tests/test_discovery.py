@@ -473,6 +473,53 @@ def test_what_is_no_configuration(data):
         discovery.parse(data)
 
 
+@pytest.mark.parametrize(
+    'data, words',
+    [
+        (b'9' * 100_000 + b'\na||1', 'its version'),
+        (b'1\n' + b'x' * 100_000 + b'||1', 'is no node'),
+        (b'1\na||' + b'9' * 100_000, 'is no node'),
+        (b'1\n\x1b[2J||1', 'is no node'),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_said_of_it_is_short(data, words):
+    """However long it is."""
+    with pytest.raises(ValueError, match=words) as caught:
+        discovery.parse(data)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
+
+
+def many(count):
+    return [f'127.0.{n >> 8}.{n & 255}:{n % 9000 + 1}' for n in range(count)]
+
+
+def test_too_many_servers(connect, caplog):
+    """None of them is used, and the log line is short."""
+    with Source(configuration(*many(20_000))) as source:
+        client = connect(source.discover, socket_timeout=2)
+        assert client.get('key', 'default') == 'default'
+        assert client.get_stats() == []
+    (line,) = lines(caplog, 'WARNING')
+    assert 'more than 1000 servers (MAX_DISCOVERED)' in line
+    assert len(line) < 200
+
+
+def test_as_many_servers_as_may_be(connect, caplog):
+    """Their number is an option, and a bound: no more, and no less."""
+    servers = many(50)
+    with Source(configuration(*servers)) as source:
+        client = connect(source.discover, max_discovered=50)
+        client.get('key')
+        wait_until(lambda: lines(caplog, 'INFO'))
+        (line,) = lines(caplog, 'INFO')
+        assert line.endswith('and 30 more')
+        client = connect(source.discover, max_discovered=49)
+        client.get('key')
+        assert lines(caplog, 'WARNING')
+
+
 def test_an_answer_may_come_in_any_pieces():
     """It is the same one, cut at any byte."""
     answer = configuration('127.0.0.1:1', '127.0.0.1:2')

@@ -108,26 +108,27 @@ def _check(
     timeout = max([endpoint.timeout for endpoint in servers], default=0)
     deadline = time.monotonic() + timeout
 
+    begun: set[endpoints.Endpoint] = set()
+
     def job(endpoint: endpoints.Endpoint) -> None:
+        begun.add(endpoint)
         done.put((endpoint, checks.check(endpoint, deadline)))
 
     for endpoint in servers:
         try:
-            endpoint.workers.submit(functools.partial(job, endpoint))
+            checks.submit(functools.partial(job, endpoint))
         except process.ThreadError:
             job(endpoint)
-    seen = {
-        endpoint: checks.Finding(
-            f'no answer within {endpoint.timeout:g} seconds'
-        )
-        for endpoint in servers
-    }
+    seen: dict[endpoints.Endpoint, checks.Finding] = {}
     with contextlib.suppress(queue.Empty):
         for _ in servers:
             left = deadline + 0.1 - time.monotonic()
             endpoint, finding = done.get(timeout=max(left, 0))
             seen[endpoint] = finding
-    return [seen[endpoint] for endpoint in servers]
+    return [
+        seen.get(endpoint) or checks.in_vain(endpoint, endpoint in begun)
+        for endpoint in servers
+    ]
 
 
 def _plain(value: typing.Any) -> typing.Any:

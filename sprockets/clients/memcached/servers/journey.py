@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 import typing
 from collections import abc
 
 from sprockets.clients.memcached import process
-from sprockets.clients.memcached.servers import cluster, endpoints
+from sprockets.clients.memcached.servers import cluster, endpoints, workers
 from sprockets.clients.memcached.wire import protocol
 
 
@@ -24,6 +25,9 @@ class Many(typing.Protocol):
     ) -> abc.Sequence[protocol.Command]:
         """Return the commands for the keys at some places."""
 
+
+SIDE_BY_SIDE = 100
+"""Servers that one call goes to at one time, in as many threads."""
 
 _NONE: frozenset[endpoints.Endpoint] = frozenset()
 
@@ -194,10 +198,14 @@ def exchange_all(
     )
     jobs = []
     own = []
-    for endpoint, commands in groups.items():
-        function = _Job(endpoint, commands, deadline, done)
+    functions = [
+        _Job(endpoint, commands, deadline, done)
+        for endpoint, commands in groups.items()
+    ]
+    later = iter(functions[SIDE_BY_SIDE:])
+    for function in functions[:SIDE_BY_SIDE]:
         try:
-            jobs.append(endpoint.workers.submit(function))
+            jobs.append(function.submit())
         except process.ThreadError:
             own.append(function)
     # One after another is better than not at all.
@@ -215,6 +223,11 @@ def exchange_all(
             break
         if sent:
             reached.append(endpoint)
+        for function in itertools.islice(later, 1):
+            try:
+                jobs.append(function.submit())
+            except process.ThreadError:
+                function()
     return reached
 
 
@@ -248,6 +261,14 @@ class _Job:
         self._deadline = deadline
         self._endpoint = endpoint
         self._done = done
+
+    def submit(self) -> workers.Job:
+        """Have a thread of the server do it.
+
+        :raises ThreadError: if there is none
+
+        """
+        return self._endpoint.workers.submit(self)
 
     def __call__(self) -> None:
         sent = False

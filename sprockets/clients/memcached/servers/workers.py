@@ -13,6 +13,46 @@ from sprockets.clients.memcached import process
 
 Function = abc.Callable[[], None]
 
+MOST_IDLE = 64
+"""Threads of all servers together that wait for a job.
+
+There may be a thousand servers, of which each needs one for a moment.
+
+"""
+
+
+class Idle:
+    """How many threads wait for a job.
+
+    :param int most: how many may; with as many, one without a job ends
+
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.forget_after_fork()
+        process.after_fork(self)
+
+    def forget_after_fork(self) -> None:
+        """Begin with none."""
+        # No lock: garbage may be collected, and a crew ended, at any time.
+        self._places = collections.deque([None] * self._most)
+
+    def come(self) -> bool:
+        """Whether one more may wait, which then has a place."""
+        try:
+            self._places.pop()
+        except IndexError:
+            return False
+        return True
+
+    def go(self) -> None:
+        """Give a place back."""
+        self._places.append(None)
+
+
+_IDLE = Idle(MOST_IDLE)
+
 
 class Job:
     """A function that a thread is to run, or that was taken back before."""
@@ -40,16 +80,18 @@ class Workers:
 
     :param int limit: how many threads there are at most
     :param str name: how they are named
+    :param Idle idle: those that wait for a job, of all whose bound it is
 
     """
 
-    def __init__(self, limit: int, name: str) -> None:
+    def __init__(self, limit: int, name: str, idle: Idle = _IDLE) -> None:
         self.limit = limit
         self._name = name
+        self._idle = idle
         self._begin()
 
     def _begin(self) -> None:
-        self._crew = crew = _Crew(self.limit, self._name)
+        self._crew = crew = _Crew(self.limit, self._name, self._idle)
         self._end = weakref.finalize(self, crew.end)
         # Daemon threads: the interpreter's exit does not wait for a server.
         self._end.atexit = False
@@ -91,7 +133,8 @@ class _Crew:
 
     """
 
-    def __init__(self, limit: int, name: str) -> None:
+    def __init__(self, limit: int, name: str, idle: Idle) -> None:
+        self._all_idle = idle
         self._limit = limit
         self._name = name
         # One that a thread may take twice: garbage is collected, and a crew
@@ -177,10 +220,11 @@ class _Crew:
                 self._threads.add(thread)
                 if self._jobs:
                     return self._jobs.popleft()
-                if self._ended:
+                if self._ended or not self._all_idle.come():
                     self._threads.discard(thread)
                     return None
                 self._idle += 1
             self._awake.get()
             with self._lock:
                 self._idle -= 1
+            self._all_idle.go()

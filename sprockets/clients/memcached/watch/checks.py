@@ -8,7 +8,8 @@ import typing
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached.servers import endpoints, health
+from sprockets.clients.memcached import process
+from sprockets.clients.memcached.servers import endpoints, health, workers
 from sprockets.clients.memcached.wire import bounds, protocol
 
 KEY = b'sprockets.clients.memcached.check'
@@ -17,6 +18,36 @@ answered; nobody stores it."""
 
 PATIENCE = 300
 """Seconds before a server that refused a command is asked again."""
+
+
+SIDE_BY_SIDE = 32
+"""Servers that are looked at at one time, however many there are."""
+
+
+class _Lookers:
+    """The threads that look at servers, for as long as there is one to see."""
+
+    def __init__(self) -> None:
+        self._workers = workers.Workers(
+            SIDE_BY_SIDE, 'memcached check', workers.Idle(0)
+        )
+
+    def submit(self, job: abc.Callable[[], None]) -> None:
+        """Have a thread look at a server, when it is its turn.
+
+        :raises ThreadError: if there is no thread, and none can be started
+
+        """
+        self._workers.submit(job)
+
+    def forget_after_fork(self) -> None:
+        """Begin without threads, and with nothing to look at."""
+        self._workers.forget()
+
+
+_lookers = _Lookers()
+submit = _lookers.submit
+process.after_fork(_lookers)
 
 
 class Finding(typing.NamedTuple):
@@ -100,6 +131,17 @@ def check(endpoint: endpoints.Endpoint, deadline: float) -> Finding:
     return Finding(
         None, round_trip, answers.get('version'), answers.get('stats') or {}
     )
+
+
+def in_vain(endpoint: endpoints.Endpoint, begun: bool) -> Finding:
+    """Return what is seen of a server where nothing came in time.
+
+    :param bool begun: whether its turn has come
+
+    """
+    if begun:
+        return Finding(f'no answer within {endpoint.timeout:g} seconds')
+    return Finding('not asked: too many others do not answer')
 
 
 def describe(

@@ -188,9 +188,9 @@ def _ratio(count: float, of: int, digits: int) -> float | None:
 
 # One check of a server at a time, whoever asks
 
-_under_way: weakref.WeakKeyDictionary[
-    endpoints.Endpoint, asyncio.Future[checks.Finding]
-] = weakref.WeakKeyDictionary()
+_under_way: weakref.WeakKeyDictionary[endpoints.Endpoint, _Job] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 async def check(endpoint: endpoints.Endpoint) -> checks.Finding:
@@ -203,51 +203,55 @@ async def check(endpoint: endpoints.Endpoint) -> checks.Finding:
 
     """
     loop = asyncio.get_running_loop()
-    future = _under_way.get(endpoint)
-    if future is None or future.done() or future.get_loop() is not loop:
+    job = _under_way.get(endpoint)
+    if job is None or job.future.done() or job.loop is not loop:
         if not endpoint.usable():
             return checks.Finding(endpoint.reason)
-        future = loop.create_future()
+        job = _Job(endpoint, loop)
         try:
-            endpoint.workers.submit(_Job(endpoint, loop, future))
+            checks.submit(job)
         except process.ThreadError as error:
             return checks.Finding(str(error))
-        _under_way[endpoint] = future
+        _under_way[endpoint] = job
     # Whoever is cancelled leaves it to the others.
-    await asyncio.wait([future], timeout=endpoint.timeout + lanes.GRACE)
-    if future.done():
-        return future.result()
-    return checks.Finding(f'no answer within {endpoint.timeout:g} seconds')
+    await asyncio.wait([job.future], timeout=endpoint.timeout + lanes.GRACE)
+    if job.future.done():
+        return job.future.result()
+    return checks.in_vain(endpoint, job.begun)
 
 
 class _Job:
     """A check of a server, in a thread."""
 
     def __init__(
-        self,
-        endpoint: endpoints.Endpoint,
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[checks.Finding],
+        self, endpoint: endpoints.Endpoint, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._endpoint = endpoint
-        self._loop = loop
-        self._future = future
+        # Weakly, as it is kept by its server.
+        self._endpoint = weakref.ref(endpoint)
+        self.loop = loop
+        self.future: asyncio.Future[checks.Finding] = loop.create_future()
+        self.begun = False
         self._deadline = time.monotonic() + endpoint.timeout
 
     def __call__(self) -> None:
+        self.begun = True
+        endpoint = self._endpoint()
+        if endpoint is None:
+            # Nobody uses it any more.
+            return
         try:
-            seen = checks.check(self._endpoint, self._deadline)
+            seen = checks.check(endpoint, self._deadline)
         # Those who wait are in another thread and have to be told.
         except Exception as error:  # noqa: BLE001
             NOTICES.error(
                 'The check of %s failed',
-                self._endpoint,
+                endpoint,
                 error=error,
-                about=str(self._endpoint),
+                about=str(endpoint),
             )
             seen = checks.Finding(type(error).__name__)
         try:
-            self._loop.call_soon_threadsafe(self._future.set_result, seen)
+            self.loop.call_soon_threadsafe(self.future.set_result, seen)
         except RuntimeError:
             LOGGER.debug('The loop was closed during the check of a server')
 
