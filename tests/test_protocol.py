@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from sprockets.clients.memcached import settings
 from sprockets.clients.memcached.wire import protocol
 
 OFTEN = hypothesis.settings(
@@ -93,7 +94,9 @@ READING = {
 }
 
 AUTHENTICATION = {
-    'authentication': lambda: protocol.authenticate('user', 'secret')
+    'authentication': lambda: protocol.authenticate(
+        settings.Credentials('user', settings.Secret('secret'))
+    )
 }
 
 META = {

@@ -590,6 +590,7 @@ class Methods:
         has to find the places of keys; those of before are used until then.
 
         """
+        servers = settings.hide_servers(servers)
         return self._engine.set_servers(servers)
 
     def forget_dead_hosts(self) -> Future:
@@ -701,6 +702,7 @@ class AsyncClient(Methods):
         executor: concurrent.futures.Executor | None = None,
         **options: typing.Any,
     ) -> None:
+        core.hide(options)
         if executor is not None:
             threads.check(executor)
         belongings = core.Core(prefix, options)

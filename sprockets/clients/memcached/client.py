@@ -224,9 +224,15 @@ class Client(memcache.Client):  # type: ignore[misc]
     persistent_id = _attribute('codec.persistent_id')
     persistent_load = _attribute('codec.persistent_load')
 
+    def __new__(cls, *args: typing.Any, **options: typing.Any) -> typing.Self:
+        # threading.local keeps them, for each thread that comes.
+        core.hide(options)
+        return typing.cast(typing.Self, super().__new__(cls, *args, **options))
+
     def __init__(
         self, prefix: str | None = None, **options: typing.Any
     ) -> None:
+        core.hide(options)
         # Each thread's own, and so not a slot.
         self._tokens = tokens.Tokens()  # type: ignore[misc]
         # threading.local calls this again in each thread that comes.
@@ -262,6 +268,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises ValueError: for a server that cannot be one
 
         """
+        servers = settings.hide_servers(servers)
         self._shared.set_servers(servers)
 
     def forget_dead_hosts(self) -> None:

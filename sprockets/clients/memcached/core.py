@@ -31,6 +31,13 @@ BASE_OPTIONS = {
 """Arguments of :class:`memcache.Client` that are taken as keywords as well,
 and what they set."""
 
+_KEYWORDS = frozenset((*settings.OPTIONS, *BASE_OPTIONS, 'executor'))
+
+
+def hide(options: dict[str, typing.Any]) -> None:
+    """Wrap the secrets among a client's keywords, before anything else."""
+    settings.hide(options, _KEYWORDS)
+
 
 class Core:
     """A client's settings, its servers, and how it encodes keys and values.

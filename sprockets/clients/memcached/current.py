@@ -7,7 +7,7 @@ import contextvars
 import os
 import typing
 
-from sprockets.clients.memcached import aio, client, process
+from sprockets.clients.memcached import aio, client, process, settings
 
 
 class Place(typing.Protocol):
@@ -87,7 +87,9 @@ class _Clients:
         self._in_loops: dict[
             tuple[asyncio.AbstractEventLoop, str | None], _InLoop
         ] = {}
-        self._blocking: dict[str | None, tuple[object, client.Client]] = {}
+        self._blocking: dict[
+            str | None, tuple[settings.Secret, client.Client]
+        ] = {}
 
     forget_after_fork = forget
 
@@ -105,11 +107,7 @@ class _Clients:
     def _make(
         self, prefix: str | None, loop: asyncio.AbstractEventLoop
     ) -> _InLoop:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if 'MEMCACHED_' in name
-        }
+        environment = _environment()
         resting = None
         for place in list(self._in_loops):
             if place[0].is_closed():
@@ -123,13 +121,12 @@ class _Clients:
 
     def blocking(self, prefix: str | None) -> client.Client:
         """Return a client for threads."""
-        where = _where(prefix)
         known = self._blocking.get(prefix)
-        if known is not None and known[0] == where:
+        if known is not None and known[0].value == _where(prefix):
             return known[1]
         # Making one does nothing yet: of two, one is dropped.
         made = client.Client(prefix)
-        self._blocking[prefix] = where, made
+        self._blocking[prefix] = settings.Secret(_where(prefix)), made
         return made
 
     async def close(self) -> None:
@@ -158,6 +155,17 @@ async def close() -> None:
 def forget() -> None:
     """Have the environment looked at anew, by whoever asks next."""
     _clients.forget()
+
+
+def _environment() -> settings.Secret:
+    """Return all that the environment says, passwords too."""
+    return settings.Secret(
+        {
+            name: value
+            for name, value in os.environ.items()
+            if 'MEMCACHED_' in name
+        }
+    )
 
 
 def _where(prefix: str | None) -> tuple[str | None, ...]:

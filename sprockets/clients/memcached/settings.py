@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -54,15 +55,29 @@ class Address(typing.NamedTuple):
 
 
 class Secret:
-    """A text that nothing shows but its ``value``."""
+    """What nothing shows but its ``value``: a password, or what may hold one.
+
+    It is wrapped before anything is looked at, so that no frame of a traceback
+    has the bare value, whatever is wrong, with it or with something else.
+
+    """
 
     __slots__ = ('value',)
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: typing.Any) -> None:
         self.value = value
 
     def __repr__(self) -> str:
         return '***'
+
+    def __reduce_ex__(self, protocol: typing.SupportsIndex) -> typing.NoReturn:
+        raise TypeError('a password is not pickled')
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other.value == self.value
@@ -144,9 +159,6 @@ def parse_servers(text: str) -> list[Weighted]:
     :raises ValueError: that says which server is wrong, and why
 
     """
-    if '@' in text and 'unix:' not in text:
-        # A URL with a password is a likely mistake, so nothing is shown.
-        raise ValueError(f'credentials and @ have no place in {SERVER_FORMS}')
     servers: list[Weighted] = []
     for part in text.split(','):
         if not part.strip():
@@ -238,26 +250,35 @@ def _one_of(*names: str) -> abc.Callable[[typing.Any], str]:
 
 
 def _username(text: typing.Any) -> str:
-    if not isinstance(text, str) or not re.fullmatch(r'[^\s\x00-\x1f]+', text):
-        raise ValueError(
-            f'{text!r} has blanks or control characters or is no text'
-        )
-    return text
+    if not _is_username(text):
+        raise ValueError('it has blanks or control characters or is no text')
+    return typing.cast(str, text)
 
 
-def _password(text: typing.Any) -> Secret:
-    # It is not shown, whatever is wrong with it.
-    if isinstance(text, Secret):
-        return text
-    if not isinstance(text, str) or not text:
-        raise ValueError('the password is no text')
+def _is_username(text: typing.Any) -> bool:
+    return isinstance(text, str) and bool(
+        re.fullmatch(r'[^\s\x00-\x1f]+', text)
+    )
+
+
+def _password(given: typing.Any) -> Secret:
+    secret = given if isinstance(given, Secret) else Secret(given)
+    # Nothing is raised where the bare text is.
+    if wrong := _wrong_with(secret.value):
+        raise ValueError(f'the password {wrong}')
+    return secret
+
+
+def _wrong_with(password: typing.Any) -> str | None:
+    if not isinstance(password, str) or not password:
+        return 'is no text'
     try:
-        encoded = text.encode('utf-8', 'surrogateescape')
+        encoded = password.encode('utf-8', 'surrogateescape')
     except UnicodeEncodeError:
-        raise ValueError('the password is no text that can be sent') from None
+        return 'is no text that can be sent'
     if re.search(rb'[\x00-\x1f\x7f]', encoded):
-        raise ValueError('the password has control characters')
-    return Secret(text)
+        return 'has control characters'
+    return None
 
 
 def _serializer(value: typing.Any) -> typing.Any:
@@ -306,7 +327,41 @@ def _key_prefix(text: typing.Any) -> bytes:
     return value
 
 
+def hide_servers(value: typing.Any) -> typing.Any:
+    """Return servers as they are given, or as a secret.
+
+    A URL with a password is a likely mistake, which has an @.
+
+    """
+    if not isinstance(value, str | bytes | Secret):
+        with contextlib.suppress(TypeError):
+            value = list(value)
+    return Secret(value) if '@' in repr(value) else value
+
+
+def reveal_servers(secret: Secret) -> list[Weighted]:
+    """Return servers that may have a password among them, where they do not.
+
+    :raises ValueError: for servers that are wrong, none of which it shows
+
+    """
+    servers = _servers_or_none(secret)
+    if servers is None:
+        raise ValueError(f'credentials and @ have no place in {SERVER_FORMS}')
+    return servers
+
+
+def _servers_or_none(secret: Secret) -> list[Weighted] | None:
+    # What is raised in here has the bare text, and ends here.
+    try:
+        return _servers(secret.value)
+    except (TypeError, ValueError):
+        return None
+
+
 def _servers(value: typing.Any) -> list[Weighted]:
+    if isinstance(value, Secret):
+        return reveal_servers(value)
     if isinstance(value, str):
         return parse_servers(value)
     servers: list[Weighted] = []
@@ -437,16 +492,47 @@ def variable(name: str, prefix: str | None) -> str:
     return f'{start}MEMCACHED_{name.upper()}'
 
 
-def lookup(name: str, prefix: str | None) -> tuple[str, str] | None:
+SECRETS = frozenset(('password',))
+"""Options that are shown nowhere."""
+
+
+def hide(
+    options: dict[str, typing.Any], known: abc.Container[str] = OPTIONS
+) -> None:
+    """Wrap what is secret, or may be, in the very dict that a frame has.
+
+    It is the first thing to do with options that were given as keywords.
+
+    :param dict options: the options
+    :param known: the names that there are; a value by another name may be
+        anything, a password too
+
+    """
+    for name, value in options.items():
+        if value is None or isinstance(value, Secret):
+            continue
+        if name == 'servers':
+            options[name] = hide_servers(value)
+        elif (
+            name in SECRETS
+            or name not in known
+            # Somebody may have put the password behind it.
+            or (name == 'username' and not _is_username(value))
+        ):
+            options[name] = Secret(value)
+
+
+def lookup(name: str, prefix: str | None) -> tuple[str, typing.Any] | None:
     """Return the variable that sets an option, and its text, if one does.
 
-    An empty variable counts as unset.
+    An empty variable counts as unset.  What is secret, or may be, is wrapped.
 
     """
     for key in dict.fromkeys((variable(name, prefix), variable(name, None))):
-        text = os.environ.get(key, '')
-        if text.strip():
-            return key, text
+        if os.environ.get(key, '').strip():
+            found = {name: os.environ[key]}
+            hide(found)
+            return key, found[name]
     return None
 
 
@@ -489,6 +575,8 @@ class Settings:
     def __init__(
         self, prefix: str | None, options: abc.Mapping[str, typing.Any]
     ) -> None:
+        options = dict(options)
+        hide(options)
         if prefix is not None and not isinstance(prefix, str):
             raise TypeError(f'prefix is {prefix!r}; expected a string or None')
         self.sources: dict[str, str] = {}
@@ -587,6 +675,6 @@ def get_servers(prefix: str | None) -> list[Weighted]:
     if found is None:
         return [DEFAULT_SERVER]
     try:
-        return parse_servers(found[1])
+        return _servers(found[1])
     except ValueError as error:
         raise ValueError(f'{found[0]}: {error}') from None

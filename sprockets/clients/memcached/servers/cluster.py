@@ -293,6 +293,8 @@ class Cluster:
         :rtype: Change
 
         """
+        if isinstance(servers, settings.Secret):
+            servers = settings.reveal_servers(servers)
         servers = list(servers)
         address = settings.discovered(servers)
         if address is not None:

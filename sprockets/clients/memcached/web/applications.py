@@ -8,7 +8,7 @@ import weakref
 
 from tornado import httpserver, httputil, web
 
-from sprockets.clients.memcached import aio, current
+from sprockets.clients.memcached import aio, core, current
 from sprockets.clients.memcached.web import draining, handlers, status
 
 AT_ONCE = 2 * draining.LINGER
@@ -104,6 +104,7 @@ class ApplicationMixin:
         :raises RuntimeError: if there are options for a client that exists
 
         """
+        core.hide(options)
         return handlers.client_of(self, prefix, **options)
 
     async def memcached_status(self) -> dict[str, typing.Any]:

@@ -8,7 +8,7 @@ import weakref
 
 from tornado import web, websocket
 
-from sprockets.clients.memcached import aio, current
+from sprockets.clients.memcached import aio, core, current
 from sprockets.clients.memcached.web import tally
 
 ATTRIBUTE = 'memcached_clients'
@@ -34,6 +34,7 @@ def client_of(
     :raises RuntimeError: if there are options for a client that exists
 
     """
+    core.hide(options)
     clients = getattr(application, ATTRIBUTE, None)
     if clients is None:
         clients = {}

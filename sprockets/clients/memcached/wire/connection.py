@@ -155,9 +155,7 @@ class Connection:
     def _authenticate(
         self, credentials: settings.Credentials, deadline: float
     ) -> None:
-        command = protocol.authenticate(
-            credentials.username, credentials.password.value
-        )
+        command = protocol.authenticate(credentials)
         # After a refusal it is out of step, which is no news then.
         with contextlib.suppress(protocol.OutOfStepError):
             self.exchange((command,), deadline)

@@ -13,7 +13,7 @@ import functools
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import escaping
+from sprockets.clients.memcached import escaping, settings
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.wire import bounds
 
@@ -1239,7 +1239,7 @@ class Hidden(bytes):
     __str__ = __repr__
 
 
-def authenticate(username: str, password: str) -> Line:
+def authenticate(credentials: settings.Credentials) -> Line:
     """Return what a connection to ``memcached -Y`` has to begin with.
 
     Key, flags and time are there for the form only (protocol.txt,
@@ -1247,7 +1247,11 @@ def authenticate(username: str, password: str) -> Line:
     expires at once: nobody can read the password from there.
 
     """
-    token = f'{username} {password}'.encode('utf-8', 'surrogateescape')
+    token = Hidden(
+        f'{credentials.username} {credentials.password.value}'.encode(
+            'utf-8', 'surrogateescape'
+        )
+    )
     return Line(
         AUTHENTICATE,
         Hidden(
