@@ -519,6 +519,16 @@ def pattern():
     assert echo.key('front') == 'front'
 
 
+@row('parameters that are hidden', 'told apart')
+def hidden_parameters():
+    @memcached.cached(60, hidden='b')
+    def load(a, b):
+        return a, b
+
+    apart(load.key(1, 2), load.key(1, '2'), load.key(1, 3), load.key(2, 2))
+    assert 'token' not in load.key(1, 'token')
+
+
 @row('patterns that name what is no parameter', 'refused')
 def bad_patterns():
     def load(a):

@@ -38,6 +38,7 @@ class Calls:
     :param key: a function that gets the arguments and returns a key, or a
         pattern of one; None for the names of function and arguments
     :param str name: what the function is called in keys; None for its own
+    :param hidden: the parameters of which keys have a hash
     :raises TypeError: for a function that cannot be told from others
     :raises ValueError: for a pattern or a name that is none
 
@@ -48,16 +49,21 @@ class Calls:
         function: abc.Callable[..., typing.Any],
         key: abc.Callable[..., str] | str | None,
         name: str | None,
+        hidden: abc.Set[str] = frozenset(),
     ) -> None:
         self.function = function
         self.signature = _signature(function, callable(key))
+        self._hidden = hidden
+        patterns.check_names(
+            self.signature, sorted(hidden), f'hidden is {sorted(hidden)}'
+        )
         self._key = key if callable(key) else None
         self._pattern: patterns.Pattern | None = None
         self._function_name: names.FunctionName | None = None
         self._tells_owner = False
         self.name = ''
         if isinstance(key, str):
-            self._pattern = patterns.Pattern(key, self.signature)
+            self._pattern = patterns.Pattern(key, self.signature, hidden)
         elif name is not None:
             given: typing.Any = name
             if not isinstance(given, str) or not given:
@@ -79,7 +85,12 @@ class Calls:
 
     def _fresh(self) -> typing.Any:
         """Return what remembers calls, with none in it."""
-        if self._key is not None or not self._defaults_are_plain():
+        # What is hidden is not kept, either.
+        if (
+            self._key is not None
+            or self._hidden
+            or not self._defaults_are_plain()
+        ):
             return None
         # Naming the arguments takes longer than the rest of a hit.  It must
         # not have this, or both would wait for the collector.
@@ -88,7 +99,11 @@ class Calls:
 
     def _namer(self) -> abc.Callable[..., str]:
         return _Namer(
-            self.signature, self._pattern, self.name, self._tells_owner
+            self.signature,
+            self._pattern,
+            self.name,
+            self._tells_owner,
+            self._hidden,
         )
 
     def of(
@@ -195,7 +210,9 @@ class _Namer:
         pattern: patterns.Pattern | None,
         name: str,
         tells_owner: bool,
+        hidden: abc.Set[str],
     ) -> None:
+        self._hidden = hidden
         self._signature = signature
         self._pattern = pattern
         self._name = name
@@ -224,14 +241,19 @@ class _Namer:
                 if value.text not in ('', self._owner):
                     owner = f'[{value.text}]'
                 continue
-            told.append(f'{name}={names.name_argument(value)}')
+            told.append(f'{name}={self._name_argument(name, value)}')
         # Their names may be any text, and those of parameters too.
         told += [
-            f'**{name!r}={names.name_argument(value)}'
+            f'**{name!r}={self._name_argument(name, value)}'
             for keywords in more
             for name, value in sorted(keywords.items())
         ]
         return patterns.as_key(f'{self._name}{owner}({",".join(told)})')
+
+    def _name_argument(self, name: str, value: typing.Any) -> str:
+        if name in self._hidden:
+            return names.hide_argument(name, value)
+        return names.name_argument(value)
 
 
 def _make_call(

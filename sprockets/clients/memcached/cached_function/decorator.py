@@ -21,6 +21,8 @@ _Any = typing.Any
 
 _Key = abc.Callable[..., str] | str
 
+_Names = str | abc.Iterable[str]
+
 
 @typing.overload
 def cached(
@@ -28,6 +30,7 @@ def cached(
     *,
     key: _Key | None = None,
     name: str | None = None,
+    hidden: _Names = (),
     prefix: str | None = None,
     client: None = None,
     stale: _Any = 0,
@@ -44,6 +47,7 @@ def cached(
     *,
     key: _Key | None = None,
     name: str | None = None,
+    hidden: _Names = (),
     prefix: str | None = None,
     client: blocking.Client | abc.Callable[[], blocking.Client],
     stale: _Any = 0,
@@ -60,6 +64,7 @@ def cached(
     *,
     key: _Key | None = None,
     name: str | None = None,
+    hidden: _Names = (),
     prefix: str | None = None,
     client: aio.Methods | abc.Callable[[], aio.Methods],
     stale: _Any = 0,
@@ -75,6 +80,7 @@ def cached(
     *,
     key: _Key | None = None,
     name: str | None = None,
+    hidden: _Names = (),
     prefix: str | None = None,
     client: functions.Source | None = None,
     stale: _Any = 0,
@@ -107,6 +113,8 @@ def cached(
         ``'user:{user_id}'``
     :param str name: what the function is called in keys, instead of its
         module and name.  It is for this function to differ from all others
+    :param hidden: the name of a parameter that is to be seen nowhere, a
+        password say, or several; keys have a hash in its place
     :param str prefix: the prefix of the variables for the client
     :param client: the client to use, or a function that returns it;
         :class:`AsyncClient` for a coroutine function.  Without one it is that
@@ -114,8 +122,8 @@ def cached(
         that of the handler for whose request it is called; or one that all
         such functions of the process have in common
     :param stale: see :meth:`.Client.get_or_set`; likewise the others
-    :raises ValueError: for what is no time, and a pattern that names no
-        parameter
+    :raises ValueError: for what is no time, and for a pattern or ``hidden``
+        that names no parameter
     :raises TypeError: for a function that cannot be told from others, or
         whose result cannot be stored, and for a coroutine function with a
         blocking client; in a call, for an argument that cannot be named
@@ -127,6 +135,12 @@ def cached(
         raise TypeError('cached needs a time: @cached(60)')
     if key is not None and name is not None:
         raise TypeError('cached takes a key or a name, and not both')
+    hidden = frozenset((hidden,) if isinstance(hidden, str) else hidden)
+    if hidden and callable(key):
+        raise TypeError(
+            'hidden is for keys that are made here: let the key function hide'
+            ' what it gets'
+        )
     if client is not None and not (
         isinstance(client, _CLIENTS) or callable(client)
     ):
@@ -144,18 +158,18 @@ def cached(
     def decorate(function: _Any) -> _Any:
         if isinstance(function, classmethod):
             return functions.ClassMethod(
-                _make(function.__func__, key, name, settings)
+                _make(function.__func__, key, name, hidden, settings)
             )
         if isinstance(function, staticmethod):
             return functions.StaticMethod(
-                _make(function.__func__, key, name, settings)
+                _make(function.__func__, key, name, hidden, settings)
             )
         if names.takes_class(function):
             raise TypeError(
                 f'{function.__qualname__} is a class method: write @cached'
                 ' above @classmethod'
             )
-        return _make(function, key, name, settings)
+        return _make(function, key, name, hidden, settings)
 
     return decorate
 
@@ -167,6 +181,7 @@ def _make(
     function: _Any,
     key: _Key | None,
     name: str | None,
+    hidden: abc.Set[str],
     settings: functions.Settings,
 ) -> functions.Function:
     if not callable(function):
@@ -174,7 +189,7 @@ def _make(
     if isinstance(function, functions.Function):
         raise TypeError(f'{function!r} is cached already')
     kind = _kind(function, settings.source)
-    known = calls.Calls(function, key, name)
+    known = calls.Calls(function, key, name, hidden)
     return kind(function, known, settings)
 
 

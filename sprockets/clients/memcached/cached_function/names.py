@@ -88,6 +88,38 @@ def name_argument(value: typing.Any) -> str:
     return name(value)
 
 
+def hide_argument(name: str, value: typing.Any) -> str:
+    """Return a hash of an argument, in which it is not to be seen.
+
+    :param str name: that of the parameter
+    :raises TypeError: for a value that has no name of its own
+
+    """
+    told = _name_or_none(value)
+    if told is None:
+        raise TypeError(
+            f'{name} cannot be named in a key, as an object of'
+            f' {type(value).__qualname__}; expected text, bytes, numbers,'
+            ' dates, UUIDs, enum members, None, or tuples and lists of them'
+        )
+    return digest_of(told)
+
+
+def _name_or_none(value: typing.Any) -> str | None:
+    # The error has the value.
+    try:
+        return name_argument(value)
+    except TypeError:
+        return None
+
+
+def digest_of(told: str) -> str:
+    """Return a hash in place of what was told of an argument."""
+    data = told.encode('utf-8', 'surrogatepass')
+    digest = hashlib.blake2b(data, digest_size=16, person=b'hidden')
+    return f'hidden-{digest.hexdigest()}'
+
+
 def name_class(kind: type) -> str:
     """Return what a class is called in keys.
 

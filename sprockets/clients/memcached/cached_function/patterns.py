@@ -43,7 +43,10 @@ def as_key(name: str, distinct: str = '') -> str:
         return name
     whole = f'{name}\0{distinct}' if distinct else name
     digest = hashlib.blake2b(
-        whole.encode('utf-8', 'surrogatepass'), digest_size=_DIGEST
+        whole.encode('utf-8', 'surrogatepass'),
+        digest_size=_DIGEST,
+        # A name may look like another one with what tells it apart.
+        person=b'distinct' if distinct else b'',
     ).hexdigest()
     head = re.sub('[^!-~]', '_', name)[: MAX_NAME - len(digest) - 1]
     return f'{head}#{digest}'
@@ -54,37 +57,38 @@ class Pattern:
 
     Whatever is put in comes out again: of two calls whose texts are alike, 1
     and '1' say, or whose texts run into each other, one has a hash behind it.
+    So has text with a separator of the pattern in it, which could look like
+    a key of another pattern that goes on behind it.
 
     :param str pattern: the pattern
     :param Signature signature: of the function
+    :param hidden: the parameters of which keys have a hash
     :raises ValueError: for a pattern that is none, or that names what is no
         parameter
 
     """
 
-    def __init__(self, pattern: str, signature: inspect.Signature) -> None:
-        kinds = {
-            name: parameter.kind
-            for name, parameter in signature.parameters.items()
-        }
-        takes_any = inspect.Parameter.VAR_KEYWORD in kinds.values()
+    def __init__(
+        self,
+        pattern: str,
+        signature: inspect.Signature,
+        hidden: abc.Set[str] = frozenset(),
+    ) -> None:
+        self._hidden = hidden
         parts = _parse(pattern)
         self.names: set[str] = set()
         """The parameters that make a difference."""
         for _, field, _, _ in parts:
             if field is None:
                 continue
-            name = re.split(r'[.[]', field, maxsplit=1)[0]
-            if name not in kinds and not (takes_any and name.isidentifier()):
-                raise ValueError(
-                    f'key is {pattern!r}, and {name!r} is no parameter;'
-                    f' expected {", ".join(kinds) or "none"}'
-                )
-            self.names.add(name)
+            self.names.add(_root(field))
+        check_names(signature, sorted(self.names), f'key is {pattern!r}')
         self._parts = parts
         fields = [n for n, part in enumerate(parts) if part[1] is not None]
         self._ends: set[str] = set()
         self._run_together = False
+        for text, _, _, _ in parts:
+            self._ends |= {*re.sub(r'\w', '', text)}
         for number in fields[1:]:
             # A field must not have in it what ends it.
             self._ends |= {*parts[number][0][:1]}
@@ -103,9 +107,14 @@ class Pattern:
             value, _ = formatter.get_field(field, (), arguments)
             value = formatter.convert_field(value, conversion)
             put = format(value, formatter.vformat(spec or '', (), arguments))
+            if _root(field) in self._hidden:
+                # It is the same length, whatever it is of.
+                put = names.digest_of(_tell(value, put))
+                told.append(put)
+            else:
+                plain = plain and self._is_plain(value, put)
+                told.append(_tell(value, put))
             texts.append(put)
-            plain = plain and self._is_plain(value, put)
-            told.append(_tell(value, put))
         name = ''.join(texts)
         return as_key(name, '' if plain else '\0'.join(told))
 
@@ -116,6 +125,32 @@ class Pattern:
         if type(value) is str:
             return put == value and not _LIKE_OTHERS.fullmatch(put)
         return type(value) in (int, uuid.UUID) and put == str(value)
+
+
+def _root(field: str) -> str:
+    """Return the parameter of a field of a pattern: that of ``user.id``."""
+    return re.split(r'[.[]', field, maxsplit=1)[0]
+
+
+def check_names(
+    signature: inspect.Signature, given: abc.Iterable[str], where: str
+) -> None:
+    """Raise :exc:`ValueError` for names that are no parameters.
+
+    :param str where: where they are given, for the error
+
+    """
+    kinds = {
+        name: parameter.kind
+        for name, parameter in signature.parameters.items()
+    }
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds.values()
+    for name in given:
+        if name not in kinds and not (takes_any and name.isidentifier()):
+            raise ValueError(
+                f'{where}, and {name!r} is no parameter;'
+                f' expected {", ".join(kinds) or "none"}'
+            )
 
 
 def _parse(
