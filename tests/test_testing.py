@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -593,3 +594,111 @@ def test_as_a_user_without_memcached_would(tmp_path):
     )
     assert finished.returncode == 1
     assert 'apt-get install memcached' in finished.stdout
+
+
+# What is not its own
+
+
+@pytest.mark.parametrize('kind', ['a link', 'a folder', 'a file'])
+def test_a_folder_of_somebody_elses(tmp_path, kind):
+    """Once its own is gone, it follows and removes nothing of that name."""
+    server = testing.MemcachedServer(unix=True)
+    server.start()
+    server.stop()
+    folder = pathlib.Path(server.path).parent
+    precious = tmp_path / 'precious'
+    precious.mkdir()
+    (precious / 'letter').touch()
+    if kind == 'a link':
+        folder.symlink_to(precious)
+    elif kind == 'a folder':
+        folder.mkdir()
+        (folder / 'letter').touch()
+    else:
+        folder.touch()
+    try:
+        with pytest.raises(testing.MemcachedFailed, match='not what it was'):
+            server.start()
+        server.stop()
+        assert (precious / 'letter').exists()
+        assert list(precious.iterdir()) == [precious / 'letter']
+        if kind == 'a folder':
+            assert list(folder.iterdir()) == [folder / 'letter']
+    finally:
+        if kind == 'a folder':
+            shutil.rmtree(folder)
+        else:
+            folder.unlink()
+    # When it has gone, all is well again.
+    with server:
+        assert ask(server, b'version\r\n').startswith(b'VERSION')
+
+
+def test_it_is_at_the_same_path_after_a_stop():
+    """As long as nobody else is there."""
+    server = testing.MemcachedServer(unix=True)
+    with server:
+        path = server.path
+    with server:
+        assert server.path == path
+        assert ask(server, b'version\r\n').startswith(b'VERSION')
+    assert not os.path.exists(os.path.dirname(path))
+
+
+def test_a_crashed_ones_id_is_nobody_elses():
+    """Until it is ended, so that nobody else can be ended in its place."""
+    with testing.MemcachedServer() as server:
+        pid = server.pid
+        os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + 10
+        while server.running:
+            assert time.monotonic() < end
+        # It is a zombie, and has its id still.
+        os.kill(pid, 0)
+        server.restart()
+        assert server.pid != pid
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.skipif(
+    not pathlib.Path('/proc/self').exists(), reason='there is no /proc'
+)
+@pytest.mark.parametrize('same', [True, False])
+def test_the_watchdog_ends_no_stranger(tmp_path, same):
+    """One that has the id by now was started at another time."""
+    stranger = subprocess.Popen(['sleep', '60'])
+    try:
+        folder = tmp_path / 'folder'
+        folder.mkdir()
+        started = testing._started(stranger.pid)
+        watchdog = subprocess.run(
+            [
+                *('/bin/sh', '-c', testing.WATCHDOG, 'sh'),
+                *(str(stranger.pid), str(folder)),
+                started if same else '1',
+            ],
+            stdin=subprocess.DEVNULL,
+            check=False,
+            timeout=30,
+        )
+        assert watchdog.returncode == 0
+        assert not folder.exists()
+        if same:
+            assert stranger.wait(30) == -signal.SIGKILL
+        else:
+            assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_somebody_else_has_waited_for_it():
+    """It is then not running, and nobody is ended by its id."""
+    with testing.MemcachedServer() as server:
+        pid = server.pid
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert not server.running
+        server.restart()
+        assert ask(server, b'version\r\n').startswith(b'VERSION')

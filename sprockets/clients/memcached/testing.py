@@ -17,6 +17,7 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -43,7 +44,14 @@ EPHEMERAL = pathlib.Path('/proc/sys/net/ipv4/ip_local_port_range')
 
 # It ends memcached when the process that started it has ended, however that
 # came about: then nothing holds the other end of its standard input any more.
-WATCHDOG = 'read -r line; kill -KILL "$1"; rm -rf -- "$2"'
+# Where there is a way to see that, it ends no other process that has its id.
+WATCHDOG = """
+read -r line
+if [ ! -d /proc/self ] || [ "$(cut -d ' ' -f 22 "/proc/$1/stat")" = "$3" ]
+then kill -KILL "$1"
+fi
+rm -rf -- "$2"
+"""
 
 
 class MemcachedFailed(RuntimeError):  # noqa: N818
@@ -95,6 +103,8 @@ class MemcachedServer:
         self.unix = unix
         self.host = host
         self._folder: pathlib.Path | None = None
+        self._made: tuple[int, int] | None = None
+        """What the folder is known by, besides its name."""
         self._owner = os.getpid()
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -179,7 +189,7 @@ class MemcachedServer:
         :rtype: bool
 
         """
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and _is_running(self._process)
 
     def environ(self, *prefixes: str | None) -> dict[str, str]:
         """Return the variables that make clients use this server.
@@ -212,15 +222,12 @@ class MemcachedServer:
         if self.running:
             return self
         binary = _find()
-        if self._folder is None:
-            self._folder = pathlib.Path(tempfile.mkdtemp(prefix='memcached-'))
-        else:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+        folder = self._make_folder()
         self._owner = os.getpid()
         atexit.register(self.stop)
         deadline = time.monotonic() + SECONDS
         try:
-            while not self._launch(binary, self._folder, deadline):
+            while not self._launch(binary, folder, deadline):
                 # Somebody else has the port.  Once it is known as ours, all
                 # that is left is to wait until it is free again.
                 if self._port:
@@ -229,6 +236,33 @@ class MemcachedServer:
             self.stop()
             raise
         return self
+
+    def _make_folder(self) -> pathlib.Path:
+        """Return a folder that this has made, and nobody else.
+
+        :raises MemcachedFailed: if somebody has made another one of its name
+
+        """
+        if self._folder is None:
+            self._folder = pathlib.Path(tempfile.mkdtemp(prefix='memcached-'))
+        elif not self._folder_is_ours():
+            # It was removed, and its name was free for anybody since.
+            try:
+                self._folder.mkdir(mode=0o700)
+            except FileExistsError:
+                raise MemcachedFailed(
+                    f'{self._folder} is there, and is not what it was: its'
+                    ' unix socket cannot have the same path again'
+                ) from None
+        self._made = _identity(self._folder)
+        return self._folder
+
+    def _folder_is_ours(self) -> bool:
+        return (
+            self._folder is not None
+            and self._made is not None
+            and _identity(self._folder) == self._made
+        )
 
     def stop(self) -> None:
         """End it and remove what it left; nothing if it does not run.
@@ -242,8 +276,12 @@ class MemcachedServer:
             return
         self.kill()
         atexit.unregister(self.stop)
-        if self._folder is not None:
+        if self._folder is not None and self._folder_is_ours():
             shutil.rmtree(self._folder, ignore_errors=True)
+        self._made = None
+        if not self.unix:
+            # Its name was nothing to anybody.
+            self._folder = None
 
     def kill(self) -> None:
         """End it as a crash does; nothing if it does not run.
@@ -255,9 +293,9 @@ class MemcachedServer:
             self._disown()
             return
         # Its id is not given to another process before it was waited for, so
-        # that the watchdog cannot meet another process.
-        if self._process is not None:
-            self._process.kill()
+        # that neither this nor the watchdog can meet another process.
+        if self.running:
+            os.kill(self.pid, signal.SIGKILL)
         if self._watchdog is not None:
             self._watchdog.kill()
             self._watchdog.communicate()
@@ -284,8 +322,12 @@ class MemcachedServer:
         :raises RuntimeError: if it does not run
 
         """
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitpid(self.pid, os.WUNTRACED)
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        if hasattr(os, 'waitid'):
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        else:
+            os.waitpid(pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Let it go on after a :meth:`pause`.
@@ -361,13 +403,14 @@ class MemcachedServer:
             [
                 *('/bin/sh', '-c', WATCHDOG, 'sh'),
                 *(str(self._process.pid), str(folder)),
+                _started(self._process.pid),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        while self._process.poll() is None:
+        while _is_running(self._process):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise MemcachedFailed(NO_ANSWER)
@@ -461,6 +504,42 @@ class MemcachedTestCase(unittest.TestCase):
         os.environ.update(variables)
         current.forget()
         super().setUp()
+
+
+def _is_running(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process runs, without waiting for one that does not.
+
+    Its id is given to no other as long as nobody has waited for it.
+
+    """
+    if process.returncode is not None or not hasattr(os, 'waitid'):
+        return process.poll() is None
+    try:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, process.pid, options) is None
+    except ChildProcessError:
+        # Somebody else has, a handler of SIGCHLD say.
+        return False
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, which tells it from others."""
+    try:
+        text = pathlib.Path(f'/proc/{pid}/stat').read_text()
+    except OSError:
+        return ''
+    return text.split(' ')[21]
+
+
+def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
+    """Return what a folder is known by, None if it is none."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _restore(variables: abc.Mapping[str, str | None]) -> None:
