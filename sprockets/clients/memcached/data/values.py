@@ -94,6 +94,35 @@ def weight_of(items: abc.Iterable[Item]) -> int:
     return sum([weight(item[0], len(item[1])) for item in items])
 
 
+class Budget:
+    """How much the values of one call, or of one batch, may inflate to.
+
+    It is more than what is compressed as usual inflates to, and less than
+    what a few kilobytes can be made to.
+
+    """
+
+    __slots__ = ('_left',)
+
+    def __init__(self) -> None:
+        self._left = FREE
+
+    def limit(self, size: int) -> int:
+        """Return what a value of so many bytes may inflate to now."""
+        self._left += size * RATIO
+        return max(self._left, 0)
+
+    def use(self, size: int) -> None:
+        """Take note of what a value has inflated to."""
+        self._left -= size
+
+
+FREE = 64 << 20
+"""Bytes to which the values of a call may inflate, however small they were."""
+
+RATIO = 20
+"""Bytes more for each byte that came."""
+
 ENDS = (KeyboardInterrupt, SystemExit)
 """What may come while a value is made, and is not about the value."""
 
@@ -191,9 +220,12 @@ class Codec:
                 return flags | COMPRESSED, compressed
         return flags, data
 
-    def decode(self, flags: int, data: bytes) -> typing.Any:
+    def decode(
+        self, flags: int, data: bytes, budget: Budget | None = None
+    ) -> typing.Any:
         """Return the value that was stored.
 
+        :param Budget budget: what others that came with it leave to it
         :raises UndecodableError: if there is none in these bytes
 
         """
@@ -202,7 +234,8 @@ class Codec:
                 return self.decoders[flags](data)
             if flags & ~COMPRESSED in self.decoders:
                 kind = flags & ~COMPRESSED
-                return self.decoders[kind](self._inflated(kind, data))
+                whole = self._inflated(kind, data, budget)
+                return self.decoders[kind](whole)
         except UndecodableError:
             raise
         except ENDS:
@@ -219,16 +252,29 @@ class Codec:
             raise UndecodableError('it is pickled, and not to be unpickled')
         raise UndecodableError(f'unknown flags {flags}')
 
-    def _inflated(self, kind: int, data: bytes) -> bytes:
+    def _inflated(
+        self, kind: int, data: bytes, budget: Budget | None
+    ) -> bytes:
         if self.decompressor is not self._ours:
             # Only its maker knows where it ends.
             return self.decompressor(data)
-        before, value, behind = deflated.part(data, self.max_inflated_len)
+        limit = self.max_inflated_len
+        if budget is not None:
+            limit = min(limit, budget.limit(len(data)))
+            if limit < self.max_inflated_len:
+                limit = _step_down(limit)
+        before, value, behind = deflated.part(data, limit)
+        if budget is not None:
+            budget.use(len(value))
         # What is no text has none added to it, as where it is not compressed.
         return before + value + behind if kind in PLAIN else value
 
     def decode_or(
-        self, flags: int, data: bytes, default: typing.Any
+        self,
+        flags: int,
+        data: bytes,
+        default: typing.Any,
+        budget: Budget | None = None,
     ) -> typing.Any:
         """Return the value, or the default if it is undecodable.
 
@@ -241,7 +287,7 @@ class Codec:
             raise
         except BaseException:  # noqa: BLE001
             # It is rare: compressed, or broken, and decode() says which.
-            return self._decode_or_report(flags, data, default)
+            return self._decode_or_report(flags, data, default, budget)
 
     def value_of(self, item: Item | None, default: typing.Any) -> typing.Any:
         """Return the value of an item.
@@ -259,12 +305,14 @@ class Codec:
         values: abc.MutableMapping[K, typing.Any],
         keys: abc.Iterable[K],
         items: abc.Iterable[Item | None],
+        budget: Budget | None = None,
     ) -> int:
         """Make values of items, and enter each as soon as it is made.
 
         :param values: is to have them by their keys; of a key that has none
             it keeps what it has
         :param items: what the server has for each key, None for nothing
+        :param Budget budget: what they may inflate to
         :return: how many keys have no value
 
         """
@@ -280,7 +328,7 @@ class Codec:
                 raise
             except BaseException:  # noqa: BLE001
                 # It is rare, and is looked at there.
-                value = self._decode_or_report(item[0], item[1], MISS)
+                value = self._decode_or_report(item[0], item[1], MISS, budget)
                 if value is MISS:
                     misses += 1
                 else:
@@ -293,12 +341,13 @@ class Codec:
         keys: abc.Iterable[K],
         flags: int,
         parts: abc.Iterable[bytes],
+        budget: Budget | None = None,
     ) -> int:
         """Make values of bytes that have the same flags, as :meth:`fill`."""
         decode = self.decoders.get(flags)
         if decode is None:
             items = ((flags, data, None) for data in parts)
-            return self.fill(values, keys, items)
+            return self.fill(values, keys, items, budget)
         misses = 0
         for key, data in zip(keys, parts, strict=True):
             try:
@@ -307,7 +356,7 @@ class Codec:
                 raise
             except BaseException:  # noqa: BLE001
                 # It is rare, and is looked at there.
-                value = self._decode_or_report(flags, data, MISS)
+                value = self._decode_or_report(flags, data, MISS, budget)
                 if value is MISS:
                     misses += 1
                 else:
@@ -315,10 +364,14 @@ class Codec:
         return misses
 
     def _decode_or_report(
-        self, flags: int, data: bytes, default: typing.Any
+        self,
+        flags: int,
+        data: bytes,
+        default: typing.Any,
+        budget: Budget | None = None,
     ) -> typing.Any:
         try:
-            return self.decode(flags, data)
+            return self.decode(flags, data, budget)
         except UndecodableError as error:
             reason = str(error)
             if not self._notices.warning(
@@ -347,6 +400,11 @@ class Codec:
             self.unpickler, 'persistent_load', self.persistent_load
         )
         return kind(io.BytesIO(data)).load()
+
+
+def _step_down(limit: int) -> int:
+    """Return a limit of which there are few, for it is in messages."""
+    return 1 << limit.bit_length() >> 1
 
 
 _json = serializers.Json()

@@ -698,6 +698,7 @@ class Batch:
     ) -> list[tuple[Waiter, typing.Any]]:
         """Return all who still wait for a value, each with its own."""
         decode_or = self._codec.decode_or
+        budget = values.Budget()
         made: list[tuple[Waiter, typing.Any]] = []
         known: dict[bytes, typing.Any] = {}
         for waiter in self.waiters:
@@ -706,7 +707,7 @@ class Batch:
             if key in known:
                 made.append((waiter, known[key]))
                 continue
-            value = decode_or(flags, data, values.MISS)
+            value = decode_or(flags, data, values.MISS, budget)
             # What can be changed is not shared by its readers.
             if flags in values.SHAREABLE:
                 known[key] = value

@@ -252,6 +252,7 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
     ) -> None:
         super().__init__(name, parts)
         self._values: dict[typing.Any, typing.Any] = {}
+        self._budget = values.Budget()
         self._made: list[int] = []
         """How many values each command has brought."""
         self._originals = originals
@@ -287,11 +288,13 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
         parts = get.in_order
         if parts is not None and len(parts) == len(places):
             misses = self._codec.fill_alike(
-                self._values, originals, get.flags, parts
+                self._values, originals, get.flags, parts, self._budget
             )
         else:
             items = map(get.found.get, _at(places, self._encoded))
-            misses = self._codec.fill(self._values, originals, items)
+            misses = self._codec.fill(
+                self._values, originals, items, self._budget
+            )
         self._made.append(len(originals) - misses)
 
     def result(self) -> dict[typing.Any, typing.Any]:
