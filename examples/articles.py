@@ -18,10 +18,10 @@ What happens without memcached: every answer comes from SQLite, slower, and
 """
 
 import asyncio
-import json
 import random
 import sqlite3
 
+import guard
 import onthread
 import service
 from tornado import web
@@ -164,8 +164,14 @@ class Application(memcached.ApplicationMixin, web.Application):
         await self.articles.close()
 
 
-class Handler(memcached.MemcachedMixin, web.RequestHandler):
-    """What both kinds of request have in common."""
+class Handler(memcached.MemcachedMixin, guard.Guarded):
+    """What both kinds of request have in common.
+
+    Here everybody may edit; who may is another matter than caches.
+
+    """
+
+    private = False
 
     # ARTICLES_MEMCACHED_SERVERS, or MEMCACHED_SERVERS if that is not set.
     memcached_prefix = 'articles'
@@ -233,8 +239,8 @@ class Article(Handler):
 
     def edit(self):
         """Return what the body of the request wants to change, and where."""
+        changes = self.json()
         try:
-            changes = json.loads(self.request.body)
             revision = changes.pop('revision')
             for text in changes.values():
                 text.encode('utf-8')

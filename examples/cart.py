@@ -7,6 +7,10 @@
     curl -c jar -b jar http://127.0.0.1:8000/cart
     curl -c jar -b jar -X DELETE http://127.0.0.1:8000/cart
 
+Whose cart it is says a cookie, which is signed: one that somebody has made up,
+or planted, is none.  Who brings none has an empty cart, and nothing is stored
+before there is something in it.
+
 A customer with two tabs, or an impatient finger, makes two requests at once.
 Each reads the cart, changes it and stores it, and whoever stores last would
 undo what the other did.  cas stores only if the cart is still as gets saw it,
@@ -27,10 +31,10 @@ is not shown as an empty one.
 
 import asyncio
 import hashlib
-import json
-import re
+import os
 import secrets
 
+import guard
 import service
 from tornado import web
 
@@ -56,35 +60,47 @@ PRICES = {
 }
 """What there is to buy, and for how many cents."""
 
-COOKIE = re.compile('[A-Za-z0-9_-]{43}')
-"""What a cookie of ours looks like: 32 random bytes in base64."""
+NAME = '__Host-cart'
+"""The cookie; see guard.py."""
+
+DAYS = EXPIRY / (24 * 60 * 60)
 
 MOST = 99
 """How many of an item may be in a cart."""
 
 
-class Cart(memcached.MemcachedMixin, web.RequestHandler):
+class Cart(memcached.MemcachedMixin, guard.Guarded):
     """The cart of whoever has the cookie: what is in it, and away with it."""
 
     memcached_prefix = 'carts'
 
     def prepare(self):
-        cookie = self.get_cookie('cart', '')
-        if not COOKIE.fullmatch(cookie):
-            # Nobody can guess it, and so nobody sees another one's cart.
-            cookie = secrets.token_urlsafe(32)
-        self.set_cookie(
-            'cart',
-            cookie,
-            max_age=EXPIRY,
-            httponly=True,
-            samesite='Lax',
-            secure=self.request.protocol == 'https',
-        )
+        super().prepare()
+        self.cookie = self.get_signed_cookie(NAME, max_age_days=DAYS)
+        self.key = None if self.cookie is None else self.key_of(self.cookie)
+
+    def key_of(self, cookie):
         # Whoever sees the key cannot make the cookie from it.
-        self.key = f'cart:{hashlib.sha256(cookie.encode()).hexdigest()}'
+        return f'cart:{hashlib.sha256(cookie).hexdigest()}'
+
+    def begin(self):
+        """Give a cookie to who has none, or the same one for a week more."""
+        if self.cookie is None:
+            # Nobody can guess it, and so nobody sees another one's cart.
+            self.cookie = secrets.token_bytes(32)
+            self.key = self.key_of(self.cookie)
+        self.set_signed_cookie(
+            NAME,
+            self.cookie,
+            expires_days=None,
+            max_age=EXPIRY,
+            **guard.COOKIE,
+        )
 
     async def get(self):
+        if self.key is None:
+            self.answer({})
+            return
         items = await self.memcached.get(self.key)
         if items is None:
             # There is none, or memcached is down: adding an empty one tells.
@@ -95,6 +111,9 @@ class Cart(memcached.MemcachedMixin, web.RequestHandler):
         self.answer(items)
 
     async def delete(self):
+        if self.key is None:
+            self.answer({})
+            return
         # An empty cart rather than none, for it says whether that was done.
         stored = await self.memcached.set(self.key, {}, time=EXPIRY)
         self.answer({} if stored else None)
@@ -117,6 +136,7 @@ class Item(Cart):
         count = self.count()
         if item not in PRICES:
             raise web.HTTPError(404)
+        self.begin()
         for _ in range(ATTEMPTS):
             items = await self.memcached.gets(self.key)
             items = {**(items or {}), item: count}
@@ -131,10 +151,7 @@ class Item(Cart):
 
     def count(self):
         """Return how many of the item there shall be."""
-        try:
-            count = json.loads(self.request.body)['count']
-        except (KeyError, TypeError, ValueError):
-            raise web.HTTPError(400) from None
+        count = self.json().get('count')
         if type(count) is not int or not 0 <= count <= MOST:
             raise web.HTTPError(400)
         return count
@@ -144,7 +161,13 @@ class Application(memcached.ApplicationMixin, web.Application):
     """The service."""
 
     def __init__(self):
-        super().__init__([('/cart', Cart), ('/cart/([a-z]+)', Item)])
+        super().__init__(
+            [('/cart', Cart), ('/cart/([a-z]+)', Item)],
+            # The same for all processes, and after a restart: without it the
+            # carts of before are nobody's.
+            cookie_secret=os.environ.get('CART_SECRET')
+            or secrets.token_hex(32),
+        )
 
 
 async def main():

@@ -28,6 +28,7 @@ import hashlib
 import sqlite3
 import time
 
+import guard
 import onthread
 import service
 from tornado import template, web
@@ -102,10 +103,12 @@ class Application(memcached.ApplicationMixin, web.Application):
         await self.entries.close()
 
 
-class Guestbook(memcached.MemcachedMixin, web.RequestHandler):
+class Guestbook(memcached.MemcachedMixin, guard.Guarded):
     """The pages, which are the same for everybody: only such are cached."""
 
     memcached_prefix = 'pages'
+
+    private = False
 
     etag = None
 
@@ -123,6 +126,12 @@ class Guestbook(memcached.MemcachedMixin, web.RequestHandler):
         # Browsers may keep it, and ask each time whether it is still right.
         self.set_header('Cache-Control', 'no-cache')
         self.set_header('X-Source', source)
+        # Were there a way to get a script into an entry, it would not run.
+        self.set_header(
+            'Content-Security-Policy',
+            "default-src 'none'; form-action 'self'; base-uri 'none';"
+            " frame-ancestors 'none'",
+        )
         # Tornado compares the ETag, and sends 304 instead if it is the same.
         self.write(page)
 

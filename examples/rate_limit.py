@@ -23,6 +23,7 @@ import asyncio
 import hashlib
 import ipaddress
 
+import guard
 import service
 from tornado import web
 
@@ -92,8 +93,9 @@ class Limited(memcached.MemcachedMixin, web.RequestHandler):
         fit for a key.
 
         """
-        # Behind a proxy this is the client's address only if HTTPServer has
-        # xheaders=True, and if the proxy replaces what the client sent.
+        # Behind a proxy this is the client's address only with --behind-proxy
+        # (HTTPServer's xheaders=True), and if the proxy replaces what the
+        # client sent.  Without one, anybody could say any address.
         address = ipaddress.ip_address(self.request.remote_ip)
         # IPv4 in the clothes of IPv6.
         address = getattr(address, 'ipv4_mapped', None) or address
@@ -103,7 +105,7 @@ class Limited(memcached.MemcachedMixin, web.RequestHandler):
         return f'limit:{self.limit_name}:{digest}'
 
 
-class Search(Limited):
+class Search(Limited, guard.Guarded):
     """A page that costs something."""
 
     limit_name = 'search'
@@ -112,7 +114,7 @@ class Search(Limited):
         self.write({'found': []})
 
 
-class Login(Limited):
+class Login(Limited, guard.Guarded):
     """A form that somebody might try out passwords with."""
 
     limit_name = 'login'

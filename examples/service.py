@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import signal
 
+import guard
 from tornado import httpserver, netutil
 
 
@@ -12,6 +13,12 @@ def arguments(description):
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument('--host', default='127.0.0.1')
     parser.add_argument('--port', type=int, default=8000, help='0: any')
+    parser.add_argument(
+        '--behind-proxy',
+        action='store_true',
+        help='believe the proxy in front, and so everybody if there is none,'
+        ' from which address a request is',
+    )
     return parser
 
 
@@ -27,7 +34,12 @@ async def serve(application, options):
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    server = httpserver.HTTPServer(application)
+    server = httpserver.HTTPServer(
+        application,
+        # Tornado would take 100 MB.
+        max_body_size=guard.MAX_BODY,
+        xheaders=options.behind_proxy,
+    )
     sockets = netutil.bind_sockets(options.port, options.host)
     server.add_sockets(sockets)
     port = sockets[0].getsockname()[1]

@@ -15,20 +15,23 @@ use costs SQLite one in a minute.
 What happens without memcached: sessions are looked up in SQLite for every
 request, and logging in and out work as ever.  One thing is left: the session
 of somebody who logs out while memcached cannot be reached may be in there
-still, and is honoured if memcached comes back within a minute.
+still, and is honoured if memcached comes back within a minute.  How often
+somebody tries to log in is counted by each process for itself then.
 
 """
 
 import asyncio
+import concurrent.futures
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import sqlite3
 import time
 
+import guard
 import onthread
+import rate_limit
 import service
 from tornado import web
 
@@ -42,6 +45,16 @@ IDLE = 30 * 60
 
 LONGEST = 12 * 60 * 60
 """Seconds after which a session is over in any case."""
+
+NAME = '__Host-session'
+"""The cookie; see guard.py."""
+
+HASHING = 2
+"""How many passwords are hashed at one time: each takes a core for 50 ms, and
+16 MB.  Others wait."""
+
+LONGEST_NAME = 100
+"""Characters of a name, or a password, that is looked at."""
 
 LOGGED_OUT = ''
 """What memcached holds, in place of the user's name, after a logout."""
@@ -90,16 +103,17 @@ class Database:
                 [name, salt, scramble(password, salt)],
             )
 
-    def begin(self, name, password):
-        """Return the cookie of a new session, None for a wrong password."""
+    def user(self, name):
+        """Return the salt of a user, and the scrambled password."""
         row = self.connection.execute(
             'SELECT salt, scrambled FROM users WHERE name = ?', [name]
         ).fetchone()
         # A name that there is not takes as long as a wrong password, so that
         # nobody can find out names.
-        salt, scrambled = row or (b'', b'')
-        if not hmac.compare_digest(scramble(password, salt), scrambled):
-            return None
+        return row or (b'', b'')
+
+    def begin(self, name):
+        """Return the cookie of a new session."""
         token = secrets.token_urlsafe(32)
         now = time.time()
         with self.connection:
@@ -146,14 +160,18 @@ class Application(memcached.ApplicationMixin, web.Application):
     def __init__(self, path=':memory:'):
         super().__init__([('/login', Login), ('/me', Me), ('/logout', Logout)])
         self.sessions = onthread.OnThread(Database, path)
+        # Not SQLite's thread, for which everybody waits.
+        self.hashing = concurrent.futures.ThreadPoolExecutor(HASHING)
+        self.attempts = {}
 
     async def close(self):
         """Answer what is under way, and let go of memcached and SQLite."""
         await self.stop_memcached()
         await self.sessions.close()
+        self.hashing.shutdown()
 
 
-class Handler(memcached.MemcachedMixin, web.RequestHandler):
+class Handler(memcached.MemcachedMixin, guard.Guarded):
     """A request that may belong to a session."""
 
     memcached_prefix = 'sessions'
@@ -161,18 +179,8 @@ class Handler(memcached.MemcachedMixin, web.RequestHandler):
     @property
     def session(self):
         """The fingerprint of the cookie, None if there is none."""
-        token = self.get_cookie('session')
+        token = self.get_cookie(NAME)
         return fingerprint(token) if token else None
-
-    @property
-    def cookie(self):
-        """What is the same for setting the cookie and for clearing it."""
-        return {
-            # No script can read it, and other sites cannot use it.
-            'httponly': True,
-            'samesite': 'Lax',
-            'secure': self.request.protocol == 'https',
-        }
 
     async def user(self):
         """Return the name of whoever makes the request, None if unknown."""
@@ -193,24 +201,50 @@ class Handler(memcached.MemcachedMixin, web.RequestHandler):
         return name
 
 
-class Login(Handler):
-    """Begins a session."""
+class Login(rate_limit.Limited, Handler):
+    """Begins a session, and is not for trying out passwords."""
+
+    limit_name = 'session'
+    limit = 10
+    limit_seconds = 300
+
+    async def count(self):
+        """Extended: without memcached, this process counts."""
+        count = await super().count()
+        return self.count_here() if count is None else count
+
+    def count_here(self):
+        attempts = self.application.attempts
+        now = time.monotonic()
+        key = self.key()
+        count, end = attempts.get(key, (0, 0))
+        if now >= end:
+            count, end = 0, now + self.limit_seconds
+        if key not in attempts and len(attempts) >= 10_000:
+            # There are no more addresses than this: the oldest goes.
+            del attempts[next(iter(attempts))]
+        attempts[key] = count + 1, end
+        return count + 1
 
     async def post(self):
-        try:
-            given = json.loads(self.request.body)
-            name, password = given['name'], given['password']
+        given = self.json()
+        name, password = given.get('name'), given.get('password')
+        for text in (name, password):
+            if not isinstance(text, str) or len(text) > LONGEST_NAME:
+                raise web.HTTPError(400)
             # Neither encode() nor SQLite take half a character.
-            name.encode()
-            password.encode()
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise web.HTTPError(400) from None
+            if any('\ud800' <= each <= '\udfff' for each in text):
+                raise web.HTTPError(400)
+        salt, scrambled = await self.application.sessions.call('user', name)
+        found = await asyncio.get_running_loop().run_in_executor(
+            self.application.hashing, scramble, password, salt
+        )
+        if not hmac.compare_digest(found, scrambled):
+            raise web.HTTPError(401)
         # A new token for each login: one that somebody else made the browser
         # use before gets him nowhere.
-        token = await self.application.sessions.call('begin', name, password)
-        if token is None:
-            raise web.HTTPError(401)
-        self.set_cookie('session', token, max_age=LONGEST, **self.cookie)
+        token = await self.application.sessions.call('begin', name)
+        self.set_cookie(NAME, token, max_age=LONGEST, **guard.COOKIE)
         self.write({'user': name})
 
 
@@ -236,7 +270,7 @@ class Logout(Handler):
             await self.memcached.set(
                 f'session:{session}', LOGGED_OUT, time=CACHED
             )
-        self.clear_cookie('session', **self.cookie)
+        self.clear_cookie(NAME, **guard.COOKIE)
         self.set_status(204)
 
 

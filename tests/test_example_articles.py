@@ -237,3 +237,20 @@ def test_caching_goes_on_when_memcached_is_back(memcached_server):
                 articles.get('/articles/tornado').json['source'] == 'memcached'
             )
         )
+
+
+@pytest.mark.parametrize('body', [b'[' * 16_000, b'{"text":' * 1500, b'7'])
+def test_whatever_is_no_edit_is_a_bad_request(articles, body):
+    """However deep it goes."""
+    answer = articles.request('PUT', '/articles/tornado', body)
+    assert answer.status == 400
+    assert 'error' in answer.json
+
+
+def test_another_site_edits_nothing(articles):
+    """Its visitors' browsers would."""
+    edit = {'text': 'Buy!', 'revision': 1}
+    answer = articles.request(
+        'PUT', '/articles/sqlite', edit, Sec_Fetch_Site='cross-site'
+    )
+    assert answer.status == 403

@@ -1,10 +1,12 @@
 """The shopping cart: nothing is lost, and nothing is said that is not so."""
 
+import base64
 import concurrent.futures
 import hashlib
 
 import pytest
 import services
+import wire
 
 from sprockets.clients.memcached import testing
 
@@ -47,11 +49,19 @@ def put(site, cookie, item, count):
     )
 
 
+def begin(site):
+    """Return the cookie of a customer whose cart is empty."""
+    cookie = put(site, '', 'tea', 1).cookie
+    site.request('DELETE', '/cart', Cookie=cookie)
+    return cookie
+
+
 def test_what_is_put_into_the_cart_is_there(site):
     """With what it costs, in cents."""
     first = site.get('/cart')
     assert first.json == {'items': {}, 'total': 0}
-    cookie = first.cookie
+    assert 'Set-Cookie' not in first.headers
+    cookie = begin(site)
     assert put(site, cookie, 'apple', 2).json['total'] == 80
     put(site, cookie, 'tea', 1)
     assert site.get('/cart', Cookie=cookie).json == {
@@ -64,7 +74,7 @@ def test_what_is_put_into_the_cart_is_there(site):
 
 def test_changes_at_the_same_time_are_all_kept(site):
     """Ten tabs, each with another item."""
-    cookie = site.get('/cart').cookie
+    cookie = begin(site)
     with concurrent.futures.ThreadPoolExecutor(10) as executor:
         answers = list(
             executor.map(lambda item: put(site, cookie, item, 3), ITEMS)
@@ -74,9 +84,10 @@ def test_changes_at_the_same_time_are_all_kept(site):
     assert items == dict.fromkeys(ITEMS, 3)
 
 
-def test_the_first_changes_of_a_cart_are_all_kept(site):
+def test_the_first_changes_of_a_cart_are_all_kept(site, server):
     """Where there was none yet, cas makes one only once."""
-    cookie = f'cart={"x" * 43}'
+    cookie = begin(site)
+    server.reset()
     with concurrent.futures.ThreadPoolExecutor(10) as executor:
         list(executor.map(lambda item: put(site, cookie, item, 1), ITEMS))
     items = site.get('/cart', Cookie=cookie).json['items']
@@ -85,7 +96,7 @@ def test_the_first_changes_of_a_cart_are_all_kept(site):
 
 def test_a_change_may_be_made_again(site):
     """Two apples are two apples, however often one says so."""
-    cookie = site.get('/cart').cookie
+    cookie = begin(site)
     for _ in range(3):
         put(site, cookie, 'apple', 2)
     assert site.get('/cart', Cookie=cookie).json['items'] == {'apple': 2}
@@ -94,15 +105,16 @@ def test_a_change_may_be_made_again(site):
 def test_a_cart_is_kept_for_a_week(site, server):
     """From its last change on; the key does not give the cookie away."""
     cookie = put(site, '', 'apple', 2).cookie
-    token = cookie.removeprefix('cart=')
-    key = f'cart:{hashlib.sha256(token.encode()).hexdigest()}'
+    # What is signed: name and value, base64.
+    token = base64.b64decode(cookie.split(':')[4].split('|')[0])
+    key = f'cart:{hashlib.sha256(token).hexdigest()}'
     week = 7 * 24 * 60 * 60
     assert week - 60 < services.seconds_left(server, key) <= week
 
 
 def test_a_cart_is_emptied(site):
     """And used again."""
-    cookie = site.get('/cart').cookie
+    cookie = begin(site)
     put(site, cookie, 'apple', 2)
     assert site.request('DELETE', '/cart', Cookie=cookie).json['items'] == {}
     assert site.get('/cart', Cookie=cookie).json['items'] == {}
@@ -119,15 +131,76 @@ def test_each_customer_has_a_cart(site):
 
 
 @pytest.mark.parametrize(
-    'cookie',
-    ['cart=', 'cart=short', 'cart="\\015\\012flush_all"', f'cart={"x" * 999}'],
+    'value',
+    ['', 'short', '"\\015\\012flush_all"', 'x' * 43, 'x' * 999, '2|1:0|'],
 )
-def test_a_made_up_cookie_is_replaced(site, cookie):
-    """It gets a cart, by a cookie of ours."""
+def test_a_made_up_cookie_is_replaced(site, value):
+    """It gets a cart, by a cookie of ours: none that somebody has planted."""
+    cookie = f'__Host-cart={value}'
     answer = put(site, cookie, 'apple', 1)
     assert answer.status == 200
-    assert len(answer.cookie) == len('cart=') + 43
+    assert answer.cookie.startswith('__Host-cart=')
     assert answer.cookie != cookie
+    assert site.get('/cart', Cookie=cookie).json['items'] == {}
+    items = site.get('/cart', Cookie=answer.cookie).json['items']
+    assert items == {'apple': 1}
+
+
+def test_a_cookie_is_signed(site):
+    """One whose value was changed is none."""
+    cookie = put(site, '', 'apple', 1).cookie
+    for at in (-1, -30, 60):
+        other = 'A' if cookie[at] != 'A' else 'B'
+        changed = cookie[:at] + other + cookie[at:][1:]
+        assert site.get('/cart', Cookie=changed).json['items'] == {}
+
+
+def test_who_only_looks_stores_nothing(site, server):
+    """Without a cookie, with one that is made up, and by emptying none."""
+    for cookie in ('', '__Host-cart=x', f'__Host-cart={"x" * 43}'):
+        for method in ('GET', 'DELETE'):
+            answer = site.request(method, '/cart', Cookie=cookie)
+            assert answer.json == {'items': {}, 'total': 0}
+            assert 'Set-Cookie' not in answer.headers
+    statistics = wire.statistics(server.address)
+    assert statistics['curr_items'] == statistics['cmd_set'] == '0'
+
+
+def test_what_its_cookie_is(site):
+    """Secure whatever is in front, and of this host alone."""
+    answer = put(site, '', 'apple', 1)
+    header = answer.headers['Set-Cookie']
+    assert {'Secure', 'HttpOnly', 'Path=/', 'SameSite=Lax'} <= {
+        *header.split('; ')
+    }
+    assert 'Domain' not in header
+    assert answer.headers['Cache-Control'] == 'no-store'
+    assert site.get('/cart').headers['Cache-Control'] == 'no-store'
+
+
+@pytest.mark.parametrize(
+    'headers',
+    [{'Sec_Fetch_Site': 'cross-site'}, {'Origin': 'https://elsewhere'}],
+)
+def test_another_site_changes_no_cart(site, headers):
+    """403, and nothing is changed."""
+    cookie = put(site, '', 'apple', 1).cookie
+    for method, path in (('PUT', '/cart/egg'), ('DELETE', '/cart')):
+        answer = site.request(
+            method, path, {'count': 1}, Cookie=cookie, **headers
+        )
+        assert answer.status == 403
+    assert site.get('/cart', Cookie=cookie).json['items'] == {'apple': 1}
+
+
+def test_processes_that_share_a_secret_share_carts(server):
+    """And so does one after a restart."""
+    environ = server.environ() | {'CART_SECRET': 'x' * 40}
+    with services.Service('cart.py', environ=environ) as site:
+        cookie = put(site, '', 'apple', 1).cookie
+    with services.Service('cart.py', environ=environ) as site:
+        items = site.get('/cart', Cookie=cookie).json['items']
+    assert items == {'apple': 1}
 
 
 @pytest.mark.parametrize(
@@ -141,11 +214,13 @@ def test_a_made_up_cookie_is_replaced(site, cookie):
         ('apple', {'number': 1}, 400),
         ('apple', [1], 400),
         ('apple', b'no json', 400),
+        ('apple', b'[' * 16_000, 400),
+        ('apple', b'{"count":' * 1500, 400),
     ],
 )
 def test_a_wrong_change_changes_nothing(site, item, body, status):
     """400 or 404."""
-    cookie = site.get('/cart').cookie
+    cookie = begin(site)
     answer = site.request('PUT', f'/cart/{item}', body, Cookie=cookie)
     assert answer.status == status
     assert site.get('/cart', Cookie=cookie).json['items'] == {}

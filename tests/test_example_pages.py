@@ -140,3 +140,42 @@ def test_pages_are_drawn_while_memcached_is_down(memcached_server):
         assert sign(site, 'During.').status == 303
         assert b'During.' in site.get('/').body
         assert site.get('/', If_None_Match=etag).status == 200
+
+
+@pytest.mark.parametrize(
+    'headers',
+    [
+        {'Sec_Fetch_Site': 'cross-site'},
+        {'Sec_Fetch_Site': 'same-site'},
+        {'Origin': 'https://elsewhere.example'},
+        {'Origin': 'null'},
+    ],
+    ids=str,
+)
+def test_another_site_signs_nothing(site, headers):
+    """Its visitors' browsers would."""
+    before = site.get('/').body
+    body = urllib.parse.urlencode({'text': 'Buy!'}).encode()
+    answer = site.post(
+        '/',
+        body,
+        Content_Type='application/x-www-form-urlencoded',
+        **headers,
+    )
+    assert answer.status == 403
+    assert site.get('/').body == before
+
+
+def test_an_entry_is_no_script(site):
+    """It is text, and a script would not run."""
+    sign(site, '<script>alert(1)</script>')
+    answer = site.get('/')
+    assert b'<script>' not in answer.body
+    policy = answer.headers['Content-Security-Policy']
+    assert "default-src 'none'" in policy
+    assert answer.headers['X-Content-Type-Options'] == 'nosniff'
+
+
+def test_a_large_body_is_refused(site):
+    """Before it is read."""
+    assert sign(site, 'x' * 20_000).status in (400, 413)

@@ -143,3 +143,20 @@ def test_counting_goes_on_when_memcached_is_back(memcached_server):
         assert site.post('/login').status == 503
         memcached_server.start()
         services.wait_until(lambda: site.post('/login').status == 401)
+
+
+def test_behind_a_proxy_it_is_the_client_that_counts(server):
+    """And in front of none, nobody says who he is."""
+    for arguments, statuses in (
+        (['--behind-proxy'], [401] * 12),
+        ([], [401] * 5 + [429] * 7),
+    ):
+        server.reset()
+        with services.Service(
+            'rate_limit.py', *arguments, environ=server.environ()
+        ) as site:
+            answers = [
+                site.post('/login', X_Forwarded_For=f'10.0.0.{n}').status
+                for n in range(12)
+            ]
+        assert answers == statuses

@@ -1,5 +1,6 @@
 """Login sessions: expiry, key names, and what an outage changes."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import sqlite3
@@ -45,7 +46,7 @@ def client(server):
 
 
 def key_of(cookie):
-    token = cookie.removeprefix('session=')
+    token = cookie.removeprefix('__Host-session=')
     return f'session:{hashlib.sha256(token.encode()).hexdigest()}'
 
 
@@ -68,7 +69,7 @@ def test_who_logs_in_is_known_until_the_logout(site):
         assert site.get('/me', Cookie=cookie).json == {'user': 'ada'}
     logout = site.post('/logout', Cookie=cookie)
     assert logout.status == 204
-    assert logout.cookie == 'session=""'
+    assert logout.cookie == '__Host-session=""'
     assert site.get('/me', Cookie=cookie).status == 401
 
 
@@ -103,8 +104,11 @@ def test_every_login_is_a_session_of_its_own(site):
         ({'name': 1, 'password': 'engine'}, 400),
         ({'name': 'ada', 'password': None}, 400),
         ({'name': '\ud800', 'password': 'engine'}, 400),
+        ({'name': 'ada', 'password': 'x' * 101}, 400),
         ([], 400),
         (b'no json', 400),
+        (b'{"a":' * 2000, 400),
+        (b'[' * 16_000, 400),
     ],
 )
 def test_a_wrong_login_begins_no_session(site, given, status):
@@ -115,21 +119,117 @@ def test_a_wrong_login_begins_no_session(site, given, status):
 
 
 def test_the_cookie_is_hidden_from_scripts_and_other_sites(site):
-    """Over HTTPS, which a proxy speaks, it would be Secure as well."""
-    header = site.post('/login', ADA).headers['Set-Cookie']
-    assert 'HttpOnly' in header
-    assert 'SameSite=Lax' in header
+    """And from whoever is on the way, whatever a proxy says of that."""
+    cookie = site.post('/login', ADA).cookie
+    for answer in (
+        site.post('/login', ADA),
+        site.post('/login', ADA, X_Forwarded_Proto='http'),
+        site.post('/logout', Cookie=cookie),
+    ):
+        header = answer.headers['Set-Cookie']
+        name, *parts = header.split('; ')
+        assert name.startswith('__Host-session=')
+        # What the prefix wants, and browsers refuse it without.
+        assert {'Secure', 'Path=/'} <= {*parts}
+        assert 'Domain' not in header
+        assert {'HttpOnly', 'SameSite=Lax'} <= {*parts}
+
+
+ELSEWHERE = [
+    {'Sec_Fetch_Site': 'cross-site'},
+    {'Sec_Fetch_Site': 'same-site'},
+    {'Sec_Fetch_Site': 'anything'},
+    {'Origin': 'https://elsewhere.example'},
+    {'Origin': 'null'},
+    {'Origin': 'http://127.0.0.1:1'},
+]
+
+
+@pytest.mark.parametrize('headers', ELSEWHERE, ids=str)
+def test_another_sites_form_does_nothing(site, headers):
+    """It neither logs anybody in, as somebody else say, nor out."""
+    refused = site.post('/login', ADA, **headers)
+    assert refused.status == 403
+    assert 'Set-Cookie' not in refused.headers
+    cookie = site.post('/login', ADA).cookie
+    assert site.post('/logout', Cookie=cookie, **headers).status == 403
+    assert site.get('/me', Cookie=cookie, **headers).status == 200
+
+
+def test_our_own_form_does(site):
+    """By whichever sign a browser gives, or none."""
+    host = site.address.removeprefix('http://')
+    for headers in (
+        {'Sec_Fetch_Site': 'same-origin'},
+        {'Sec_Fetch_Site': 'none'},
+        {'Origin': site.address},
+        # A proxy speaks HTTPS.
+        {'Origin': f'https://{host}'},
+        {},
+    ):
+        assert site.post('/login', ADA, **headers).status == 200, headers
+
+
+def test_what_is_private_is_kept_nowhere(site):
+    """Whatever the answer is."""
+    cookie = site.post('/login', ADA).cookie
+    for answer in (
+        site.post('/login', ADA),
+        site.post('/login', b'[]'),
+        site.get('/me', Cookie=cookie),
+        site.get('/me'),
+        site.post('/logout', Cookie=cookie),
+    ):
+        assert answer.headers['Cache-Control'] == 'no-store', answer.status
+
+
+def test_passwords_are_not_tried_out(site):
+    """After ten attempts it is over, with the right one as well."""
+    wrong = {'name': 'ada', 'password': 'wrong'}
+    answers = [site.post('/login', wrong).status for _ in range(12)]
+    assert answers == [401] * 10 + [429] * 2
+    assert site.post('/login', ADA).status == 429
+
+
+def test_nor_while_memcached_is_down(memcached_server):
+    """Then it is the process that counts."""
+    memcached_server.kill()
+    wrong = {'name': 'ada', 'password': 'wrong'}
+    with services.Service('sessions.py') as site:
+        answers = [site.post('/login', wrong).status for _ in range(12)]
+    assert answers == [401] * 10 + [429] * 2
+
+
+def test_a_login_holds_nobody_up(site):
+    """Hashing is not for the thread that looks up sessions."""
+    cookie = site.post('/login', ADA).cookie
+    wrong = {'name': 'ada', 'password': 'wrong'}
+    with concurrent.futures.ThreadPoolExecutor(9) as executor:
+        logins = [executor.submit(site.post, '/login', wrong)]
+        logins += [executor.submit(site.post, '/login', wrong) for _ in 'abcd']
+        found = 0
+        while not all(login.done() for login in logins):
+            assert site.get('/me', Cookie=cookie).status == 200
+            found += 1
+    # One for all of them, if it had waited in their queue.
+    assert found > 1
+
+
+def test_a_large_body_is_refused(site):
+    """Before it is read."""
+    answer = site.post('/login', b'x' * 20_000)
+    assert answer.status in (400, 413)
 
 
 @pytest.mark.parametrize(
     'cookie',
     [
         '',
-        'session=',
-        'session=made-up',
-        'session="\\015\\012flush_all"',
-        'session=\xff',
-        f'session={"x" * 4000}',
+        '__Host-session=',
+        '__Host-session=made-up',
+        '__Host-session="\\015\\012flush_all"',
+        '__Host-session=\xff',
+        f'__Host-session={"x" * 4000}',
     ],
 )
 def test_a_made_up_cookie_is_nobody(site, cookie):
@@ -142,7 +242,7 @@ def test_neither_store_has_the_cookie(site, server, database):
     """Whoever sees keys or tables cannot use somebody's session."""
     cookie = site.post('/login', ADA).cookie
     site.get('/me', Cookie=cookie)
-    token = cookie.removeprefix('session=')
+    token = cookie.removeprefix('__Host-session=')
     with contextlib.closing(sqlite3.connect(database)) as connection:
         dump = '\n'.join(connection.iterdump())
     assert key_of(cookie).removeprefix('session:') in dump
