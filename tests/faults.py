@@ -839,6 +839,38 @@ async def _deliver(queue, connection):
 
 
 @contextlib.contextmanager
+def without_meta(address, answer):
+    """A server in front of a real one, that knows no meta commands.
+
+    :param answer: what it answers to them; None to close the connection
+
+    """
+    host, port = address.split(':')
+
+    async def script(connection):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            while request := await connection.request():
+                if request[:1] == b'm':
+                    if answer is None:
+                        return
+                    await connection.send(answer)
+                    continue
+                writer.write(request)
+                reads = request.startswith((b'get', b'gat'))
+                end = b'END\r\n' if reads else b'\r\n'
+                reply = b''
+                while not reply.endswith(end):
+                    reply += await reader.readexactly(1)
+                await connection.send(reply)
+        finally:
+            writer.close()
+
+    with ScriptedServer(script) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def refusing():
     """Give the address of a port that refuses connections.
 

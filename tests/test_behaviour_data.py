@@ -33,6 +33,8 @@ CALLS = {
     'set_multi': lambda client, key: client.set_multi({key: 'value'}),
     'incr': lambda client, key: client.incr(key),
     'decr': lambda client, key: client.decr(key),
+    'incr from': lambda client, key: client.incr(key, initial=0),
+    'decr from': lambda client, key: client.decr(key, initial=0),
     'touch': lambda client, key: client.touch(key),
     'delete': lambda client, key: client.delete(key),
     'delete_multi': lambda client, key: client.delete_multi([key]),

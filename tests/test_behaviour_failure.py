@@ -70,6 +70,8 @@ NO_ANSWER = {
     'set_multi': (lambda client: client.set_multi({'key': 1}), ['key']),
     'incr': (lambda client: client.incr('key'), None),
     'decr': (lambda client: client.decr('key'), None),
+    'incr from': (lambda client: client.incr('key', initial=1), None),
+    'decr from': (lambda client: client.decr('key', initial=1), None),
     'touch': (lambda client: client.touch('key', 1), 0),
     'delete': (lambda client: client.delete('key'), 0),
     'delete_multi': (lambda client: client.delete_multi(['key']), 0),

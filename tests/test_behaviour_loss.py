@@ -167,6 +167,7 @@ AFTER_CLOSE = {
     'set_multi': (lambda client: client.set_multi({'key': 8}), []),
     'incr': (lambda client: client.incr('key'), 8),
     'decr': (lambda client: client.decr('key'), 6),
+    'incr from': (lambda client: client.incr('key', initial=1), 8),
     'touch': (lambda client: client.touch('key', 60), 1),
     'delete': (lambda client: client.delete('key'), 1),
     'delete_multi': (lambda client: client.delete_multi(['key']), 1),

@@ -1116,44 +1116,12 @@ def test_a_cancelled_caller_does_not_take_the_turn_with_it(address):
 # Servers without meta commands
 
 
-@contextlib.contextmanager
-def without_meta(address, answer):
-    """A server in front of a real one, that knows no meta commands.
-
-    :param answer: what it answers to them; None to close the connection
-
-    """
-    host, port = address.split(':')
-
-    async def script(connection):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            while request := await connection.request():
-                if request[:1] == b'm':
-                    if answer is None:
-                        return
-                    await connection.send(answer)
-                    continue
-                writer.write(request)
-                reads = request.startswith((b'get', b'gat'))
-                end = b'END\r\n' if reads else b'\r\n'
-                reply = b''
-                while not reply.endswith(end):
-                    reply += await reader.readexactly(1)
-                await connection.send(reply)
-        finally:
-            writer.close()
-
-    with faults.ScriptedServer(script) as server:
-        yield server
-
-
 @pytest.fixture(
     params=[b'ERROR\r\n', b'CLIENT_ERROR unknown\r\n', None],
     ids=['ERROR', 'CLIENT_ERROR', 'closed'],
 )
 def old(request, address):
-    with without_meta(address, request.param) as server:
+    with faults.without_meta(address, request.param) as server:
         yield server
 
 

@@ -103,6 +103,7 @@ META = {
     'md': lambda: protocol.meta_delete(b'key', 7, 1),
     'mn': protocol.meta_noop,
     'mg': lambda: protocol.MetaGet(b'key', vivify=30),
+    'ma': lambda: protocol.meta_count(protocol.INCR, b'key', 2, 5, 60),
 }
 
 HARMLESS = {'set', 'replace', 'delete', 'touch', 'stats', *READING} | {
@@ -139,6 +140,7 @@ COMMANDS = STORAGE | SHORT | READING | META | AUTHENTICATION
         (READING['gat'](), b'gat 60 key\r\n'),
         (READING['gats'](), b'gats 60 key\r\n'),
         (protocol.Get((b'a', b'b')), b'get a b\r\n'),
+        (META['ma'](), b'ma key N60 J5 D2 MI t v\r\n'),
         (META['md'](), b'md key C7\r\n'),
         (
             protocol.meta_delete(b'key', None, None, True, 60),
@@ -212,6 +214,12 @@ REPLIES = {
     'authentication': {b'STORED': True},
     'md': {b'HD': 1, b'NF': 0, b'EX': 0},
     'mn': {b'MN': 1},
+    'ma': {
+        b'VA 1 t60\r\n7': 7,
+        b'VA 20 t-1\r\n%d' % (2**64 - 1): 2**64 - 1,
+        b'NF': None,
+        b'NS': None,
+    },
 }
 
 

@@ -73,6 +73,7 @@ GOOD = {
     'noreply': False,
     'key_prefix': 'p:',
     'stat_args': 'settings',
+    'initial': 1,
 }
 METHODS = {
     name: list(inspect.signature(getattr(memcached.Client, name)).parameters)

@@ -177,6 +177,13 @@ CASES = {
     'decr': Case(
         lambda c: c.decr('count', 5), 2, None, False, {'count': b'2'}
     ),
+    'incr from': Case(
+        lambda c: c.incr('new', 5, initial=3),
+        3,
+        None,
+        False,
+        {'new': b'3'},
+    ),
     'touch': Case(lambda c: c.touch('key', 60), 1, 0, True),
     'delete': Case(lambda c: c.delete('key'), 1, 0, True, {'key': None}),
     'delete_multi': Case(

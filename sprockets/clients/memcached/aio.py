@@ -21,6 +21,7 @@ from sprockets.clients.memcached.loop import (
 )
 from sprockets.clients.memcached.once import (
     computing,
+    counts,
     leases,
     lookups,
     nesting,
@@ -41,6 +42,8 @@ from sprockets.clients.memcached.wire import protocol
 Future = asyncio.Future[typing.Any]
 
 Observe = observers.Observe
+
+T = typing.TypeVar('T')
 
 
 class Methods:
@@ -522,20 +525,57 @@ class Methods:
     # Numbers
 
     def incr(
-        self, key: typing.Any, delta: int = 1, noreply: bool = False
+        self,
+        key: typing.Any,
+        delta: int = 1,
+        noreply: bool = False,
+        *,
+        initial: int | None = None,
+        time: typing.Any = 0,
     ) -> Future:
         """Awaitable :meth:`.Client.incr`."""
-        return self._one(
-            methods.count(protocol.INCR, self._encoding, key, delta, noreply)
-        )
+        return self._count(protocol.INCR, key, delta, noreply, initial, time)
 
     def decr(
-        self, key: typing.Any, delta: int = 1, noreply: bool = False
+        self,
+        key: typing.Any,
+        delta: int = 1,
+        noreply: bool = False,
+        *,
+        initial: int | None = None,
+        time: typing.Any = 0,
     ) -> Future:
         """Awaitable :meth:`.Client.decr`."""
-        return self._one(
-            methods.count(protocol.DECR, self._encoding, key, delta, noreply)
+        return self._count(protocol.DECR, key, delta, noreply, initial, time)
+
+    def _count(
+        self,
+        verb: protocol.Verb,
+        key: typing.Any,
+        delta: int,
+        noreply: bool,
+        initial: int | None,
+        time: typing.Any,
+    ) -> Future:
+        asked = counts.check(self._encoding, verb, key, delta, initial, time)
+        if asked is None:
+            return self._one(
+                methods.count(verb, self._encoding, key, delta, noreply)
+            )
+        return self._task(self._counted, verb.name, asked, noreply)
+
+    async def _counted(
+        self,
+        here: state.LoopState,
+        name: str,
+        asked: counts.Count,
+        noreply: bool,
+    ) -> int | None:
+        number = await steps.follow_awaited(
+            counts.number(here.computing.flow, asked),
+            computing.Runner(here, self._observe, name),
         )
+        return None if noreply else number
 
     # Expiry and deletion
 
@@ -632,6 +672,21 @@ class Methods:
     ) -> Future:
         here = self._engine.enter()
         return calls.everywhere(here, request, self._observe)
+
+    def _task(
+        self,
+        work: abc.Callable[..., abc.Coroutine[typing.Any, typing.Any, T]],
+        *args: typing.Any,
+    ) -> asyncio.Future[T]:
+        """Return the future of what takes several steps.
+
+        It is done whether or not somebody waits for it.
+
+        :param work: is given what the client has in the loop, and the rest
+
+        """
+        here = self._engine.enter()
+        return here.spawn(work(here, *args))
 
     def _done(self) -> Future:
         """Return the future of what is done already."""

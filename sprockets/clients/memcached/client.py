@@ -16,6 +16,7 @@ import memcache
 from sprockets.clients.memcached import core, notices, settings
 from sprockets.clients.memcached.once import (
     computations,
+    counts,
     leases,
     nesting,
     plans,
@@ -55,8 +56,8 @@ class Shared(core.Core):
     def stats(self) -> dict[str, int]:
         """How often each method was called, in all threads together."""
         total: dict[str, int] = {}
-        for counts in list(self._counts.values()):
-            for method, count in [*counts.items()]:
+        for own in list(self._counts.values()):
+            for method, count in [*own.items()]:
                 total[method] = total.get(method, 0) + count
         return total
 
@@ -823,8 +824,19 @@ class Client(memcache.Client):  # type: ignore[misc]
         self,
         work: steps.Steps[typing.Any],
         function: abc.Callable[..., typing.Any] | None = None,
+        name: str | None = None,
     ) -> typing.Any:
-        return steps.follow(work, self._ask, function)
+        """Do one step after another.
+
+        :param function: what is to be called
+        :param str name: the method that all of them are for, for traces; None
+            for what each of them is
+
+        """
+        if name is None:
+            return steps.follow(work, self._ask, function)
+        run = self._shared.run
+        return steps.follow(work, lambda step: run(name, *step), function)
 
     def _ask(self, step: steps.Ask) -> endpoints.Endpoint | None:
         return self._shared.run(step.command.name, *step)
@@ -832,33 +844,72 @@ class Client(memcache.Client):  # type: ignore[misc]
     # Numbers
 
     def incr(
-        self, key: typing.Any, delta: int = 1, noreply: bool = False
+        self,
+        key: typing.Any,
+        delta: int = 1,
+        noreply: bool = False,
+        *,
+        initial: int | None = None,
+        time: typing.Any = 0,
     ) -> int | None:
         """Add to a number.
+
+        With ``initial`` it is made where there is none, in one step: whoever
+        counts at the same time counts on from there.  :meth:`get` returns
+        what was made so as bytes, for memcached makes it.
 
         :param str key: text, bytes, or ``(hash, key)``
         :param int delta: how much, from 0 to 2**64 - 1
         :param bool noreply: return None in any case
+        :param int initial: what the number is, without the delta, where there
+            was none: from 0 to 2**64 - 1; None not to make it
+        :param time: when what is made expires; see :meth:`set`.  To count on
+            does not prolong it
         :return: the new number, which begins again at 0 after 2**64 - 1; None
             if there is no number, and where the server does not answer
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: if the delta is none
+        :raises ValueError: if the delta or the initial number are none, and
+            for a time without an initial number
+
+        .. versionchanged:: 2.0
+           ``initial`` and ``time``.
 
         """
-        shared = self._shared
-        return shared.one(
-            methods.count(protocol.INCR, shared.encoding, key, delta, noreply)
-        )
+        return self._count(protocol.INCR, key, delta, noreply, initial, time)
 
     def decr(
-        self, key: typing.Any, delta: int = 1, noreply: bool = False
+        self,
+        key: typing.Any,
+        delta: int = 1,
+        noreply: bool = False,
+        *,
+        initial: int | None = None,
+        time: typing.Any = 0,
     ) -> int | None:
         """Take from a number, which ends at 0; otherwise as :meth:`incr`."""
+        return self._count(protocol.DECR, key, delta, noreply, initial, time)
+
+    def _count(
+        self,
+        verb: protocol.Verb,
+        key: typing.Any,
+        delta: int,
+        noreply: bool,
+        initial: int | None,
+        time: typing.Any,
+    ) -> int | None:
         shared = self._shared
-        return shared.one(
-            methods.count(protocol.DECR, shared.encoding, key, delta, noreply)
+        asked = counts.check(shared.encoding, verb, key, delta, initial, time)
+        if asked is None:
+            return shared.one(
+                methods.count(verb, shared.encoding, key, delta, noreply)
+            )
+        shared.count(verb.name)
+        number = self._follow(
+            counts.number(shared.flow, asked), None, verb.name
         )
+        return None if noreply else typing.cast('int | None', number)
 
     # Expiry and deletion
 

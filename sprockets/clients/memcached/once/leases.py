@@ -45,6 +45,10 @@ LONGEST_PAUSE = 0.1
 """Seconds between two looks for a value that somebody else computes."""
 
 
+_KNOWS = ('SERVER_ERROR', 'non-numeric')
+"""What is in the errors of servers that know a meta command."""
+
+
 class UpdateError(Exception):
     """An ``update`` did not come about, or it is not known whether it did."""
 
@@ -319,7 +323,7 @@ class Flow:
 
         """
         command = Look(want.route.key, want.plan.stale)
-        endpoint = yield from self._ask_meta(command, want.route)
+        endpoint = yield from self.ask_meta(command, want.route)
         if endpoint is NO_META:
             return (yield from self._look_without_meta(want))
         value = yield from self._value_of(command.item)
@@ -450,7 +454,7 @@ class Flow:
         command: protocol.Line = protocol.meta_delete(
             route.key, None, None, invalidate=True, exptime=stale
         )
-        endpoint = yield from self._ask_meta(command, route)
+        endpoint = yield from self.ask_meta(command, route)
         if endpoint is not NO_META:
             return typing.cast(int, command.result)
         # Whatever is there is to be taken for one that was computed.
@@ -539,7 +543,7 @@ class Flow:
         until = clock.monotonic() + want.plan.lease
         seconds = want.plan.lease + TICK
         command = protocol.MetaGet(key, vivify=seconds)
-        endpoint = yield from self._ask_meta(command, want.route)
+        endpoint = yield from self.ask_meta(command, want.route)
         if endpoint is NO_META:
             return (yield from self._add_lease(want))
         if not command.answered or command.item is None:
@@ -612,7 +616,7 @@ class Flow:
         yield Ask(command, route, held.endpoint)
         return bool(command.result)
 
-    def _ask_meta(
+    def ask_meta(
         self, command: protocol.Command, route: cluster.Route
     ) -> Steps[typing.Any]:
         """Run a meta command.
@@ -638,8 +642,9 @@ class Flow:
             return endpoint
         if not isinstance(command.error, protocol.RefusedError):
             endpoint.knows_meta = True
-        # It can be short of memory for one command, and know it all the same.
-        elif 'SERVER_ERROR' not in str(command.error):
+        # It can be short of memory for one command, or have no number to count
+        # with, and know it all the same.
+        elif not any(word in str(command.error) for word in _KNOWS):
             endpoint.knows_meta = False
             return NO_META
         return endpoint

@@ -122,12 +122,41 @@ def delta(value: typing.Any) -> int:
     :raises ValueError: if it is no whole number from 0 to 2**64 - 1
 
     """
+    return number('delta', value)
+
+
+def initial(value: typing.Any, time: typing.Any) -> int | None:
+    """Return the number that a key is to have where it has none.
+
+    :param time: when it expires then
+    :return: None if it is to have none
+    :raises ValueError: if it is no whole number from 0 to 2**64 - 1, and for
+        a time without a number
+
+    """
+    if value is not None:
+        return number('initial', value)
+    if exptime(time):
+        raise ValueError(
+            f'time is {time!r}, and initial None; the time is that of a number'
+            ' that is made, so that it takes an initial one'
+        )
+    return None
+
+
+def number(name: str, value: typing.Any) -> int:
+    """Return a number as memcached counts with it.
+
+    :param str name: the argument, for the error
+    :raises ValueError: if it is no whole number from 0 to 2**64 - 1
+
+    """
     try:
         whole = operator.index(value)
     except TypeError:
         raise ValueError(
-            f'delta is {value!r}; expected a whole number'
+            f'{name} is {value!r}; expected a whole number'
         ) from None
     if not 0 <= whole <= MAX_DELTA:
-        raise ValueError(f'delta is {value!r}; expected 0 to 2**64 - 1')
+        raise ValueError(f'{name} is {value!r}; expected 0 to 2**64 - 1')
     return whole

@@ -348,15 +348,19 @@ class Endpoint(health.Health):
         if (
             not pending
             or not pending[0].is_meta
-            or self.knows_meta is not None
+            # Others may have found out meanwhile.
+            or self.knows_meta
             or not isinstance(failure, ConnectionError)
             or not self._closes_for_meta(deadline)
         ):
             return False
-        pending[0].answered = True
-        pending[0].error = protocol.RefusedError(
-            f'{pending[0].name}: {failure}'
-        )
+        # The first has closed it, so that no other was run.
+        for command in pending:
+            if command.is_meta:
+                command.answered = True
+                command.error = protocol.RefusedError(
+                    f'{command.name}: {failure}'
+                )
         return True
 
     def _closed_for_rare(

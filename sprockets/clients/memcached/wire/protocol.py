@@ -448,6 +448,57 @@ class Number(Line):
         return 0
 
 
+_LENGTHS = {b'%d' % length for length in range(1, 21)}
+"""How many digits a number may have."""
+
+
+class MetaNumber(Command):
+    """``ma``: ``incr`` and ``decr`` that make the number if there is none.
+
+    ``result`` is the new number, and ``seconds`` how long it is kept: -1 for
+    ever, None as long as nothing is known.
+
+    """
+
+    __slots__ = ('seconds',)
+
+    name = 'ma'
+    is_meta = True
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__(request)
+        self.seconds: int | None = None
+
+    def start_over(self) -> None:
+        super().start_over()
+        self.result = self.seconds = None
+
+    def read(self, incoming: Incoming) -> int:
+        at = incoming.at
+        line = incoming.line()
+        if line is None:
+            return 1
+        word, *rest = line.split(b' ')
+        if line in (b'NF', b'NS'):
+            self.answered = True
+            return 0
+        # No number is longer than that.
+        if word != b'VA' or not rest or rest[0] not in _LENGTHS:
+            return self.refused(line)
+        value = incoming.line()
+        if value is None:
+            incoming.at = at
+            return 1
+        if not value.isdigit() or rest[0] != b'%d' % len(value):
+            raise ProtocolError(f'a malformed {self.name} reply')
+        for flag in rest[1:]:
+            if flag[:1] == b't' and flag[1:].removeprefix(b'-').isdigit():
+                self.seconds = int(flag[1:])
+        self.result = int(value)
+        self.answered = True
+        return 0
+
+
 class Version(Line):
     """``version``, answered by the version as text."""
 
@@ -1178,6 +1229,22 @@ def compare_and_swap(
 def count(verb: Verb, key: bytes, delta: int) -> Number:
     """Return the command that adds to a number or takes from it."""
     return Number(verb, b'%b %b %d\r\n' % (verb.name.encode(), key, delta))
+
+
+def meta_count(
+    verb: Verb, key: bytes, delta: int, initial: int, exptime: int
+) -> MetaNumber:
+    """Return the command that counts, and begins where there is no number.
+
+    :param Verb verb: INCR or DECR
+    :param int initial: the number that is made then, as it is
+    :param int exptime: when that expires
+
+    """
+    return MetaNumber(
+        b'ma %b N%d J%d D%d M%b t v\r\n'
+        % (key, exptime, initial, delta, b'D' if verb is DECR else b'I')
+    )
 
 
 def delete_request(key: bytes) -> bytes:
