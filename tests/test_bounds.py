@@ -414,7 +414,9 @@ def test_a_version_does_nothing_to_a_page():
 
 
 @pytest.mark.parametrize(
-    'text', ['a\nb', '\x1b[2J', '\x7f', '\x9b2J', '\u202eabc', '\ud800', '\r']
+    'text',
+    ['a\nb', '\x1b[2J', '\x7f', '\x9b2J', '\u202eabc', '\ud800', '\r'],
+    ids=ascii,
 )
 def test_what_is_logged_is_one_line(text, caplog):
     """Each logger of the package has the one place where that is seen to."""

@@ -21,7 +21,7 @@ from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import counters
 from sprockets.clients.memcached.wire import connection
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 MAX_WAITING_CALLS = 100_000
 """Calls that may wait for one server; one more fails at once."""

@@ -19,7 +19,7 @@ from sprockets.clients.memcached.servers.connections import (
 )
 from sprockets.clients.memcached.wire import connection, protocol
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 PROBE = b'sprockets.clients.memcached.probe'
 """It is read to see whether a server is well."""
