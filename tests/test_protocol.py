@@ -353,7 +353,7 @@ REFUSALS = {
     **{
         name: {*TEXT} - {*REPLIES[name]}
         for name in REPLIES
-        if name not in ('flush_all', 'version', 'authentication', 'md', 'mn')
+        if name in STORAGE or name in ('delete', 'touch', 'incr', 'decr')
     },
     'md': {b'NS'},
 }

@@ -383,6 +383,9 @@ def test_another_reply(kind, proxy, answer):
     """It is a failure, or is seen through; no call has another result."""
     with connected(kind, proxy) as face:
         for name, case in CASES.items():
+            if name == 'incr from' and answer in ('ERROR', 'CLIENT_ERROR'):
+                # No server has done what it does not know.
+                continue
             prepare(face, case, proxy)
             proxy.next_reply(ANSWERS[answer])
             if name == 'get_stats' and answer in ('ERROR', 'CLIENT_ERROR'):
@@ -537,8 +540,8 @@ class _Waits:
         self.pending = None
 
     def __getattr__(self, name):
-        def call(*args):
-            self.pending = getattr(self._client, name)(*args)
+        def call(*args, **options):
+            self.pending = getattr(self._client, name)(*args, **options)
             return []
 
         return call

@@ -111,11 +111,13 @@ class Visitor(threading.Thread):
     :param int port: the service's
     :param str path: what to ask for
     :ivar Counter answers: how often it got which status and body
+    :ivar Event answered: once it got the first
     """
 
     def __init__(self, port, path):
         super().__init__(daemon=True)
         self.answers = collections.Counter()
+        self.answered = threading.Event()
         self._port = port
         self._path = path
 
@@ -141,6 +143,7 @@ class Visitor(threading.Thread):
                 response = connection.getresponse()
                 body = response.read().decode()
                 self.answers[response.status, body] += 1
+                self.answered.set()
 
 
 class Visitors:
@@ -201,14 +204,18 @@ class Visitors:
         :param str kind: one of ``stopped.KINDS``
         :param signal.Signals number: what tells it
         :param str path: what it is asked for
-        :param float seconds: how long it is visited before that
+        :param float seconds: how long it is visited before that, and at
+            least until each visitor has had an answer
         """
         self._counts[f'services told by {number.name}'] += 1
         service = Service(kind, self._addresses)
         people = [Visitor(service.port, path) for _ in range(VISITORS)]
         for person in people:
             person.start()
+        end = time.monotonic() + PATIENCE
         time.sleep(seconds)
+        for person in people:
+            person.answered.wait(end - time.monotonic())
         service.tell(number)
         status, begun, errors = service.end()
         for person in people:
