@@ -95,6 +95,6 @@ TABLE: tuple[Number | Text | Size, ...] = (
 UNKNOWN_FLAGS = ANY + 1
 """In place of flags that are out of bounds.  There is no value with them."""
 
-UNKNOWN_UNIQUE = 0
-"""In place of a cas unique that is.  It is what servers say that keep none,
-and stores nothing where they keep one."""
+UNKNOWN_UNIQUE = 2**64 - 1
+"""In place of a cas unique that is.  Servers count from 1, and do not come as
+far: nothing is stored by it."""
