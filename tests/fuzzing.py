@@ -115,6 +115,7 @@ def values(draw):
             head += b' ' + draw(numbers)
     else:
         head = b'VA %b k%b f%b c%b' % (length, key, flags, draw(numbers))
+        head += b' t' + draw(numbers)
         head += draw(strategies.sampled_from([b'', b' W', b' X', b' Z v']))
     return b'%b\r\n%b' % (head, data)
 
@@ -180,6 +181,7 @@ COMMANDS = {
     'cas': lambda: protocol.compare_and_swap(b'key', 0, 0, b'x', 1, 1),
     'set many': lambda: protocol.Many(protocol.SET, [b'x\r\n'] * 3),
     'incr': lambda: protocol.count(protocol.INCR, b'key', 1),
+    'ma': lambda: protocol.MetaNumber(b'ma key\r\n'),
     'delete': lambda: protocol.delete(b'key'),
     'touch': lambda: protocol.touch(b'key', 1),
     'flush_all': protocol.flush_all,
@@ -273,6 +275,7 @@ CALLS = [
     ('set_multi', ({'key': 1, 'other': 2},)),
     ('incr', ('key',)),
     ('decr', ('key',)),
+    ('incr', ('key', 1, 5)),
     ('touch', ('key', 5)),
     ('delete', ('key',)),
     ('delete_multi', (['key', 'other'],)),

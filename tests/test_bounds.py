@@ -233,6 +233,28 @@ def test_a_pickles_names_are_cut_in_the_log(connect, caplog):
         assert len(message) < 400
 
 
+@pytest.mark.parametrize('digits', [b'9' * 19, *ODD])
+@pytest.mark.parametrize('field', ['number', 'seconds'])
+def test_what_ma_says(connect, digits, field):
+    """The number is one, or there is none; and the time is one, or none."""
+    number, seconds = (digits, b'60') if field == 'number' else (b'7', digits)
+    reply = b'VA %d t%b\r\n%b\r\n' % (len(number), seconds, number)
+    command = protocol.MetaNumber(b'ma key\r\n')
+    incoming = protocol.Incoming()
+    incoming.feed(reply)
+    try:
+        assert command.read(incoming) == 0
+    except protocol.ProtocolError:
+        assert field == 'number'
+        return
+    assert command.result is None or 0 <= command.result < 2**64
+    assert (
+        command.seconds is None
+        or 0 <= command.seconds < 10**20
+        or (command.seconds == -1)
+    )
+
+
 # Statistics
 
 

@@ -63,6 +63,7 @@ UNIQUE = Number('cas unique', ANY)
 COUNT = Number('result of incr and decr', 2**64 - 1)
 VALUE = Number('length of a value', 1 << 30)
 """The largest item that memcached can be made to store (-I)."""
+SECONDS = Number('seconds that a key has left', ANY)
 ERROR = Text('error line', 200)
 VERSION = Text('version', 64)
 STATISTICS = Size('statistics of a server', 8 << 20)
@@ -81,6 +82,7 @@ TABLE: tuple[Number | Text | Size, ...] = (
     UNIQUE,
     COUNT,
     VALUE,
+    SECONDS,
     ERROR,
     VERSION,
     STATISTICS,
@@ -95,6 +97,6 @@ TABLE: tuple[Number | Text | Size, ...] = (
 UNKNOWN_FLAGS = ANY + 1
 """In place of flags that are out of bounds.  There is no value with them."""
 
-UNKNOWN_UNIQUE = 2**64 - 1
-"""In place of a cas unique that is.  Servers count from 1, and do not come as
-far: nothing is stored by it."""
+UNKNOWN_UNIQUE = 0
+"""In place of a cas unique that is.  It is what servers say that keep none,
+and stores nothing where they keep one."""

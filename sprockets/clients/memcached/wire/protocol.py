@@ -492,9 +492,13 @@ class MetaNumber(Command):
         if not value.isdigit() or rest[0] != b'%d' % len(value):
             raise ProtocolError(f'a malformed {self.name} reply')
         for flag in rest[1:]:
-            if flag[:1] == b't' and flag[1:].removeprefix(b'-').isdigit():
-                self.seconds = int(flag[1:])
-        self.result = int(value)
+            if flag == b't-1':
+                self.seconds = -1
+            elif flag[:1] == b't':
+                self.seconds = bounds.SECONDS.read(flag[1:])
+        self.result = bounds.COUNT.read(value)
+        if self.result is None:
+            return self.pass_over(bounds.COUNT)
         self.answered = True
         return 0
 
