@@ -13,6 +13,7 @@ import sys
 import time
 import tracemalloc
 
+import browser
 import faults
 import hypothesis
 import pytest
@@ -447,6 +448,30 @@ def test_a_version_does_nothing_to_a_page():
     assert '<' not in text
     said = json.loads(text)['clients'][0]['servers'][0]['version']
     assert said == evil.decode()
+
+
+def test_a_browser_shows_it_as_text():
+    """None of it becomes an element, and the page goes on with its work."""
+    evil = b"<img src=x onerror=alert(1)></script><script>alert(2)</script>'"
+
+    async def look(address):
+        application = web.Application([('/', memcached.StatusHandler)])
+        client = memcached.AsyncClient(servers=address)
+        application.memcached_clients = {None: client}
+        server = application.listen(0, '127.0.0.1')
+        (listening,) = server._sockets.values()
+        port = listening.getsockname()[1]
+        source, messages = await browser.dom(f'http://127.0.0.1:{port}/')
+        server.stop()
+        await client.close()
+        return source, messages
+
+    with faults.ScriptedServer(telling(version=evil, time=ENDLESS)) as server:
+        source, messages = asyncio.run(look(server.address))
+    assert messages == []
+    assert '<img' not in source
+    # That of the row, after the page's script has put it there.
+    assert '&lt;img src=x onerror=alert(1)&gt;' in source
 
 
 @pytest.mark.parametrize(
