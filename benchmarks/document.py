@@ -60,6 +60,7 @@ SECTIONS = {
     'TLS': _table('tls', 'callers', 'reads_per_second'),
     'TLS, held up': _table('tls', *scenarios.tls.BEGIN, 'held'),
     'blocking': _table('blocking', 'operation', 'cpu'),
+    'garbage': scenarios.garbage.by_collector,
     'memory': _table('memory', 'what', 'bytes'),
     'hits': scenarios.stampede.hits,
     'in flight': _table(

@@ -45,6 +45,8 @@ ALL = {
     'start_cpu': Figure('CPU of an import', min, 1e3, 'ms'),
     'start_seconds': Figure('time of an import', min, 1e3, 'ms'),
     'instructions': Figure('instructions of a read', min),
+    'collecting': Figure('collecting garbage', min, 100, '%'),
+    'collection': Figure('longest collection', min, 1e3, 'ms'),
     'bytes': Figure('memory', min, 1, 'bytes'),
     'connections': Figure('connections', min),
     'computations': Figure('computations', min),

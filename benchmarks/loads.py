@@ -54,6 +54,52 @@ QUIET_SECONDS = 0.2
 """After that, nothing goes on that was begun before."""
 
 
+RARELY = 50_000, 20, 100
+"""Thresholds of a garbage collector that is left little to do."""
+
+
+def _freeze_and_collect_rarely():
+    gc.freeze()
+    gc.set_threshold(*RARELY)
+
+
+COLLECTORS = {
+    'as it is': lambda: None,
+    'frozen': gc.freeze,
+    'frozen, rare': _freeze_and_collect_rarely,
+    'off': gc.disable,
+}
+"""What an application may do with its garbage collector once it has begun."""
+
+
+class Collections:
+    """Counts the time of the garbage collector, in a ``with`` block.
+
+    :ivar float seconds: of all collections
+    :ivar float longest: seconds of the longest
+    """
+
+    def __init__(self):
+        self.seconds = self.longest = 0.0
+        self._began = 0.0
+
+    def __enter__(self):
+        gc.callbacks.append(self._note)
+        return self
+
+    def __exit__(self, *error):
+        gc.callbacks.remove(self._note)
+
+    def _note(self, phase, info):
+        now = time.perf_counter()
+        if phase == 'start':
+            self._began = now
+            return
+        seconds = now - self._began
+        self.seconds += seconds
+        self.longest = max(self.longest, seconds)
+
+
 class WrongAnswerError(Exception):
     """A contender gave another answer than the right one."""
 
@@ -67,15 +113,28 @@ def percentile(ordered, percent):
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-async def closed(contender, start, *, callers, seconds, warm_up, size=100):
+async def closed(
+    contender,
+    start,
+    *,
+    callers,
+    seconds,
+    warm_up,
+    size=100,
+    objects=0,
+    collector='frozen',
+):
     """Let callers read, each the next key as soon as it has its answer.
 
     :param int callers: how many at once
     :param float seconds: how long is measured
     :param float warm_up: seconds before that
     :param int size: bytes of a value
+    :param int objects: how many the application holds besides
+    :param str collector: a name of :data:`COLLECTORS`
     :rtype: dict
     """
+    held = [[number] for number in range(objects)]
     await start()
     pairs = data.pairs(contender, size)
     source = random.Random(SEED)
@@ -96,9 +155,12 @@ async def closed(contender, start, *, callers, seconds, warm_up, size=100):
 
     # Each walks through all keys from a place of its own.
     readers = [read(_from_anywhere(pairs, source)) for _ in range(callers)]
-    return await _measure(
-        get(pairs[0][0]), readers, waits, going, seconds, warm_up
+    figures = await _measure(
+        *(get(pairs[0][0]), readers, waits, going, seconds, warm_up),
+        collector=collector,
     )
+    del held
+    return figures
 
 
 async def mixed(
@@ -153,19 +215,22 @@ def _from_anywhere(items, source):
     return itertools.islice(itertools.cycle(items), start, None)
 
 
-async def _measure(first, callers, waits, going, seconds, warm_up):
+async def _measure(
+    first, callers, waits, going, seconds, warm_up, collector='frozen'
+):
     """Run the callers for a while, then let each have its last answer."""
     # Pools that are made by the first call are not made by all at once.
     await first
     running = asyncio.gather(*callers)
     await _unless_failed(running, warm_up)
     gc.collect()
-    gc.freeze()
+    COLLECTORS[collector]()
     waits.clear()
-    cpu, begin = time.process_time(), time.perf_counter()
-    await _unless_failed(running, seconds)
-    cpu = time.process_time() - cpu
-    duration = time.perf_counter() - begin
+    with Collections() as collections:
+        cpu, begin = time.process_time(), time.perf_counter()
+        await _unless_failed(running, seconds)
+        cpu = time.process_time() - cpu
+        duration = time.perf_counter() - begin
     answers = len(waits)
     going.clear()
     # Who waited all the time for nothing counts too, in p50 and p99.
@@ -176,6 +241,8 @@ async def _measure(first, callers, waits, going, seconds, warm_up):
         'p50': percentile(waits, 50),
         'p99': percentile(waits, 99),
         'cpu_per_read': cpu / answers if answers else None,
+        'collecting': collections.seconds / duration,
+        'collection': collections.longest,
     }
 
 

@@ -1,6 +1,8 @@
 """The benchmarks measure what they say, and the docs say what they measure."""
 
 import asyncio
+import gc
+import json
 import pathlib
 import re
 import subprocess
@@ -607,6 +609,39 @@ def test_every_scenario_is_described():
     names = {name for line in listed for name in line.split('; ')}
     assert {each.NAME for each in scenarios.IN_SECONDS} <= names
     assert '\nInstructions of a read\n---' in README
+
+
+@pytest.mark.parametrize('collector', sorted(loads.COLLECTORS))
+def test_a_collector_is_what_it_is_called(collector):
+    """In a process of its own, which does nothing else."""
+    code = (
+        'import gc, json\n'
+        'from benchmarks import loads\n'
+        f'loads.COLLECTORS[{collector!r}]()\n'
+        'print(json.dumps([gc.isenabled(), gc.get_freeze_count() > 0,'
+        ' gc.get_threshold() == loads.RARELY]))'
+    )
+    printed, _ = revisions.run(ROOT, '-c', code)
+    assert (
+        json.loads(printed)
+        == {
+            'as it is': [True, False, False],
+            'frozen': [True, True, False],
+            'frozen, rare': [True, True, True],
+            'off': [False, False, False],
+        }[collector]
+    )
+
+
+def test_collections_are_timed():
+    """Those in the block, and no others."""
+    with loads.Collections() as collections:
+        gc.collect()
+        gc.collect()
+    assert 0 < collections.longest <= collections.seconds
+    before = collections.seconds
+    gc.collect()
+    assert collections.seconds == before
 
 
 def test_the_options_and_files_of_the_readme_are_there():

@@ -21,6 +21,7 @@ from benchmarks.scenarios import (
     blocking,
     callers,
     distance,
+    garbage,
     imports,
     in_flight,
     instructions,
@@ -45,6 +46,7 @@ IN_SECONDS = [
     in_flight,
     stampede,
     tornado,
+    garbage,
     memory,
     imports,
 ]
