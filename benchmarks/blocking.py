@@ -5,6 +5,7 @@ anything else that goes on when it is another's turn, and takes turns of some
 10 ms, so that whatever else the machine does meets all of them.
 """
 
+import concurrent.futures
 import gc
 import time
 
@@ -15,7 +16,7 @@ TURN_SECONDS = 0.01
 CLIENTS = {**contenders.BLOCKING, **bounds.BLOCKING}
 
 
-def run(names, operation, size, addresses, turns):
+def run(names, operation, size, addresses, turns, thread=False):
     """Time an operation of each contender.
 
     :param list names: of :data:`CLIENTS`; who lacks the operation is left out
@@ -23,10 +24,16 @@ def run(names, operation, size, addresses, turns):
     :param int size: bytes of a value
     :param addresses: host and port of each server
     :param int turns: how often each has its turn
+    :param bool thread: whether to call it in another than the main thread
     :returns: by contender, the seconds that one call took in each turn, and
         those of CPU, or under ``'error'`` why there are none
     :rtype: dict[str, dict]
     """
+    if thread:
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            return executor.submit(
+                run, names, operation, size, addresses, turns
+            ).result()
     results = {}
     calls = {}
     for name in names:

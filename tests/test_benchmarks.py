@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -20,6 +21,7 @@ from benchmarks import (  # noqa: E402
     blocking,
     bounds,
     contenders,
+    data,
     document,
     figures,
     goals,
@@ -240,6 +242,26 @@ def test_a_blocking_client_that_is_wrong(port, monkeypatch):
     found = blocking.run(['wrong', OURS], 'get', 100, [('127.0.0.1', port)], 2)
     assert found['wrong']['error'].startswith('ValueError: ')
     assert len(found[OURS]['turns']) == 2
+
+
+@pytest.mark.parametrize('thread', [False, True])
+def test_the_thread_of_a_blocking_client(thread, monkeypatch):
+    """It is made, and called, in the main thread or in another one."""
+    seen = set()
+
+    class Seen(dict):
+        def __init__(self, addresses):
+            names = data.names(100)
+            super().__init__((name, data.value(name, 100)) for name in names)
+
+        def get(self, key):
+            seen.add(threading.current_thread() is threading.main_thread())
+            return super().get(key)
+
+    monkeypatch.setitem(blocking.CLIENTS, 'seen', Seen)
+    found = blocking.run(['seen'], 'get', 100, [], 1, thread=thread)
+    assert len(found['seen']['turns']) == 1
+    assert seen == {not thread}
 
 
 # Rows, results and goals

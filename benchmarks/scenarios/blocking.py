@@ -3,19 +3,24 @@
 from benchmarks import bounds, contenders, rounds, servers, tables
 
 NAME = 'blocking'
-TITLE = 'Blocking clients, one thread'
+TITLE = 'Blocking clients'
 FIGURES = ['cpu']
 
 SMALL = 100
+IN_A_THREAD = ', in a thread'
+"""The main thread is the one that gets signals, and so may wait otherwise."""
+
 OPERATIONS = {
-    f'{operation} {size:,} B': (operation, size)
-    for operation, size in [
-        ('get', SMALL),
-        ('set', SMALL),
-        ('get_multi', SMALL),
-        ('set_multi', SMALL),
-        ('get', 100_000),
-        ('get', 1_000_000),
+    f'{operation} {size:,} B{thread}': (operation, size)
+    for operation, size, thread in [
+        ('get', SMALL, ''),
+        ('set', SMALL, ''),
+        ('get', SMALL, IN_A_THREAD),
+        ('set', SMALL, IN_A_THREAD),
+        ('get_multi', SMALL, ''),
+        ('set_multi', SMALL, ''),
+        ('get', 100_000, ''),
+        ('get', 1_000_000, ''),
     ]
 }
 CELLS = [{'operation': operation} for operation in OPERATIONS]
@@ -41,6 +46,7 @@ def measure(bench, cells):
                 'size': size,
                 'addresses': [('127.0.0.1', port)],
                 'turns': bench.pace.blocking_turns,
+                'thread': cell['operation'].endswith(IN_A_THREAD),
             }
             measured = rounds.work(task)
             if 'error' in measured:
