@@ -319,8 +319,8 @@ class Endpoint(health.Health):
         if unique != 0:
             return True
         self.notices.warning(
-            'memcached server %s gives no cas uniques, as with its option -C: there'
-            ' is no cas, no update, and nothing stale is renewed',
+            'memcached server %s gives no cas uniques, as with its option -C:'
+            ' there is no cas, no update, and nothing stale is renewed',
             self,
         )
         return False
