@@ -35,6 +35,9 @@ CALLS = {
     'decr': lambda client, key: client.decr(key),
     'incr from': lambda client, key: client.incr(key, initial=0),
     'decr from': lambda client, key: client.decr(key, initial=0),
+    'get_or_set_multi': lambda client, key: client.get_or_set_multi(
+        [key], lambda keys: dict.fromkeys(keys, 1)
+    ),
     'touch': lambda client, key: client.touch(key),
     'delete': lambda client, key: client.delete(key),
     'delete_multi': lambda client, key: client.delete_multi([key]),

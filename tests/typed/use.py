@@ -53,6 +53,16 @@ def fetch(url: str) -> asyncio.Future[bytes]:
     raise NotImplementedError(url)
 
 
+@memcached.cached.many(60)
+async def load_many(ids: list[int], language: str = 'en') -> dict[int, User]:
+    return {number: User(language) for number in ids}
+
+
+@memcached.cached.many(60, client=blocking)
+def count_many(words: abc.Iterable[str]) -> dict[str, int]:
+    return {word: len(word) for word in words}
+
+
 class Page(memcached.MemcachedMixin, web.RequestHandler):
     async def get(self) -> None:
         user: User = await self.load(7)
@@ -65,6 +75,15 @@ class Page(memcached.MemcachedMixin, web.RequestHandler):
     @memcached.cached(60)
     async def load(self, user_id: int) -> User:
         return User(str(user_id))
+
+    @memcached.cached.many(60)
+    async def load_many(self, ids: list[int]) -> dict[int, User]:
+        return {number: User('x') for number in ids}
+
+    async def post(self) -> None:
+        users: dict[int, User] = await self.load_many([7])
+        self.write(users[7].name)
+        await self.load_many(7)  # type: ignore[arg-type]
 
     @memcached.cached(60)
     def count(self, word: str) -> int:
@@ -104,6 +123,12 @@ async def right() -> None:
     marked: int = add.mark_stale(1, 2)
     task: asyncio.Task[User] = asyncio.create_task(load(7))
     function: abc.Callable[[int, int], int] = add
+    users: dict[int, User] = await load_many([7, 8], language='no')
+    counts: dict[str, int] = count_many(['a'])
+    user = users[7]
+    number = counts['a']
+    number = await client.incr('count', initial=1, time=60)
+    number = blocking.incr('count', initial=1, time=60)
     _ = user, total, awaited, found, told, data, price, plain, deleted
     _ = gone, of, key, task, function, again, stored, there, number, marked
 
@@ -123,7 +148,12 @@ async def wrong() -> None:
     await load.refresh('7')  # type: ignore[arg-type]
     add.set(3, 1)  # type: ignore[call-arg]
     add.key('1', 2)  # type: ignore[arg-type]
+    await load_many(7)  # type: ignore[arg-type]
+    await load_many(['7'])  # type: ignore[list-item]
+    users: dict[str, User] = await load_many([7])  # type: ignore[assignment]
+    count_many(['a'], 'b')  # type: ignore[call-arg]
+    blocking.incr('count', initial='1')  # type: ignore[arg-type]
     await Prices.of(7)  # type: ignore[arg-type]
     memcached.cached(60, prefix=7)  # type: ignore[call-overload]
     memcached.cached(60, nonsense=7)  # type: ignore[call-overload]
-    _ = name, total, awaited
+    _ = name, total, awaited, users

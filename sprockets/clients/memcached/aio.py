@@ -24,6 +24,7 @@ from sprockets.clients.memcached.once import (
     counts,
     leases,
     lookups,
+    missing,
     nesting,
     plans,
     steps,
@@ -323,6 +324,48 @@ class Methods:
                 time, stale, lease, wait, cache_none, min_compress_len
             )
         return self._look_up(key, factory, plan, default, None)
+
+    async def get_or_set_multi(
+        self,
+        keys: abc.Iterable[typing.Any],
+        factory: abc.Callable[
+            [list[typing.Any]], abc.Mapping[typing.Any, typing.Any]
+        ]
+        | abc.Callable[
+            [list[typing.Any]],
+            abc.Awaitable[abc.Mapping[typing.Any, typing.Any]],
+        ],
+        time: typing.Any = 0,
+        *,
+        key_prefix: typing.Any = '',
+        cache_none: bool = True,
+        min_compress_len: int = 0,
+    ) -> dict[typing.Any, typing.Any]:
+        """Awaitable :meth:`.Client.get_or_set_multi`.
+
+        The factory may be a coroutine function as well.
+
+        .. versionadded:: 2.0
+
+        """
+        here = self._engine.enter()
+        wanted = missing.want(
+            self._encoding,
+            keys,
+            factory,
+            time,
+            key_prefix,
+            cache_none,
+            min_compress_len,
+        )
+        found = await calls.many(here, wanted.read, self._observe)
+        if len(found) != len(wanted.read.originals):
+            found = await steps.follow_awaited(
+                missing.complete(here.computing.flow, wanted, found),
+                computing.Runner(here),
+                factory,
+            )
+        return typing.cast('dict[typing.Any, typing.Any]', found)
 
     def _read(
         self,

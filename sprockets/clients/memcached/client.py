@@ -18,6 +18,7 @@ from sprockets.clients.memcached.once import (
     computations,
     counts,
     leases,
+    missing,
     nesting,
     plans,
     steps,
@@ -104,6 +105,10 @@ class Shared(core.Core):
     def many(self, request: descriptions.Many[T]) -> T:
         """Run what is described, likewise."""
         self.count(request.name)
+        return self.run_many(request)
+
+    def run_many(self, request: descriptions.Many[T]) -> T:
+        """Run what is described, and let it be traced."""
         keys = request.keys
         call = self.tracing.call(request.name, keys.keys)
         with call or contextlib.nullcontext():
@@ -697,6 +702,59 @@ class Client(memcache.Client):  # type: ignore[misc]
         )
         return default if outcome is None else outcome.take()
 
+    def get_or_set_multi(
+        self,
+        keys: abc.Iterable[typing.Any],
+        factory: abc.Callable[
+            [list[typing.Any]], abc.Mapping[typing.Any, typing.Any]
+        ],
+        time: typing.Any = 0,
+        *,
+        key_prefix: typing.Any = '',
+        cache_none: bool = True,
+        min_compress_len: int = 0,
+    ) -> dict[typing.Any, typing.Any]:
+        """Return the values of many keys, and compute those that are missing.
+
+        It is one read, one call of the factory, and one write.  What somebody
+        else stores meanwhile is left alone.  Unlike :meth:`get_or_set` it
+        takes no lease: two callers who miss the same at the same time both
+        compute it.  Where a server is down, its keys are computed each time.
+
+        :param list keys: see :meth:`get_multi`
+        :param factory: is called with the list of the keys that are missing,
+            each once and as it was given, and returns a dict of their values.
+            What it leaves out is not stored, and is not in the result; what
+            it was not asked for is ignored
+        :param time: when the values expire; see :meth:`set`
+        :param str key_prefix: put before each key for the server only
+        :param bool cache_none: whether None is a value that is stored
+        :param int min_compress_len: see :meth:`set`
+        :return: the values by the keys, in the order of these
+        :rtype: dict
+        :raises memcache.Client.MemcachedKeyError: what is wrong with a key
+        :raises ValueError: if the time is none
+        :raises TypeError: for keys that are none, and for a factory that
+            cannot be called, or returns no dict
+        :raises Exception: what the factory raises, and what serializing does
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        wanted = missing.want(
+            shared.encoding,
+            keys,
+            factory,
+            time,
+            key_prefix,
+            cache_none,
+            min_compress_len,
+        )
+        shared.count('get_or_set_multi')
+        found = self._follow(missing.get(shared.flow, wanted), factory)
+        return typing.cast('dict[typing.Any, typing.Any]', found)
+
     def _get_stale(
         self, want: plans.Want, factory: abc.Callable[[], typing.Any]
     ) -> typing.Any:
@@ -833,10 +891,16 @@ class Client(memcache.Client):  # type: ignore[misc]
             for what each of them is
 
         """
-        if name is None:
-            return steps.follow(work, self._ask, function)
-        run = self._shared.run
-        return steps.follow(work, lambda step: run(name, *step), function)
+        shared = self._shared
+        ask = self._ask
+        if name is not None:
+
+            def ask(step: steps.Ask) -> endpoints.Endpoint | None:
+                return shared.run(name, *step)
+
+        return steps.follow(
+            work, ask, function, lambda step: shared.run_many(step.request)
+        )
 
     def _ask(self, step: steps.Ask) -> endpoints.Endpoint | None:
         return self._shared.run(step.command.name, *step)

@@ -13,6 +13,7 @@ from sprockets.clients.memcached.cached_function import (
     calls,
     functions,
     names,
+    several,
     typed,
 )
 from sprockets.clients.memcached.once import plans
@@ -24,71 +25,7 @@ _Key = abc.Callable[..., str] | str
 _Names = str | abc.Iterable[str]
 
 
-@typing.overload
-def cached(
-    time: _Any,
-    *,
-    key: _Key | None = None,
-    name: str | None = None,
-    hidden: _Names = (),
-    prefix: str | None = None,
-    client: None = None,
-    stale: _Any = 0,
-    lease: _Any = 10,
-    wait: _Any = None,
-    default: _Any = plans.MISS,
-    cache_none: bool = True,
-) -> typed.Decorator: ...
-
-
-@typing.overload
-def cached(
-    time: _Any,
-    *,
-    key: _Key | None = None,
-    name: str | None = None,
-    hidden: _Names = (),
-    prefix: str | None = None,
-    client: blocking.Client | abc.Callable[[], blocking.Client],
-    stale: _Any = 0,
-    lease: _Any = 10,
-    wait: _Any = None,
-    default: _Any = plans.MISS,
-    cache_none: bool = True,
-) -> typed.BlockingDecorator: ...
-
-
-@typing.overload
-def cached(
-    time: _Any,
-    *,
-    key: _Key | None = None,
-    name: str | None = None,
-    hidden: _Names = (),
-    prefix: str | None = None,
-    client: aio.Methods | abc.Callable[[], aio.Methods],
-    stale: _Any = 0,
-    lease: _Any = 10,
-    wait: _Any = None,
-    default: _Any = plans.MISS,
-    cache_none: bool = True,
-) -> typed.AwaitedDecorator: ...
-
-
-def cached(
-    time: _Any,
-    *,
-    key: _Key | None = None,
-    name: str | None = None,
-    hidden: _Names = (),
-    prefix: str | None = None,
-    client: functions.Source | None = None,
-    stale: _Any = 0,
-    lease: _Any = 10,
-    wait: _Any = None,
-    default: _Any = plans.MISS,
-    cache_none: bool = True,
-) -> _Any:
+class _Cached:
     """Return a decorator that caches what a function or coroutine returns.
 
     .. code-block:: python
@@ -131,16 +68,175 @@ def cached(
     .. versionadded:: 2.0
 
     """
-    if callable(time):
-        raise TypeError('cached needs a time: @cached(60)')
+
+    @typing.overload
+    def __call__(
+        self,
+        time: _Any,
+        *,
+        key: _Key | None = None,
+        name: str | None = None,
+        hidden: _Names = (),
+        prefix: str | None = None,
+        client: None = None,
+        stale: _Any = 0,
+        lease: _Any = 10,
+        wait: _Any = None,
+        default: _Any = plans.MISS,
+        cache_none: bool = True,
+    ) -> typed.Decorator: ...
+
+    @typing.overload
+    def __call__(
+        self,
+        time: _Any,
+        *,
+        key: _Key | None = None,
+        name: str | None = None,
+        hidden: _Names = (),
+        prefix: str | None = None,
+        client: blocking.Client | abc.Callable[[], blocking.Client],
+        stale: _Any = 0,
+        lease: _Any = 10,
+        wait: _Any = None,
+        default: _Any = plans.MISS,
+        cache_none: bool = True,
+    ) -> typed.BlockingDecorator: ...
+
+    @typing.overload
+    def __call__(
+        self,
+        time: _Any,
+        *,
+        key: _Key | None = None,
+        name: str | None = None,
+        hidden: _Names = (),
+        prefix: str | None = None,
+        client: aio.Methods | abc.Callable[[], aio.Methods],
+        stale: _Any = 0,
+        lease: _Any = 10,
+        wait: _Any = None,
+        default: _Any = plans.MISS,
+        cache_none: bool = True,
+    ) -> typed.AwaitedDecorator: ...
+
+    def __call__(
+        self,
+        time: _Any,
+        *,
+        key: _Key | None = None,
+        name: str | None = None,
+        hidden: _Names = (),
+        prefix: str | None = None,
+        client: functions.Source | None = None,
+        stale: _Any = 0,
+        lease: _Any = 10,
+        wait: _Any = None,
+        default: _Any = plans.MISS,
+        cache_none: bool = True,
+    ) -> _Any:
+        if callable(time):
+            raise TypeError('cached needs a time: @cached(60)')
+        settings = _settings(
+            plans.plan(time, stale, lease, wait, cache_none, 0),
+            default,
+            client,
+            prefix,
+            key,
+            name,
+        )
+
+        unseen = _hidden(hidden, key)
+
+        def decorate(function: _Any) -> _Any:
+            return _decorated(function, key, name, unseen, settings, _ONE)
+
+        return decorate
+
+    def many(
+        self,
+        time: _Any,
+        *,
+        key: _Key | None = None,
+        name: str | None = None,
+        hidden: _Names = (),
+        prefix: str | None = None,
+        client: functions.Source | None = None,
+        cache_none: bool = True,
+    ) -> typed.ManyDecorator:
+        """Return a decorator that caches what a function of many keys returns.
+
+        .. code-block:: python
+
+            @memcached.cached.many(60)
+            async def load_users(user_ids):
+                return {user_id: ... for user_id in user_ids}
+
+            await load_users([7, 8, 9])
+            await load_users.invalidate([7, 8])
+
+        The function gets the list of the keys that are missing, and returns a
+        dict of their results: one read, one call, one write, as
+        :meth:`.Client.get_or_set_multi` has them.  What it takes besides is
+        for all keys.  In a key of memcached, one of the keys stands for the
+        list.
+
+        :param time: when the results expire; see :meth:`.Client.set`
+        :param key: see :func:`cached`; likewise the others
+
+        .. versionadded:: 2.0
+
+        """
+        settings = _settings(
+            plans.plan(time, 0, 10, None, cache_none, 0),
+            plans.MISS,
+            client,
+            prefix,
+            key,
+            name,
+        )
+
+        unseen = _hidden(hidden, key)
+
+        def decorate(function: _Any) -> _Any:
+            return _decorated(function, key, name, unseen, settings, _MANY)
+
+        return decorate
+
+
+_CLIENTS = (aio.Methods, blocking.Client)
+
+
+_Kinds = abc.Mapping[type[functions.Function], type[functions.Function]]
+
+_ONE: _Kinds = {
+    kind: kind
+    for kind in (
+        functions.Cached,
+        functions.CachedFuture,
+        functions.CachedCoroutine,
+    )
+}
+"""What is made of functions of each kind."""
+
+_MANY: _Kinds = {
+    functions.Cached: several.CachedMany,
+    functions.CachedFuture: several.CachedManyAwaited,
+    functions.CachedCoroutine: several.CachedManyAwaited,
+}
+"""Likewise, for those of many keys."""
+
+
+def _settings(
+    plan: plans.Plan,
+    default: _Any,
+    client: functions.Source | None,
+    prefix: str | None,
+    key: _Key | None,
+    name: str | None,
+) -> functions.Settings:
     if key is not None and name is not None:
         raise TypeError('cached takes a key or a name, and not both')
-    hidden = frozenset((hidden,) if isinstance(hidden, str) else hidden)
-    if hidden and callable(key):
-        raise TypeError(
-            'hidden is for keys that are made here: let the key function hide'
-            ' what it gets'
-        )
     if client is not None and not (
         isinstance(client, _CLIENTS) or callable(client)
     ):
@@ -148,33 +244,46 @@ def cached(
             f'client is {client!r}; expected a client, or a function that'
             ' returns one'
         )
-    settings = functions.Settings(
-        plans.plan(time, stale, lease, wait, cache_none, 0),
-        default,
-        client,
-        prefix,
-    )
-
-    def decorate(function: _Any) -> _Any:
-        if isinstance(function, classmethod):
-            return functions.ClassMethod(
-                _make(function.__func__, key, name, hidden, settings)
-            )
-        if isinstance(function, staticmethod):
-            return functions.StaticMethod(
-                _make(function.__func__, key, name, hidden, settings)
-            )
-        if names.takes_class(function):
-            raise TypeError(
-                f'{function.__qualname__} is a class method: write @cached'
-                ' above @classmethod'
-            )
-        return _make(function, key, name, hidden, settings)
-
-    return decorate
+    return functions.Settings(plan, default, client, prefix)
 
 
-_CLIENTS = (aio.Methods, blocking.Client)
+def _hidden(hidden: _Names, key: _Key | None) -> frozenset[str]:
+    """Return the names of parameters that are to be seen nowhere.
+
+    :raises TypeError: for a key that is not made here
+
+    """
+    found = frozenset((hidden,) if isinstance(hidden, str) else hidden)
+    if found and callable(key):
+        raise TypeError(
+            'hidden is for keys that are made here: let the key function hide'
+            ' what it gets'
+        )
+    return found
+
+
+def _decorated(
+    function: _Any,
+    key: _Key | None,
+    name: str | None,
+    hidden: abc.Set[str],
+    settings: functions.Settings,
+    kinds: _Kinds,
+) -> _Any:
+    if isinstance(function, classmethod):
+        return functions.ClassMethod(
+            _make(function.__func__, key, name, hidden, settings, kinds)
+        )
+    if isinstance(function, staticmethod):
+        return functions.StaticMethod(
+            _make(function.__func__, key, name, hidden, settings, kinds)
+        )
+    if names.takes_class(function):
+        raise TypeError(
+            f'{function.__qualname__} is a class method: write @cached'
+            ' above @classmethod'
+        )
+    return _make(function, key, name, hidden, settings, kinds)
 
 
 def _make(
@@ -183,6 +292,7 @@ def _make(
     name: str | None,
     hidden: abc.Set[str],
     settings: functions.Settings,
+    kinds: _Kinds,
 ) -> functions.Function:
     if not callable(function):
         raise TypeError(f'{function!r} is not a function')
@@ -190,7 +300,7 @@ def _make(
         raise TypeError(f'{function!r} is cached already')
     kind = _kind(function, settings.source)
     known = calls.Calls(function, key, name, hidden)
-    return kind(function, known, settings)
+    return kinds[kind](function, known, settings)
 
 
 def _kind(function: _Any, source: _Any) -> type[functions.Function]:
@@ -243,3 +353,6 @@ def _returns_awaitable(function: _Any) -> bool:
         return _AWAITABLE.match(said) is not None
     kind = typing.get_origin(said) or said
     return isinstance(kind, type) and issubclass(kind, abc.Awaitable)
+
+
+cached = _Cached()

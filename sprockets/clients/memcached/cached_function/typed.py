@@ -9,10 +9,13 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached import aio
-from sprockets.clients.memcached.cached_function import functions
+from sprockets.clients.memcached.cached_function import functions, several
 
 P = typing.ParamSpec('P')
 T = typing.TypeVar('T')
+K = typing.TypeVar('K')
+V = typing.TypeVar('V')
+M_co = typing.TypeVar('M_co', bound=several.Several, covariant=True)
 
 _Any = typing.Any
 
@@ -126,3 +129,50 @@ class BlockingDecorator(typing.Protocol):
     def __call__(
         self, function: abc.Callable[P, T], /
     ) -> functions.Cached[P, T]: ...
+
+
+class ManyMethod(typing.Protocol[M_co]):
+    """A cached function of many keys that takes an object first."""
+
+    def __get__(self, instance: object | None, owner: type) -> M_co: ...
+
+
+class ManyDecorator(typing.Protocol):
+    """Makes a cached function of one that takes many keys."""
+
+    @typing.overload
+    def __call__(
+        self,
+        function: abc.Callable[
+            typing.Concatenate[list[K], P], _Coroutine[abc.Mapping[K, V]]
+        ],
+        /,
+    ) -> several.CachedManyAwaited[K, V, P]: ...
+
+    @typing.overload
+    def __call__(
+        self,
+        function: abc.Callable[
+            typing.Concatenate[list[K], P], abc.Mapping[K, V]
+        ],
+        /,
+    ) -> several.CachedMany[K, V, P]: ...
+
+    @typing.overload
+    def __call__(
+        self,
+        function: abc.Callable[
+            typing.Concatenate[_Any, list[K], P],
+            _Coroutine[abc.Mapping[K, V]],
+        ],
+        /,
+    ) -> ManyMethod[several.CachedManyAwaited[K, V, P]]: ...
+
+    @typing.overload
+    def __call__(
+        self,
+        function: abc.Callable[
+            typing.Concatenate[_Any, list[K], P], abc.Mapping[K, V]
+        ],
+        /,
+    ) -> ManyMethod[several.CachedMany[K, V, P]]: ...

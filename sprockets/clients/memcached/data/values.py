@@ -220,6 +220,27 @@ class Codec:
                 return flags | COMPRESSED, compressed
         return flags, data
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether values may come back as something else."""
+        return self._kind in REWRITTEN
+
+    def rewritten(self, values: dict[K, typing.Any]) -> dict[K, typing.Any]:
+        """Return values as they come back when they have been stored.
+
+        :raises Exception: what serializing raises for what it cannot do
+
+        """
+        made = {}
+        for key, value in values.items():
+            flags, data = self.encode(value, -1)
+            made[key] = (
+                self.decode_or(flags, data, value)
+                if flags in REWRITTEN
+                else value
+            )
+        return made
+
     def decode(
         self, flags: int, data: bytes, budget: Budget | None = None
     ) -> typing.Any:

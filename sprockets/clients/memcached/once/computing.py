@@ -139,6 +139,12 @@ class Runner:
         call = calls.Call(self._here, *step, calls.endpoint_of, observer)
         return call.start(self._here.loop)
 
+    def ask_many(self, step: steps.AskMany) -> futures.Future:
+        """Run what is described, of many keys."""
+        if self._here.engine.released:
+            raise RuntimeError(engines.CLOSED)
+        return calls.many(self._here, step.request, self._observe)
+
     async def make(self, step: steps.Make) -> typing.Any:
         """Return a value; MISS if it cannot be made in the time of a call."""
         if step.weight <= values.HEAVY:

@@ -236,7 +236,7 @@ class Flow:
     def __init__(
         self, encoding: encodings.Encoding, servers: cluster.Cluster
     ) -> None:
-        self._encoding = encoding
+        self.encoding = encoding
         self._codec: values.Codec = encoding.codec
         self._cluster = servers
         self.failures = failures.Failures()
@@ -418,7 +418,7 @@ class Flow:
     def put(self, want: plans.Want, value: typing.Any) -> Steps[int]:
         """Store a value as if it had been computed."""
         plan, key = want.plan, want.route.key
-        encoded = self._encoding.encoded(
+        encoded = self.encoding.encoded(
             protocol.SET, value, plan.min_compress_len
         )
         self.failures.forget(want.route)
@@ -512,7 +512,7 @@ class Flow:
             return value, None
         plan, key = want.plan, want.route.key
         try:
-            encoded = self._encoding.encoded(
+            encoded = self.encoding.encoded(
                 protocol.ADD, value, plan.min_compress_len
             )
             outcome = Outcome(
@@ -739,7 +739,7 @@ class Flow:
             if isinstance(value, Failure):
                 return value
             request = methods.cas_of(
-                self._encoding, route, value, time, min_compress_len, saw
+                self.encoding, route, value, time, min_compress_len, saw
             )
             command = request.command
             if command is None:

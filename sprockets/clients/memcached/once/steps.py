@@ -13,6 +13,7 @@ import time
 import typing
 from collections import abc
 
+from sprockets.clients.memcached.requests import descriptions
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
@@ -23,6 +24,12 @@ class Ask(typing.NamedTuple):
     command: protocol.Command
     route: cluster.Route
     only: endpoints.Endpoint | None = None
+
+
+class AskMany(typing.NamedTuple):
+    """Run what is described, of many keys; its result is sent back."""
+
+    request: descriptions.Many[typing.Any]
 
 
 class Pause(typing.NamedTuple):
@@ -74,7 +81,7 @@ class Failure:
         return error
 
 
-Step = Ask | Pause | Make | Compute
+Step = Ask | AskMany | Pause | Make | Compute
 T = typing.TypeVar('T')
 Steps = abc.Generator[Step, typing.Any, T]
 
@@ -85,10 +92,12 @@ def follow(
     steps: Steps[T | Failure],
     ask: abc.Callable[[Ask], endpoints.Endpoint | None],
     function: Function | None = None,
+    ask_many: abc.Callable[[AskMany], typing.Any] | None = None,
 ) -> T:
     """Do one step after another, and return what came of it.
 
     :param ask: runs a command
+    :param ask_many: runs what is described, of many keys
     :raises BaseException: what the function raises
 
     """
@@ -98,6 +107,9 @@ def follow(
             try:
                 if isinstance(step, Ask):
                     result: typing.Any = ask(step)
+                elif isinstance(step, AskMany):
+                    assert ask_many is not None
+                    result = ask_many(step)
                 elif isinstance(step, Pause):
                     time.sleep(step.seconds)
                     result = None
@@ -153,6 +165,9 @@ class Runner(typing.Protocol):
     def ask(self, step: Ask) -> abc.Awaitable[endpoints.Endpoint | None]:
         """Run a command."""
 
+    def ask_many(self, step: AskMany) -> abc.Awaitable[typing.Any]:
+        """Run what is described, of many keys."""
+
     def make(self, step: Make) -> abc.Awaitable[typing.Any]:
         """Make a value, in a thread if that takes long."""
 
@@ -175,6 +190,8 @@ async def follow_awaited(
             try:
                 if isinstance(step, Ask):
                     result: typing.Any = await runner.ask(step)
+                elif isinstance(step, AskMany):
+                    result = await runner.ask_many(step)
                 elif isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
                     result = None

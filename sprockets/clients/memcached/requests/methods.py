@@ -153,7 +153,13 @@ def set_multi(
     time: typing.Any,
     key_prefix: typing.Any,
     min_compress_len: typing.Any,
+    added: abc.Set[typing.Any] = frozenset(),
 ) -> descriptions.Many[list[typing.Any]]:
+    """Describe ``set_multi``.
+
+    :param added: the keys of values that are stored where there is none
+
+    """
     when = arguments.exptime(time)
     originals = list(mapping)
     if type(mapping) is dict:
@@ -175,8 +181,9 @@ def set_multi(
                 min_compress_len,
                 requests,
                 dropped,
+                added,
             ),
-            protocol.SET,
+            protocol.ADD if added else protocol.SET,
             requests,
             dropped,
         )
@@ -191,6 +198,7 @@ def _storing(
     min_compress_len: typing.Any,
     requests: list[bytes],
     dropped: set[int],
+    added: abc.Set[typing.Any],
 ) -> abc.Iterator[cluster.Keys]:
     """Yield each part of the keys when there are requests for it.
 
@@ -221,7 +229,8 @@ def _storing(
             except KeyError:
                 head = b' %d %d %d\r\n' % (flags, when, size)
                 heads[flags, size] = head
-            put(join((b'set ', key, head, value, b'\r\n')))
+            word = b'add ' if added and original in added else b'set '
+            put(join((word, key, head, value, b'\r\n')))
         yield part
 
 

@@ -1,0 +1,196 @@
+"""Functions of many keys, whose results are cached for each of them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections import abc
+
+from sprockets.clients.memcached.cached_function import functions, names
+
+P = typing.ParamSpec('P')
+K = typing.TypeVar('K')
+V = typing.TypeVar('V')
+
+Args = tuple[typing.Any, ...]
+Kwargs = dict[str, typing.Any]
+
+
+class Named(typing.NamedTuple):
+    """A call: the keys as they were given, and what they are called."""
+
+    args: Args
+    """What there is besides the keys, with the object in front."""
+    kwargs: Kwargs
+    keys: dict[str, typing.Any]
+
+
+class Several(functions.Function):
+    """What both kinds have in common; see :class:`CachedMany`."""
+
+    __slots__ = ()
+
+    def _names(
+        self, keys: abc.Iterable[typing.Any], args: Args, kwargs: Kwargs
+    ) -> Named:
+        """Return how the results for some keys are named.
+
+        :raises TypeError: for keys that are none, or that have no name
+
+        """
+        if isinstance(keys, (str, bytes)) or not isinstance(
+            keys, abc.Iterable
+        ):
+            raise TypeError(
+                f'{self!r} takes a list of keys first, and not {keys!r}'
+            )
+        self._calls.look()
+        named = {self._name(key, args, kwargs): key for key in keys}
+        return Named(args, kwargs, named)
+
+    def _name(self, key: typing.Any, args: Args, kwargs: Kwargs) -> str:
+        return self._calls.named((*self._first, key, *args), kwargs).key
+
+    def _factory(self, named: Named) -> abc.Callable[..., typing.Any]:
+        """Return what computes the results for the names of some keys."""
+        function = functools.partial(_call, self._calls.function, self._first)
+        return functools.partial(function, named)
+
+    def _of(self, named: Named) -> typing.Any:
+        return self._client((*self._first, None, *named.args))
+
+    def _arguments(self) -> dict[str, typing.Any]:
+        return {
+            'time': self._plan.time,
+            'cache_none': self._plan.cache_none,
+        }
+
+
+def _call(
+    function: abc.Callable[..., typing.Any],
+    first: Args,
+    named: Named,
+    missing: list[str],
+) -> typing.Any:
+    keys = {named.keys[name]: name for name in missing}
+    made = function(*first, [*keys], *named.args, **named.kwargs)
+    if inspect.isawaitable(made):
+        return _await(function, keys, made)
+    return _by_name(function, keys, made)
+
+
+async def _await(
+    function: abc.Callable[..., typing.Any],
+    keys: dict[typing.Any, str],
+    made: abc.Awaitable[typing.Any],
+) -> dict[str, typing.Any]:
+    return _by_name(function, keys, await made)
+
+
+def _by_name(
+    function: abc.Callable[..., typing.Any],
+    keys: dict[typing.Any, str],
+    made: typing.Any,
+) -> dict[str, typing.Any]:
+    if not isinstance(made, abc.Mapping):
+        raise TypeError(
+            f'{names.describe(function)} returned {made!r}; expected a dict'
+            ' of the results by their keys'
+        )
+    return {name: made[key] for key, name in keys.items() if key in made}
+
+
+def _by_key(named: Named, found: dict[str, V]) -> dict[typing.Any, V]:
+    return {
+        key: found[name] for name, key in named.keys.items() if name in found
+    }
+
+
+class CachedMany(Several, typing.Generic[K, V, P]):
+    """A function of many keys, whose results are cached for each of them.
+
+    It is called with the keys, and whatever else the function takes, and
+    returns a dict of their results.
+
+    """
+
+    __slots__ = ()
+
+    def __call__(
+        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+    ) -> dict[K, V]:
+        """Return the results that there are, and compute the others."""
+        named = self._names(keys, args, kwargs)
+        found = self._of(named).get_or_set_multi(
+            named.keys, self._factory(named), **self._arguments()
+        )
+        return _by_key(named, found)
+
+    def key(self, key: K, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return what the result for one of the keys is called."""
+        self._calls.look()
+        return self._name(key, args, kwargs)
+
+    def refresh(
+        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+    ) -> dict[K, V]:
+        """Compute the results for all of the keys, and store them."""
+        named = self._names(keys, args, kwargs)
+        made = self._factory(named)([*named.keys])
+        self._of(named).set_multi(made, self._plan.time)
+        return _by_key(named, made)
+
+    def invalidate(
+        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+    ) -> int:
+        """Delete the results for some keys.
+
+        :return: 1 if that was done, whether there were any or not, else 0
+
+        """
+        named = self._names(keys, args, kwargs)
+        done: int = self._of(named).delete_multi([*named.keys])
+        return done
+
+
+class CachedManyAwaited(Several, typing.Generic[K, V, P]):
+    """A function of many keys that is awaited: likewise."""
+
+    __slots__ = ()
+
+    awaits = True
+
+    async def __call__(
+        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+    ) -> dict[K, V]:
+        """Return the results that there are, and compute the others."""
+        named = self._names(keys, args, kwargs)
+        found = await self._of(named).get_or_set_multi(
+            named.keys, self._factory(named), **self._arguments()
+        )
+        return _by_key(named, found)
+
+    def key(self, key: K, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return what the result for one of the keys is called."""
+        self._calls.look()
+        return self._name(key, args, kwargs)
+
+    async def refresh(
+        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+    ) -> dict[K, V]:
+        """Compute and store; see :meth:`CachedMany.refresh`."""
+        named = self._names(keys, args, kwargs)
+        made = self._factory(named)([*named.keys])
+        if inspect.isawaitable(made):
+            made = await made
+        await self._of(named).set_multi(made, self._plan.time)
+        return _by_key(named, made)
+
+    async def invalidate(
+        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+    ) -> int:
+        """Delete results; see :meth:`CachedMany.invalidate`."""
+        named = self._names(keys, args, kwargs)
+        done: int = await self._of(named).delete_multi([*named.keys])
+        return done
