@@ -46,7 +46,7 @@ def placed(kind, count):
             for number, server in enumerate(servers, 1)
         ],
         True,
-    )
+    ).pick
     numbers = {server: number for number, server in enumerate(servers)}
     return [numbers[pick(key)] for key in KEYS]
 

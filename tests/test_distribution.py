@@ -60,7 +60,7 @@ def pick(endpoints, kind='ketama', weights=None, failover=True):
             for endpoint, weight in zip(endpoints, weights, strict=True)
         ],
         failover,
-    )
+    ).pick
 
 
 def ring_of(count):

@@ -127,10 +127,26 @@ async def right() -> None:
     counts: dict[str, int] = count_many(['a'])
     user = users[7]
     number = counts['a']
+    ended: int = await client.namespace('user:7').invalidate()
+    ended = blocking.namespace('user:7').namespace('cart').invalidate()
+    ended = await client.invalidate_tags('catalog', 'rates')
+    memcached.cached(60, tags=('catalog',))
     number = await client.incr('count', initial=1, time=60)
     number = blocking.incr('count', initial=1, time=60)
     _ = user, total, awaited, found, told, data, price, plain, deleted
-    _ = gone, of, key, task, function, again, stored, there, number, marked
+    _ = (
+        ended,
+        gone,
+        of,
+        key,
+        task,
+        function,
+        again,
+        stored,
+        there,
+        number,
+        marked,
+    )
 
 
 async def wrong() -> None:
@@ -148,6 +164,8 @@ async def wrong() -> None:
     await load.refresh('7')  # type: ignore[arg-type]
     add.set(3, 1)  # type: ignore[call-arg]
     add.key('1', 2)  # type: ignore[arg-type]
+    client.namespace(7)  # type: ignore[arg-type]
+    memcached.cached(60, tags=(7,))  # type: ignore[arg-type]
     await load_many(7)  # type: ignore[arg-type]
     await load_many(['7'])  # type: ignore[list-item]
     users: dict[str, User] = await load_many([7])  # type: ignore[assignment]

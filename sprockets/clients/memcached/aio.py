@@ -21,10 +21,13 @@ from sprockets.clients.memcached.loop import (
 )
 from sprockets.clients.memcached.once import (
     computing,
+    confirming,
     counts,
+    generations,
     leases,
     lookups,
     missing,
+    namespaces,
     nesting,
     plans,
     steps,
@@ -59,6 +62,7 @@ class Methods:
         self, engine: engines.Engine, observe: Observe | None = None
     ) -> None:
         self._engine = engine
+        self._encoding = engine.encoding
         self._observe = observe
 
     def _tokens(self) -> tokens.Tokens:
@@ -73,7 +77,7 @@ class Methods:
         here = engine.entered
         if here is None or here.loop is not asyncio.get_running_loop():
             here = engine.enter()
-        encoded = engine.encoding.key(key)
+        encoded = self._encoding.key(key)
         if encoded is None or self._observe is not None:
             return self._get(here, key, default)
         future: Future = asyncio.Future(loop=here.loop)
@@ -95,7 +99,7 @@ class Methods:
     ) -> Future:
         """Get the value of any key, and tell who observes."""
         engine = self._engine
-        encoded, hashed = engine.encoding.route(key)
+        encoded, hashed = self._encoding.route(key)
         observer = None
         if self._observe is not None:
             observer = self._observe('get', (encoded,))
@@ -292,6 +296,7 @@ class Methods:
         default: typing.Any = plans.MISS,
         cache_none: bool = True,
         min_compress_len: int = 0,
+        tags: tuple[str, ...] = (),
     ) -> Future:
         """Awaitable :meth:`.Client.get_or_set`.
 
@@ -316,13 +321,19 @@ class Methods:
             and min_compress_len == 0
         ):
             plan = plans.USUAL[time]
-            encoded = self._engine.encoding.key(key)
+            if tags != ():
+                group = self._flow.generations.tags(tags)
+                return self._get_grouped(group, key, factory, plan, default)
+            encoded = self._encoding.key(key)
             if encoded is not None:
                 return self._read(key, encoded, factory, plan, default)
         else:
             plan = plans.plan(
                 time, stale, lease, wait, cache_none, min_compress_len
             )
+            if tags != ():
+                group = self._flow.generations.tags(tags)
+                return self._get_grouped(group, key, factory, plan, default)
         return self._look_up(key, factory, plan, default, None)
 
     async def get_or_set_multi(
@@ -430,7 +441,8 @@ class Methods:
         future: Future
         stale = plan.stale
         observe = self._observe
-        if stale and observe is None and type(key) is str:
+        is_own = self._encoding is not engine.encoding
+        if stale and observe is None and type(key) is str and not is_own:
             # To join others takes no more than the key as it is.
             read = here.computing.reads.get(key)
             if read is not None:
@@ -449,9 +461,12 @@ class Methods:
         hashed = None
         name = key
         if encoded is None:
-            encoded = engine.encoding.key(key)
+            encoded = self._encoding.key(key)
             if encoded is None:
-                encoded, hashed = name = engine.encoding.route(key)
+                encoded, hashed = name = self._encoding.route(key)
+            if is_own:
+                # Of other generations there is the same key.
+                name = encoded
         observer = None
         if observe is not None:
             observer = observe('get_or_set', (encoded,))
@@ -513,7 +528,7 @@ class Methods:
         """
         engine = self._engine
         here = engine.enter()
-        route = engine.encoding.route(key)
+        route = self._encoding.route(key)
         here.computing.forget(route)
         runner = computing.Runner(here, self._observe, 'invalidate')
         return await steps.follow_awaited(leases.invalidate(route), runner)
@@ -526,7 +541,7 @@ class Methods:
         """
         engine = self._engine
         here = engine.enter()
-        route = engine.encoding.route(key)
+        route = self._encoding.route(key)
         seconds = arguments.whole_seconds('stale', stale, 1)
         here.computing.forget(route)
         runner = computing.Runner(here, self._observe, 'mark_stale')
@@ -553,7 +568,7 @@ class Methods:
         engine = self._engine
         here = engine.enter()
         plans.check_callable('function', function)
-        route = engine.encoding.route(key)
+        route = self._encoding.route(key)
         arguments.exptime(time)
         runner = computing.Runner(here, self._observe, 'update')
         async with here.computing.locked(route):
@@ -564,6 +579,139 @@ class Methods:
                 runner,
                 function,
             )
+
+    # What ends together
+
+    def namespace(self, name: str) -> AsyncNamespace:
+        """Return these methods for keys that end together.
+
+        .. code-block:: python
+
+            user = client.namespace('user:7')
+            await user.set('cart', cart, time=3600)
+            await user.get('cart')
+            await user.invalidate()     # nothing of it is found any more
+
+        See :meth:`.Client.namespace`.
+
+        :rtype: AsyncNamespace
+
+        .. versionadded:: 2.0
+
+        """
+        generations.checked('name', name)
+        return AsyncNamespace(self, (), name)
+
+    async def invalidate_tags(self, *tags: str) -> int:
+        """Awaitable :meth:`.Client.invalidate_tags`.
+
+        .. versionadded:: 2.0
+
+        """
+        return await self._end(self._flow.generations.tags(tags))
+
+    async def _look(
+        self, group: generations.Group
+    ) -> generations.Tokens | None:
+        """Return the generations, None where a server does not answer."""
+        here = self._engine.enter()
+        return await steps.follow_awaited(
+            self._flow.generations.look(group), computing.Runner(here)
+        )
+
+    def _within(
+        self,
+        group: generations.Group,
+        known: generations.Tokens,
+        saw: tokens.Tokens | None = None,
+    ) -> _Within:
+        encoding = self._flow.generations.within(group, known)
+        return _Within(self, encoding, saw)
+
+    async def _with_tags(
+        self,
+        tags: tuple[str, ...],
+        call: abc.Callable[[Methods], typing.Any],
+        failure: typing.Any,
+    ) -> typing.Any:
+        """Call something with the methods for what has some tags.
+
+        :param failure: what to return where these are not known; MISS to call
+            it with those for what nobody is to find
+
+        """
+        group = self._flow.generations.tags(tags)
+        known = await self._look(group)
+        if known is not None:
+            return await call(self._within(group, known))
+        if failure is not plans.MISS:
+            return failure
+        return await call(_Within(self, self._flow.generations.apart()))
+
+    def _get_grouped(
+        self,
+        group: generations.Group,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+        default: typing.Any,
+    ) -> Future:
+        """Do what :meth:`get_or_set` does, in the generations of a group."""
+        here = self._engine.entered
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = self._engine.enter()
+        context = contextvars.copy_context()
+        if here.computing.under_way:
+            nesting.note(context)
+        known = self._flow.generations
+        args = here, context, group, key, factory, plan, default
+        if self._observe is None and not plan.stale:
+            turn = here.computing.turns.get(group) or confirming.turn(
+                here, known, group
+            )
+            if turn is not None:
+                again = self._get_grouped_again
+                future = confirming.read(
+                    here, turn, (key, None, _missed), again, args
+                )
+                if future is not None:
+                    return future
+        # What is wrong with it is said before anything is sent.
+        known.apart().route(key)
+        return context.run(here.spawn, self._get_surely(*args))
+
+    def _get_grouped_again(
+        self, future: confirming.Read, *args: typing.Any
+    ) -> None:
+        here, context, *_ = args
+        task = context.run(here.spawn, self._get_surely(*args))
+        task.add_done_callback(future.settle)
+
+    async def _get_surely(
+        self,
+        here: state.LoopState,
+        context: contextvars.Context,
+        group: generations.Group,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+        default: typing.Any,
+    ) -> typing.Any:
+        found = await self._look(group)
+        if found is not None:
+            within = self._within(group, found)
+        else:
+            # Nobody will find it, as without a server.
+            within = _Within(self, self._flow.generations.apart())
+        return await within._look_up(key, factory, plan, default, None)
+
+    async def _end(self, group: generations.Group) -> int:
+        """Give groups other generations; return whether all of them have."""
+        here = self._engine.enter()
+        runner = computing.Runner(here, self._observe, 'invalidate')
+        work = self._flow.generations.end
+        ends = [steps.follow_awaited(work(key), runner) for key in group]
+        return int(all(await asyncio.gather(*ends)))
 
     # Numbers
 
@@ -698,8 +846,9 @@ class Methods:
     # The way to the engine
 
     @property
-    def _encoding(self) -> encodings.Encoding:
-        return self._engine.encoding
+    def _flow(self) -> leases.Flow:
+        flow: leases.Flow = self._engine.flow
+        return flow
 
     def _one(self, request: descriptions.One[typing.Any]) -> Future:
         # In another loop there may be another observer.
@@ -756,6 +905,256 @@ class Scope(Methods):
         return self._saw
 
 
+class _Within(Methods):
+    """The methods of another client, in some generation.
+
+    :param saw: what the ``gets`` of the caller saw, where that matters
+
+    """
+
+    def __init__(
+        self,
+        parent: Methods,
+        encoding: encodings.Encoding,
+        saw: tokens.Tokens | None = None,
+    ) -> None:
+        super().__init__(parent._engine, parent._observe)
+        self._encoding = encoding
+        self._parent = parent
+        self._saw = saw
+
+    def _tokens(self) -> tokens.Tokens:
+        return self._parent._tokens() if self._saw is None else self._saw
+
+
+class AsyncNamespace(Methods):
+    """The methods of a client for keys that end together.
+
+    It comes from :meth:`.AsyncClient.namespace`.
+
+    """
+
+    def __init__(
+        self, parent: Methods, outer: generations.Group, name: str
+    ) -> None:
+        super().__init__(parent._engine, parent._observe)
+        self._parent = parent
+        self._name = name
+        own = self._flow.generations.key('namespace', name)
+        self._group = (*outer, own)
+        self._saw: set[tuple[typing.Any, ...]] = set()
+        """The keys of its ``gets``, in whatever generation."""
+
+    def _tokens(self) -> tokens.Tokens:
+        return self._parent._tokens()
+
+    def namespace(self, name: str) -> AsyncNamespace:
+        """Return a namespace within this one, with which it ends."""
+        generations.checked('name', name)
+        return AsyncNamespace(
+            self._parent, self._group, f'{self._name} {name}'
+        )
+
+    async def invalidate(self, key: typing.Any = namespaces.WHOLE) -> int:
+        """Let nothing be found any more; with a key, delete that alone.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :return: nonzero if that was done, or there was such a key
+
+        """
+        if key is namespaces.WHOLE:
+            return await self._end(self._group[-1:])
+        self._check(Methods.invalidate, (key,), {})
+        done = await self._sure(Methods.invalidate, (key,), {})
+        return typing.cast(int, done)
+
+    def get(self, key: typing.Any, default: typing.Any = None) -> Future:
+        here = self._engine.entered
+        if here is None or here.loop is not asyncio.get_running_loop():
+            here = self._engine.enter()
+        if self._observe is None:
+            turn = here.computing.turns.get(self._group) or confirming.turn(
+                here, self._flow.generations, self._group
+            )
+            if turn is not None:
+                future = confirming.read(
+                    here,
+                    turn,
+                    (key, default, None),
+                    self._get_again,
+                    (key, default),
+                )
+                if future is not None:
+                    return future
+        return self._call(Methods.get, (key, default), {})
+
+    def _get_again(
+        self, future: confirming.Read, key: typing.Any, default: typing.Any
+    ) -> None:
+        work = self._sure(Methods.get, (key, default), {})
+        task = self._engine.enter().spawn(work)
+        task.add_done_callback(future.settle)
+
+    def get_or_set(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        time: typing.Any = 0,
+        *,
+        stale: typing.Any = 0,
+        lease: typing.Any = 10,
+        wait: typing.Any = None,
+        default: typing.Any = plans.MISS,
+        cache_none: bool = True,
+        min_compress_len: int = 0,
+        tags: tuple[str, ...] = (),
+    ) -> Future:
+        plans.check_callable('factory', factory)
+        plan = plans.plan(
+            time, stale, lease, wait, cache_none, min_compress_len
+        )
+        group = self._group
+        if tags:
+            group += self._flow.generations.tags(tags)
+        return self._get_grouped(group, key, factory, plan, default)
+
+    async def _sure(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+        saw: tokens.Tokens | None = None,
+    ) -> typing.Any:
+        """Call a method once the generations are known."""
+        known = await self._look(self._group)
+        if known is not None:
+            within = self._within(self._group, known, saw)
+        elif method in (Methods.get_or_set, Methods.get_or_set_multi):
+            # Nobody will find it, as without a server.
+            within = _Within(self._parent, self._flow.generations.apart())
+        else:
+            return namespaces.failure(method, args, kwargs)
+        return await method(within, *args, **kwargs)
+
+    async def _at_once(
+        self,
+        guess: generations.Known,
+        guessed: Future,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+        saw: tokens.Tokens | None,
+    ) -> typing.Any:
+        """Take what came, if the generations were what they were taken for."""
+        try:
+            known = await self._look(self._group)
+        finally:
+            # Nobody else is to hear of it.
+            guessed.add_done_callback(_forget)
+        if known == guess.tokens:
+            return await guessed
+        if known is None or method is Methods.cas:
+            return namespaces.failure(method, args, kwargs)
+        within = self._within(self._group, known, saw)
+        return await method(within, *args, **kwargs)
+
+    def _check(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> None:
+        apart = self._flow.generations.apart()
+        namespaces.check(apart, method, args, kwargs)
+
+    def _call(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> Future:
+        """Call a method in the same batch in which generations are read."""
+        here = self._engine.enter()
+        saw = None
+        seen = False
+        if method in _WITH_TOKENS:
+            # They are the caller's, who is not who goes on.
+            saw = self._parent._tokens()
+            seen = args[:1] in self._saw
+            if method is Methods.cas:
+                self._saw.discard(args[:1])
+            else:
+                self._saw.add(args[:1])
+        found = self._flow.generations
+        guess = found.guess(self._group)
+        if guess is None or found.is_owed(self._group):
+            self._check(method, args, kwargs)
+            if method is Methods.cas and seen:
+                # What gets saw was in another generation.
+                return here.spawn(_nothing())
+            return here.spawn(self._sure(method, args, kwargs, saw))
+        within = _Within(self._parent, guess.encoding, saw)
+        try:
+            guessed = method(within, *args, **kwargs)
+        except RuntimeError:
+            if method is Methods.cas and seen:
+                # Likewise.
+                return here.spawn(_nothing())
+            raise
+        return here.spawn(
+            self._at_once(guess, guessed, method, args, kwargs, saw)
+        )
+
+    def _steps(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> abc.Coroutine[typing.Any, typing.Any, typing.Any]:
+        """Call a method of several steps."""
+        self._check(method, args, kwargs)
+        return self._sure(method, args, kwargs)
+
+
+def _missed(value: typing.Any, future: Future) -> None:
+    """Get a value that was not there, in the generations as they are."""
+    read = typing.cast(confirming.Read, future)
+    read.again(read, *read.args)
+
+
+_WITH_TOKENS = (Methods.gets, Methods.gats, Methods.cas)
+
+
+async def _nothing() -> int:
+    return 0
+
+
+def _forget(future: Future) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _in_namespace(
+    name: str, call: abc.Callable[..., typing.Any]
+) -> abc.Callable[..., typing.Any]:
+    """Return a method of a namespace."""
+    method = getattr(Methods, name)
+
+    @functools.wraps(method)
+    def within(
+        self: AsyncNamespace, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
+        return call(self, method, args, kwargs)
+
+    return within
+
+
+for _name in namespaces.AGAIN:
+    setattr(AsyncNamespace, _name, _in_namespace(_name, AsyncNamespace._call))
+for _name in namespaces.STEPS:
+    setattr(AsyncNamespace, _name, _in_namespace(_name, AsyncNamespace._steps))
+
+
 class AsyncClient(Methods):
     """The awaitable client.
 
@@ -807,6 +1206,7 @@ class AsyncClient(Methods):
         flow = leases.Flow(belongings.encoding, belongings.cluster)
         make = functools.partial(computing.Computing, flow)
         super().__init__(engines.Engine(belongings, executor, make))
+        self._engine.flow = flow
         # It looks for a tracer in each loop; a scope when it is made.
         self._engine.client = weakref.ref(self)
         self._by_task: weakref.WeakKeyDictionary[

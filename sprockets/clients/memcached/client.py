@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
+import functools
 import logging
 import operator
 import threading
@@ -17,8 +19,10 @@ from sprockets.clients.memcached import core, notices, settings
 from sprockets.clients.memcached.once import (
     computations,
     counts,
+    generations,
     leases,
     missing,
+    namespaces,
     nesting,
     plans,
     steps,
@@ -26,6 +30,7 @@ from sprockets.clients.memcached.once import (
 from sprockets.clients.memcached.requests import (
     arguments,
     descriptions,
+    encodings,
     methods,
     tokens,
 )
@@ -637,6 +642,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         default: typing.Any = plans.MISS,
         cache_none: bool = True,
         min_compress_len: int = 0,
+        tags: tuple[str, ...] = (),
     ) -> typing.Any:
         """Return the value of a key, or what ``factory()`` returns, stored.
 
@@ -666,8 +672,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param bool cache_none: whether None is a value that is stored; if
             not, the factory is called each time that it returns None
         :param int min_compress_len: see :meth:`set`
+        :param tags: names of what the value is made of.  It is found as long
+            as none of them is ended by :meth:`invalidate_tags`, and by calls
+            with the same tags only
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: for what is no time
+        :raises ValueError: for what is no time, or no tag
         :raises TypeError: if the factory cannot be called
         :raises Exception: what the factory raises
 
@@ -680,6 +689,24 @@ class Client(memcache.Client):  # type: ignore[misc]
         plan = plans.plan(
             time, stale, lease, wait, cache_none, min_compress_len
         )
+        if tags != ():
+            group = shared.flow.generations.tags(tags)
+            # What is wrong with the key is said before anything is sent.
+            shared.flow.generations.apart().route(key)
+            within = self._grouped(group, apart=True)
+            assert within is not None
+            return within._get_or_compute(key, factory, plan, default)
+        return self._get_or_compute(key, factory, plan, default)
+
+    def _get_or_compute(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+        default: typing.Any,
+    ) -> typing.Any:
+        """Do what :meth:`get_or_set` does, once its arguments are checked."""
+        shared = self._shared
         route = shared.encoding.route(key)
         want = plans.Want(route, plan, default)
         if plan.stale and not shared.flow.failures.are_recent(route):
@@ -905,6 +932,102 @@ class Client(memcache.Client):  # type: ignore[misc]
     def _ask(self, step: steps.Ask) -> endpoints.Endpoint | None:
         return self._shared.run(step.command.name, *step)
 
+    # What ends together
+
+    def namespace(self, name: str) -> Namespace:
+        """Return these methods for keys that end together.
+
+        .. code-block:: python
+
+            user = client.namespace('user:7')
+            user.set('cart', cart, time=3600)
+            user.get('cart')
+            user.invalidate()     # nothing of it is found any more
+
+        The namespace has a generation, a value of its own, which is in front
+        of its keys (17 bytes).  It is read with each call, in the same batch
+        where that can be.  ``invalidate()`` without a key gives it another
+        one, for everybody and at once, and returns 0 if that could not be
+        done.  Where the generation is lost, or its server is down, nothing
+        is found: never something old.
+
+        ``namespace('orders').namespace('open')`` is one within another, with
+        which it ends.  The methods that are about servers are the client's.
+
+        :param str name: text that can be printed
+        :rtype: Namespace
+        :raises ValueError: if it is empty, or not to be printed
+        :raises TypeError: if it is no text
+
+        .. versionadded:: 2.0
+
+        """
+        generations.checked('name', name)
+        return Namespace(self, (), name)
+
+    def invalidate_tags(self, *tags: str) -> int:
+        """Let nothing be found any more that has one of the tags.
+
+        It is for everybody and at once; see the ``tags`` of
+        :meth:`get_or_set`.
+
+        :return: nonzero if that was done; 0 if a server does not answer.  Then
+            this client does it before it uses the tag again
+        :raises ValueError: for a tag that is empty, or not to be printed
+        :raises TypeError: for one that is no text
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        shared.count('invalidate_tags')
+        return self._end(shared.flow.generations.tags(tags))
+
+    def _end(self, group: generations.Group) -> int:
+        """Give groups other generations; return whether all of them have."""
+        end = self._shared.flow.generations.end
+        ended = [self._follow(end(key)) for key in group]
+        return int(all(ended))
+
+    def _look(self, group: generations.Group) -> generations.Tokens | None:
+        """Return the generations, None where a server does not answer."""
+        look = self._shared.flow.generations.look
+        found = self._follow(look(group))
+        return typing.cast('generations.Tokens | None', found)
+
+    def _grouped(
+        self, group: generations.Group, apart: bool = False
+    ) -> _Within | None:
+        """Return the methods in the generations of a group.
+
+        :param bool apart: whether to return them, if the generations are not
+            known, for what nobody is to find; else it is None
+
+        """
+        known = self._look(group)
+        if known is not None:
+            found = self._shared.flow.generations
+            return _Within(self, found.within(group, known))
+        if apart:
+            return _Within(self, self._shared.flow.generations.apart())
+        return None
+
+    def _with_tags(
+        self,
+        tags: tuple[str, ...],
+        call: abc.Callable[[Client], typing.Any],
+        failure: typing.Any,
+    ) -> typing.Any:
+        """Call something with the methods for what has some tags.
+
+        :param failure: what to return where these are not known; MISS to call
+            it with those for what nobody is to find
+
+        """
+        group = self._shared.flow.generations.tags(tags)
+        within = self._grouped(group, apart=failure is plans.MISS)
+        return failure if within is None else call(within)
+
     # Numbers
 
     def incr(
@@ -1039,3 +1162,152 @@ class Client(memcache.Client):  # type: ignore[misc]
     def reset_cas(self) -> None:
         """Forget what this thread's :meth:`gets` saw."""
         self._tokens.clear()
+
+
+class _Within(Client):
+    """The methods of another client, in some generation."""
+
+    def __init__(self, parent: Client, encoding: encodings.Encoding) -> None:
+        # threading.local calls this again in each thread that comes.
+        self._tokens = parent._tokens
+        if not hasattr(self, '_shared'):
+            self._shared = shared = copy.copy(parent._shared)
+            shared.encoding = encoding
+
+
+class Namespace(Client):
+    """The methods of a client for keys that end together.
+
+    It comes from :meth:`.Client.namespace`.
+
+    """
+
+    __slots__ = ('_group', '_name', '_parent')
+
+    _group: generations.Group
+    _name: str
+    _parent: Client
+
+    def __init__(
+        self, parent: Client, outer: generations.Group, name: str
+    ) -> None:
+        # Likewise; the keys of its gets, in whatever generation.
+        self._saw: set[typing.Any] = set()  # type: ignore[misc]
+        self._tokens = parent._tokens  # type: ignore[misc]
+        if hasattr(self, '_shared'):
+            return
+        self._shared = parent._shared
+        self._parent = parent
+        self._name = name
+        own = parent._shared.flow.generations.key('namespace', name)
+        self._group = (*outer, own)
+
+    def namespace(self, name: str) -> Namespace:
+        """Return a namespace within this one, with which it ends."""
+        generations.checked('name', name)
+        return Namespace(self._parent, self._group, f'{self._name} {name}')
+
+    def invalidate(self, key: typing.Any = namespaces.WHOLE) -> int:
+        """Let nothing be found any more; with a key, delete that alone.
+
+        :param str key: text, bytes, or ``(hash, key)``
+        :return: nonzero if that was done, or there was such a key
+
+        """
+        if key is namespaces.WHOLE:
+            self._shared.count('invalidate')
+            return self._end(self._group[-1:])
+        return typing.cast(int, self._call(Client.invalidate, (key,), {}))
+
+    def get_or_set(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        time: typing.Any = 0,
+        *,
+        stale: typing.Any = 0,
+        lease: typing.Any = 10,
+        wait: typing.Any = None,
+        default: typing.Any = plans.MISS,
+        cache_none: bool = True,
+        min_compress_len: int = 0,
+        tags: tuple[str, ...] = (),
+    ) -> typing.Any:
+        shared = self._shared
+        shared.count('get_or_set')
+        plans.check_callable('factory', factory)
+        plan = plans.plan(
+            time, stale, lease, wait, cache_none, min_compress_len
+        )
+        group = self._group
+        if tags != ():
+            group += shared.flow.generations.tags(tags)
+        shared.flow.generations.apart().route(key)
+        within = self._grouped(group, apart=True)
+        assert within is not None
+        return within._get_or_compute(key, factory, plan, default)
+
+    def get(self, key: typing.Any, default: typing.Any = None) -> typing.Any:
+        shared = self._shared
+        known = shared.flow.generations
+        guess = known.guess(self._group)
+        if guess is not None and not known.is_owed(self._group):
+            route = guess.encoding.route(key)
+            (home, *others) = {shared.cluster.home(k) for k in self._group}
+            if not others and home is shared.cluster.pick(*route):
+                # It takes no more than a get.
+                command = protocol.Get((*self._group, route.key))
+                shared.run('get', command, route, home)
+                found = command.found
+                if guess.tokens == tuple(
+                    [found[k][1] for k in self._group if k in found]
+                ):
+                    shared.count('get')
+                    item = found.get(route.key)
+                    return shared.codec.value_of(item, default)
+        return self._call(Client.get, (key, default), {})
+
+    def _call(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> typing.Any:
+        """Call a method once the generations are known."""
+        apart = self._shared.flow.generations.apart()
+        namespaces.check(apart, method, args, kwargs)
+        within = self._grouped(
+            self._group, apart=method is Client.get_or_set_multi
+        )
+        if within is None:
+            return namespaces.failure(method, args, kwargs)
+        saw = False
+        if method is Client.cas:
+            saw = args[:1] in self._saw
+            self._saw.discard(args[:1])
+        elif method in (Client.gets, Client.gats):
+            self._saw.add(args[:1])
+        try:
+            return method(within, *args, **kwargs)
+        except RuntimeError:
+            if method is Client.cas and saw:
+                # What gets saw was in another generation.
+                return 0
+            raise
+
+
+def _in_namespace(name: str) -> abc.Callable[..., typing.Any]:
+    """Return a method of a namespace."""
+    method = getattr(Client, name)
+
+    @functools.wraps(method)
+    def within(
+        self: Namespace, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
+        return self._call(method, args, kwargs)
+
+    return within
+
+
+for _name in namespaces.AGAIN | namespaces.STEPS:
+    setattr(Namespace, _name, _in_namespace(_name))

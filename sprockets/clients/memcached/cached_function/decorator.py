@@ -16,7 +16,7 @@ from sprockets.clients.memcached.cached_function import (
     several,
     typed,
 )
-from sprockets.clients.memcached.once import plans
+from sprockets.clients.memcached.once import generations, plans
 
 _Any = typing.Any
 
@@ -59,6 +59,8 @@ class _Cached:
         that of the handler for whose request it is called; or one that all
         such functions of the process have in common
     :param stale: see :meth:`.Client.get_or_set`; likewise the others
+    :param tags: names of what the results are made of: they end together, by
+        :meth:`.Client.invalidate_tags`
     :raises ValueError: for what is no time, and for a pattern or ``hidden``
         that names no parameter
     :raises TypeError: for a function that cannot be told from others, or
@@ -84,6 +86,7 @@ class _Cached:
         wait: _Any = None,
         default: _Any = plans.MISS,
         cache_none: bool = True,
+        tags: tuple[str, ...] = (),
     ) -> typed.Decorator: ...
 
     @typing.overload
@@ -101,6 +104,7 @@ class _Cached:
         wait: _Any = None,
         default: _Any = plans.MISS,
         cache_none: bool = True,
+        tags: tuple[str, ...] = (),
     ) -> typed.BlockingDecorator: ...
 
     @typing.overload
@@ -118,6 +122,7 @@ class _Cached:
         wait: _Any = None,
         default: _Any = plans.MISS,
         cache_none: bool = True,
+        tags: tuple[str, ...] = (),
     ) -> typed.AwaitedDecorator: ...
 
     def __call__(
@@ -134,6 +139,7 @@ class _Cached:
         wait: _Any = None,
         default: _Any = plans.MISS,
         cache_none: bool = True,
+        tags: tuple[str, ...] = (),
     ) -> _Any:
         if callable(time):
             raise TypeError('cached needs a time: @cached(60)')
@@ -144,6 +150,7 @@ class _Cached:
             prefix,
             key,
             name,
+            tags,
         )
 
         unseen = _hidden(hidden, key)
@@ -234,6 +241,7 @@ def _settings(
     prefix: str | None,
     key: _Key | None,
     name: str | None,
+    tags: tuple[str, ...] = (),
 ) -> functions.Settings:
     if key is not None and name is not None:
         raise TypeError('cached takes a key or a name, and not both')
@@ -244,7 +252,9 @@ def _settings(
             f'client is {client!r}; expected a client, or a function that'
             ' returns one'
         )
-    return functions.Settings(plan, default, client, prefix)
+    return functions.Settings(
+        plan, default, client, prefix, generations.checked_tags(tags)
+    )
 
 
 def _hidden(hidden: _Names, key: _Key | None) -> frozenset[str]:

@@ -29,6 +29,7 @@ class Settings(typing.NamedTuple):
     default: typing.Any
     source: Source | None
     prefix: str | None
+    tags: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, typing.Any]:
@@ -42,6 +43,7 @@ class Settings(typing.NamedTuple):
                 ('wait', plan.wait, plan.usual_wait),
                 ('default', self.default, plans.MISS),
                 ('cache_none', plan.cache_none, True),
+                ('tags', self.tags, ()),
             )
             if value is not usual and value != usual
         }
@@ -97,6 +99,7 @@ class Function:
         self._prefix = settings.prefix
         self._plan = settings.plan
         self._default = settings.default
+        self._tags = settings.tags
         self._options = settings.options
         # For those that use it in turn.
         self.__memcached_function__ = function
@@ -145,7 +148,11 @@ class Function:
     ) -> typing.Any:
         args = self._first + args
         name, factory = self._calls.of(args, kwargs)
-        return self._client(args)._refresh(name.key, factory, self._plan)
+        return self._with(
+            args,
+            lambda source: source._refresh(name.key, factory, self._plan),
+            plans.MISS,
+        )
 
     def _put(
         self,
@@ -154,24 +161,45 @@ class Function:
         kwargs: _Kwargs,
     ) -> typing.Any:
         key = self._key(args, kwargs)
-        source = self._client(self._first + args)
-        return source._put(key, value, self._plan)
+        return self._with(
+            self._first + args,
+            lambda source: source._put(key, value, self._plan),
+            0,
+        )
 
     def _mark(
         self, args: tuple[typing.Any, ...], kwargs: _Kwargs
     ) -> typing.Any:
         key = self._key(args, kwargs)
-        source = self._client(self._first + args)
-        if self._plan.stale:
-            return source.mark_stale(key, self._plan.stale)
-        return source.mark_stale(key)
+        stale = self._plan.stale or 60
+        return self._with(
+            self._first + args,
+            lambda source: source.mark_stale(key, stale),
+            0,
+        )
 
     def _on_key(
         self, name: str, args: tuple[typing.Any, ...], kwargs: _Kwargs
     ) -> typing.Any:
         """Call a method of the client with the key of a call."""
         key = self._key(args, kwargs)
-        return getattr(self._client(self._first + args), name)(key)
+        return self._with(
+            self._first + args,
+            lambda source: getattr(source, name)(key),
+            None if name == 'get' else 0,
+        )
+
+    def _with(
+        self,
+        args: tuple[typing.Any, ...],
+        call: abc.Callable[[typing.Any], typing.Any],
+        failure: typing.Any,
+    ) -> typing.Any:
+        """Call something with the client for a call, and for its tags."""
+        source = self._client(args)
+        if not self._tags:
+            return call(source)
+        return source._with_tags(self._tags, call, failure)
 
     def _client(self, args: tuple[typing.Any, ...]) -> typing.Any:
         """Return the client for a call."""
@@ -397,7 +425,12 @@ class CachedCoroutine(_Awaited[P, T]):
         known: bytes | None = sent
         if rules is not source._engine.encoding.rules:
             known = source._engine.encoding.encoded_name(name)
-        if known is None or plan.stale:
+        if self._tags:
+            group = source._flow.generations.tags(self._tags)
+            found = source._get_grouped(
+                group, name.key, factory, plan, self._default
+            )
+        elif known is None or plan.stale:
             found = source._look_up(
                 name.key, factory, plan, self._default, known
             )

@@ -61,6 +61,8 @@ class Engine:
         """What there is in the loop that it is used in, or was the last."""
         self.entered: state.LoopState | None = None
         """Likewise, where there is no need to :meth:`enter`."""
+        self.flow: typing.Any = None
+        """The steps of its calls, which are nothing to this."""
         self.client: weakref.ref[Observed] | None = None
         self._make_threads()
         process.after_fork(self)

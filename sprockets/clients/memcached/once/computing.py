@@ -60,6 +60,8 @@ class Computing:
         """What callers of the same may join, until it leaves."""
         self.under_way: dict[cluster.Route, Task] = {}
         """The one computation of each value."""
+        self.turns: dict[tuple[bytes, ...], typing.Any] = {}
+        """The reads of groups that others may join, in this turn."""
         self._locks: weakref.WeakValueDictionary[
             cluster.Route, asyncio.Lock
         ] = weakref.WeakValueDictionary()

@@ -18,7 +18,7 @@ import typing
 import uuid
 
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.once import failures, plans
+from sprockets.clients.memcached.once import failures, generations, plans
 from sprockets.clients.memcached.once.plans import (
     MISS,
     NO_META,
@@ -242,6 +242,7 @@ class Flow:
         self.failures = failures.Failures()
         self._lost = 0
         """How many leases in a row were gone before their time."""
+        self.generations = generations.Generations(encoding, servers)
 
     # get_or_set
 

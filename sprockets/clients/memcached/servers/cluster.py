@@ -228,6 +228,8 @@ class Spreading(typing.NamedTuple):
     """Each with its weight."""
     pick: distribution.Pick[Endpoint]
     """Finds the server of a key."""
+    home: abc.Callable[[bytes], Endpoint | None]
+    """Finds the one that is it while all are up."""
 
     @property
     def buckets(self) -> list[Endpoint]:
@@ -396,7 +398,7 @@ class Cluster:
             [(each.address, weight, each) for each, weight in weighted],
             self.failover,
         )
-        return Spreading(self.failover, weighted, found)
+        return Spreading(self.failover, weighted, found.pick, found.home)
 
     def renew(self) -> None:
         """Spread keys over the servers as they are now."""
@@ -415,6 +417,15 @@ class Cluster:
                     if self.pick != self._pick_at_first:
                         self.pick = spreading.pick
                     return
+
+    def home(self, key: bytes) -> Endpoint | None:
+        """Return the server of a key, whether it is up or not.
+
+        :return: None if there is none, or if that is not known yet
+
+        """
+        spreading = self._spreading
+        return None if spreading is None else spreading.home(key)
 
     @property
     def endpoints(self) -> list[Endpoint]:

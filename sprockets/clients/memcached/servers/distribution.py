@@ -64,8 +64,19 @@ class Pick(typing.Protocol[E]):
         """
 
 
-def make(kind: str, servers: Servers[E], failover: bool) -> Pick[E]:
-    """Return what finds the server for a key.
+class Distribution(typing.Protocol[E]):
+    """How keys are spread over some servers."""
+
+    @property
+    def pick(self) -> Pick[E]:
+        """What finds the server for a key."""
+
+    def home(self, key: bytes) -> E | None:
+        """Return the server for a key, whether it is up or not."""
+
+
+def make(kind: str, servers: Servers[E], failover: bool) -> Distribution[E]:
+    """Return what finds the servers for keys.
 
     :param str kind: ``'modula'`` or ``'ketama'``
     :param servers: each with its address and weight
@@ -73,21 +84,28 @@ def make(kind: str, servers: Servers[E], failover: bool) -> Pick[E]:
 
     """
     if not servers:
-        return _none
+        return Nothing()
     if len({endpoint for _, _, endpoint in servers}) == 1:
-        return Single(servers[0][2]).pick
+        return Single(servers[0][2])
     if kind == 'ketama':
-        return Ketama(servers, failover).pick
-    return Modula(servers, failover).pick
+        return Ketama(servers, failover)
+    return Modula(servers, failover)
 
 
-def _none(
-    key: bytes,
-    hashed: int | None = None,
-    tried: abc.Container[typing.Any] = (),
-    /,
-) -> None:
-    """Find no server, for there is none."""
+class Nothing:
+    """No server at all."""
+
+    def pick(
+        self,
+        key: bytes,
+        hashed: int | None = None,
+        tried: abc.Container[typing.Any] = (),
+        /,
+    ) -> None:
+        """Find no server, for there is none."""
+
+    def home(self, key: bytes) -> None:
+        """Find no server, likewise."""
 
 
 def _may_try(endpoint: E, tried: abc.Container[E]) -> bool:
@@ -111,6 +129,9 @@ class Single(typing.Generic[E]):
         if endpoint.retry_at is None or _may_try(endpoint, tried):
             return endpoint
         return None
+
+    def home(self, key: bytes) -> E:
+        return self._endpoint
 
 
 class _Usable(typing.Generic[E]):
@@ -178,6 +199,10 @@ class Modula(typing.Generic[E]):
         if endpoint.retry_at is None or _may_try(endpoint, tried):
             return endpoint
         return self._another(hashed, tried) if self._failover else None
+
+    def home(self, key: bytes) -> E:
+        hashed: int = memcache.serverHashFunction(key)
+        return self._buckets[hashed % self._size]
 
     def _another(self, hashed: int, tried: abc.Container[E]) -> E | None:
         usable = self._usable.now()
@@ -247,6 +272,11 @@ class Ketama(typing.Generic[E]):
         if endpoint.retry_at is None or _may_try(endpoint, tried):
             return endpoint
         return self._another(at, tried) if self._failover else None
+
+    def home(self, key: bytes) -> E:
+        (hashed,) = _first_word(md5(key, usedforsecurity=False).digest())
+        owner: E = self._owners[bisect.bisect_left(self._points, hashed)]
+        return owner
 
     def _another(self, at: int, tried: abc.Container[E]) -> E | None:
         usable = self._usable.now()

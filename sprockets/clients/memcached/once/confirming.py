@@ -1,0 +1,160 @@
+"""Awaited reads in a generation that is read in the same batch."""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from collections import abc
+
+from sprockets.clients.memcached.loop import state
+from sprockets.clients.memcached.once import generations
+
+_set_result: abc.Callable[[typing.Any, typing.Any], None] = (
+    asyncio.Future.set_result
+)
+
+
+class Turn:
+    """What the reads of a group have in common that leave in one turn.
+
+    What a read brought is given to its caller when the generations have come
+    as well, and are those that it was read in.
+
+    """
+
+    __slots__ = ('held', 'holds', 'known', 'left')
+
+    def __init__(self, known: generations.Known) -> None:
+        self.known = known
+        self.left = len(known.tokens)
+        self.holds: bool | None = None
+        """Whether the generations are these; None until that is known."""
+        self.held: list[tuple[Read, typing.Any]] = []
+
+    def told(self, holds: bool) -> None:
+        """Take note of whether one of the generations is what it was."""
+        self.left -= 1
+        if not holds:
+            self.holds = False
+        elif self.left or self.holds is False:
+            return
+        else:
+            self.holds = True
+        held, self.held = self.held, []
+        for future, value in held:
+            if not future.done():
+                future.set_result(value)
+
+
+class _Generation(asyncio.Future[typing.Any]):
+    """The read of a generation."""
+
+    __slots__ = ('token', 'turn')
+
+    token: bytes
+    turn: Turn
+
+    def set_result(self, result: typing.Any) -> None:
+        _set_result(self, None)
+        self.turn.told(result == self.token)
+
+
+class Read(asyncio.Future[typing.Any]):
+    """What a caller awaits that reads in a generation."""
+
+    __slots__ = ('again', 'args', 'turn')
+
+    turn: Turn
+    again: abc.Callable[..., None]
+    """Is called with this and the args where the generation is another."""
+    args: tuple[typing.Any, ...]
+
+    def set_result(self, result: typing.Any) -> None:
+        holds = self.turn.holds
+        if holds:
+            _set_result(self, result)
+        elif holds is None:
+            self.turn.held.append((self, result))
+        else:
+            self.again(self, *self.args)
+
+    def settle(self, task: asyncio.Future[typing.Any]) -> None:
+        """Take the result of what was done instead."""
+        if self.done():
+            # Nobody waits.
+            if not task.cancelled():
+                task.exception()
+        elif task.cancelled():
+            self.cancel()
+        elif (error := task.exception()) is not None:
+            self.set_exception(error)
+        else:
+            _set_result(self, task.result())
+
+
+def turn(
+    here: state.LoopState,
+    known: generations.Generations,
+    group: generations.Group,
+) -> Turn | None:
+    """Return what reads of a group join that are called in this turn.
+
+    :return: None if the generations are not known, or not to be had
+
+    """
+    made: Turn | None = here.computing.turns.get(group)
+    if made is not None:
+        return made
+    guess = known.guess(group)
+    if guess is None or known.is_owed(group):
+        return None
+    homes = []
+    for key in group:
+        home = here.cluster.home(key)
+        if home is None or home.retry_at is not None:
+            return None
+        homes.append(home)
+    made = here.computing.turns[group] = Turn(guess)
+    # What is called later may have to see a later generation.
+    here.loop.call_soon(here.computing.turns.pop, group, None)
+    for key, token, home in zip(group, guess.tokens, homes, strict=True):
+        future = _Generation(loop=here.loop)
+        future.token = token
+        future.turn = made
+        lane = here.lanes.get(home) or here.lane(home)
+        lane.read((key, future, None, None, None))
+    return made
+
+
+Wanted = tuple[typing.Any, typing.Any, abc.Callable[..., None] | None]
+"""A key, what to return if it has no value, and what to do instead."""
+
+
+def read(
+    here: state.LoopState,
+    turn: Turn,
+    wanted: Wanted,
+    again: abc.Callable[..., None],
+    args: tuple[typing.Any, ...],
+) -> Read | None:
+    """Read a key of a group with the others of this turn.
+
+    :param again: is called with what this returns, and the args, where the
+        generation is another one
+    :return: None where there is no server, or the key wants a closer look
+
+    """
+    key, default, otherwise = wanted
+    encoded = turn.known.encoding.key(key)
+    if encoded is None:
+        return None
+    endpoint = here.cluster.pick(encoded)
+    if endpoint is None:
+        return None
+    future = Read(loop=here.loop)
+    future.turn = turn
+    future.again = again
+    future.args = args
+    lane = here.lanes.get(endpoint) or here.lane(endpoint)
+    lane.read((encoded, future, default, otherwise, None))
+    return future

@@ -1,0 +1,82 @@
+"""What the methods of a namespace do, whichever face it has."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections import abc
+
+from sprockets.clients.memcached.once import leases
+from sprockets.clients.memcached.requests import arguments, encodings
+
+WHOLE: typing.Any = object()
+"""In place of a key, where the whole namespace is meant."""
+
+AGAIN = frozenset(
+    (
+        *('gets', 'gat', 'gats', 'get_multi', 'set', 'add', 'replace'),
+        *('append', 'prepend', 'set_multi', 'incr', 'decr', 'touch'),
+        *('delete', 'delete_multi', 'cas'),
+    )
+)
+"""Methods that do no harm in a generation that is over: nobody asks for what
+is there."""
+
+STEPS = frozenset(('get_or_set_multi', 'update', 'mark_stale'))
+"""Methods of several steps, which have to know the generation."""
+
+COMPUTES = frozenset(('get_or_set', 'get_or_set_multi'))
+"""Those that go on without a server."""
+
+
+@functools.cache
+def _signature(method: abc.Callable[..., typing.Any]) -> inspect.Signature:
+    return inspect.signature(method)
+
+
+def check(
+    encoding: encodings.Encoding,
+    method: abc.Callable[..., typing.Any],
+    args: tuple[typing.Any, ...],
+    kwargs: dict[str, typing.Any],
+) -> None:
+    """Say what is wrong with a key or a time, before anything is sent.
+
+    :param Encoding encoding: how keys are sent in some generation
+
+    """
+    given = _signature(method).bind(None, *args, **kwargs).arguments
+    if 'key' in given:
+        encoding.route(given['key'])
+    if given.get('time') is not None:
+        arguments.exptime(given['time'])
+
+
+def failure(
+    method: abc.Callable[..., typing.Any],
+    args: tuple[typing.Any, ...],
+    kwargs: dict[str, typing.Any],
+) -> typing.Any:
+    """Return what a method returns where no server answers.
+
+    :raises UpdateError: for ``update``
+
+    """
+    name = method.__name__
+    given = _signature(method).bind(None, *args, **kwargs)
+    given.apply_defaults()
+    values = given.arguments
+    if name in ('get', 'gat'):
+        return values['default']
+    if name in ('gets', 'gats', 'incr', 'decr'):
+        return None
+    if name == 'get_multi':
+        return {}
+    if name == 'set_multi':
+        return list(values['mapping'])
+    if name == 'update':
+        raise leases.UpdateError(
+            'no server answers: the namespace is not known'
+        )
+    return 0
