@@ -25,6 +25,7 @@ from sprockets.clients.memcached.once import (
     counts,
     generations,
     leases,
+    locks,
     lookups,
     missing,
     namespaces,
@@ -614,10 +615,7 @@ class Methods:
         self, group: generations.Group
     ) -> generations.Tokens | None:
         """Return the generations, None where a server does not answer."""
-        here = self._engine.enter()
-        return await steps.follow_awaited(
-            self._flow.generations.look(group), computing.Runner(here)
-        )
+        return await self._unobserved(self._flow.generations.look(group))
 
     def _within(
         self,
@@ -712,6 +710,34 @@ class Methods:
         work = self._flow.generations.end
         ends = [steps.follow_awaited(work(key), runner) for key in group]
         return int(all(await asyncio.gather(*ends)))
+
+    # What processes have in common
+
+    def lock(
+        self, name: str, time: typing.Any, *, wait: typing.Any = None
+    ) -> locks.AsyncLock:
+        """Return a lock that processes have in common.
+
+        .. code-block:: python
+
+            async with client.lock('import', time=30) as held:
+                if held:
+                    ...
+
+        See :meth:`.Client.lock`.
+
+        :rtype: AsyncLock
+
+        .. versionadded:: 2.0
+
+        """
+        claim = locks.Claim(self._flow, name, time, wait)
+        return locks.AsyncLock(claim, self._unobserved)
+
+    async def _unobserved(self, work: steps.Steps[T]) -> T:
+        """Do one step after another, of which nobody is told."""
+        here = self._engine.enter()
+        return await steps.follow_awaited(work, computing.Runner(here))
 
     # Numbers
 
@@ -954,6 +980,17 @@ class AsyncNamespace(Methods):
         return AsyncNamespace(
             self._parent, self._group, f'{self._name} {name}'
         )
+
+    def lock(
+        self, name: str, time: typing.Any, *, wait: typing.Any = None
+    ) -> locks.AsyncLock:
+        """Return a lock; see :meth:`.Client.lock`.
+
+        It is this namespace's, and does not end with it.
+
+        """
+        generations.checked('name', name)
+        return self._parent.lock(f'{self._name} {name}', time, wait=wait)
 
     async def invalidate(self, key: typing.Any = namespaces.WHOLE) -> int:
         """Let nothing be found any more; with a key, delete that alone.

@@ -21,6 +21,7 @@ from sprockets.clients.memcached.once import (
     counts,
     generations,
     leases,
+    locks,
     missing,
     namespaces,
     nesting,
@@ -1028,6 +1029,44 @@ class Client(memcache.Client):  # type: ignore[misc]
         within = self._grouped(group, apart=failure is plans.MISS)
         return failure if within is None else call(within)
 
+    # What processes have in common
+
+    def lock(
+        self, name: str, time: typing.Any, *, wait: typing.Any = None
+    ) -> locks.Lock:
+        """Return a lock that processes have in common.
+
+        .. code-block:: python
+
+            with client.lock('import', time=30) as held:
+                if held:
+                    ...
+
+        It is true while it is surely held.  If it was not to be had, it is
+        false: because another one held it for too long, or because its server
+        does not answer.  Only its owner releases it.  It ends by itself after
+        its time, so that nobody holds it who is dead; ``prolong()`` lets it
+        last.  It is not good for what must never be done twice, for memcached
+        may lose it: the how-to :doc:`/howto/locks` says more.
+
+        Who has it already waits for it like everybody else; to acquire the
+        same object twice is an error.
+
+        :param str name: text that can be printed
+        :param time: seconds or a timedelta, up to 30 days, for which it is
+            held at most; whole seconds
+        :param wait: seconds or a timedelta to wait for it; 0 not to wait.
+            Default: as long as it may be held by another
+        :rtype: Lock
+        :raises ValueError: for what is no time, and no name
+        :raises TypeError: for a name that is no text
+
+        .. versionadded:: 2.0
+
+        """
+        claim = locks.Claim(self._shared.flow, name, time, wait)
+        return locks.Lock(claim, self._follow)
+
     # Numbers
 
     def incr(
@@ -1246,6 +1285,17 @@ class Namespace(Client):
         within = self._grouped(group, apart=True)
         assert within is not None
         return within._get_or_compute(key, factory, plan, default)
+
+    def lock(
+        self, name: str, time: typing.Any, *, wait: typing.Any = None
+    ) -> locks.Lock:
+        """Return a lock; see :meth:`.Client.lock`.
+
+        It is this namespace's, and does not end with it.
+
+        """
+        generations.checked('name', name)
+        return self._parent.lock(f'{self._name} {name}', time, wait=wait)
 
     def get(self, key: typing.Any, default: typing.Any = None) -> typing.Any:
         shared = self._shared

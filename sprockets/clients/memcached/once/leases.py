@@ -394,7 +394,7 @@ class Flow:
                 yield from self._note(want, outcome)
         if command is None or isinstance(command.error, protocol.RefusedError):
             # The old value is not to be served in place of this one.
-            yield from self._delete_if(
+            yield from self.delete_if(
                 want.route.key, want.route, old, old.lease is None
             )
 
@@ -583,7 +583,7 @@ class Flow:
         key = lease_key(want.route.key)
         if lease.unique is not None:
             held = Stale(lease.endpoint, lease.incarnation, lease.unique)
-            deleted = yield from self._delete_if(key, want.route, held, True)
+            deleted = yield from self.delete_if(key, want.route, held, True)
         else:
             look = protocol.Get((key,), 'gets')
             yield Ask(look, want.route, lease.endpoint)
@@ -592,12 +592,12 @@ class Flow:
             if item is not None and item[1] == lease.token:
                 unique = typing.cast(int, item[2])
                 held = Stale(lease.endpoint, look.incarnation, unique)
-                deleted = yield from self._delete_if(
+                deleted = yield from self.delete_if(
                     key, want.route, held, False
                 )
         return not deleted and clock.monotonic() < lease.until
 
-    def _delete_if(
+    def delete_if(
         self, key: bytes, route: cluster.Route, held: Stale, meta: bool
     ) -> Steps[bool]:
         """Delete a key, and return whether it had not been stored anew."""
@@ -649,6 +649,14 @@ class Flow:
             endpoint.knows_meta = False
             return NO_META
         return endpoint
+
+    def home(self, key: bytes) -> endpoints.Endpoint | None:
+        """Return the one server that a key is on, whether it is up or not.
+
+        :return: None if there is none, or if that is not known yet
+
+        """
+        return self._cluster.home(key)
 
     def lacks_meta(self) -> bool:
         """Whether there is a server that knows no meta commands."""
