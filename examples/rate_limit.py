@@ -54,18 +54,21 @@ class Limited(memcached.MemcachedMixin, web.RequestHandler):
         prepared = super().prepare()
         if prepared is not None:
             await prepared
-        count = await self.count()
-        if count is None:
-            if not self.limit_fails_open:
+        allowance = await self.memcached.limit(
+            self.key(),
+            self.limit,
+            self.limit_seconds,
+            default=self.limit_fails_open,
+        )
+        if allowance.left is None:
+            if not allowance:
                 self.refuse(503, 5)
             return
-        left = max(self.limit - count, 0)
         self.set_header('X-RateLimit-Limit', str(self.limit))
-        self.set_header('X-RateLimit-Remaining', str(left))
-        if count > self.limit:
-            # memcached does not tell how much of the time is over: it is no
-            # more than this.  The requests turned away do not prolong it.
-            self.refuse(429, self.limit_seconds)
+        self.set_header('X-RateLimit-Remaining', str(allowance.left))
+        if not allowance:
+            # The requests turned away do not prolong it.
+            self.refuse(429, max(allowance.seconds, 1))
 
     def refuse(self, status, seconds):
         """End the request, and say when to come back."""
@@ -73,18 +76,6 @@ class Limited(memcached.MemcachedMixin, web.RequestHandler):
         self.set_header('Retry-After', str(seconds))
         # Once it is finished, Tornado does not call get() or post().
         self.finish()
-
-    async def count(self):
-        """Count this request and return the count, None if unknown."""
-        key = self.key()
-        count = await self.memcached.incr(key)
-        if count is None:
-            # The first request, or no memcached.  Of several first ones one
-            # makes the count, and the others add to it.
-            if await self.memcached.add(key, 1, time=self.limit_seconds):
-                return 1
-            count = await self.memcached.incr(key)
-        return count
 
     def key(self):
         """Return the key of this client's count.

@@ -47,7 +47,7 @@ def test_requests_beyond_the_limit_are_turned_away(site):
     assert left == [*reversed(range(10)), 0, 0]
     assert answers[0].headers['X-RateLimit-Limit'] == '10'
     assert 'Retry-After' not in answers[0].headers
-    assert answers[-1].headers['Retry-After'] == '60'
+    assert 50 <= int(answers[-1].headers['Retry-After']) <= 60
     assert answers[-1].body == b''
 
 
@@ -73,7 +73,7 @@ def test_the_count_ends_by_itself(site, client):
     # The rest of a minute, made short.
     assert client.touch(SEARCH, 1)
     services.wait_until(lambda: site.get('/search').status == 200)
-    assert client.get(SEARCH) == 1
+    assert client.get(SEARCH) == b'1'
 
 
 def test_the_count_has_an_end_from_the_start(site, server):

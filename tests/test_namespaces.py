@@ -118,6 +118,7 @@ CALLS = {
         ),
         {'text': 'a', 'none': 'new'},
     ),
+    'limit': (lambda ns: tuple(ns.limit('l', 3, 60)), (True, 2, 60)),
     'update': (lambda ns: ns.update('number', lambda n: n + 1), 6),
     'invalidate': (lambda ns: ns.invalidate('text'), 1),
     'mark_stale': (lambda ns: ns.mark_stale('text'), 1),
@@ -282,6 +283,10 @@ NO_ANSWER = {
     'get_or_set_multi': (
         lambda ns: ns.get_or_set_multi(['k'], lambda keys: {'k': 'new'}),
         {'k': 'new'},
+    ),
+    'limit': (
+        lambda ns: tuple(ns.limit('l', 3, 60, default=False)),
+        (False, None, 60),
     ),
     'invalidate': (lambda ns: ns.invalidate(), 0),
     'invalidate a key': (lambda ns: ns.invalidate('k'), 0),

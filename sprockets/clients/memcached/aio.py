@@ -25,6 +25,7 @@ from sprockets.clients.memcached.once import (
     counts,
     generations,
     leases,
+    limits,
     locks,
     lookups,
     missing,
@@ -734,6 +735,26 @@ class Methods:
         claim = locks.Claim(self._flow, name, time, wait)
         return locks.AsyncLock(claim, self._unobserved)
 
+    async def limit(
+        self,
+        key: typing.Any,
+        calls: int,
+        seconds: typing.Any,
+        *,
+        default: bool = True,
+    ) -> limits.Allowance:
+        """Awaitable :meth:`.Client.limit`.
+
+        .. versionadded:: 2.0
+
+        """
+        here = self._engine.enter()
+        limit = limits.check(self._encoding, key, calls, seconds, default)
+        runner = computing.Runner(here, self._observe, 'limit')
+        return await steps.follow_awaited(
+            limits.take(self._flow, limit), runner
+        )
+
     async def _unobserved(self, work: steps.Steps[T]) -> T:
         """Do one step after another, of which nobody is told."""
         here = self._engine.enter()
@@ -1070,7 +1091,7 @@ class AsyncNamespace(Methods):
             # Nobody will find it, as without a server.
             within = _Within(self._parent, self._flow.generations.apart())
         else:
-            return namespaces.failure(method, args, kwargs)
+            return self._failure(method, args, kwargs)
         return await method(within, *args, **kwargs)
 
     async def _at_once(
@@ -1091,9 +1112,18 @@ class AsyncNamespace(Methods):
         if known == guess.tokens:
             return await guessed
         if known is None or method is Methods.cas:
-            return namespaces.failure(method, args, kwargs)
+            return self._failure(method, args, kwargs)
         within = self._within(self._group, known, saw)
         return await method(within, *args, **kwargs)
+
+    def _failure(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> typing.Any:
+        apart = self._flow.generations.apart()
+        return namespaces.failure(apart, method, args, kwargs)
 
     def _check(
         self,

@@ -21,6 +21,7 @@ from sprockets.clients.memcached.once import (
     counts,
     generations,
     leases,
+    limits,
     locks,
     missing,
     namespaces,
@@ -1067,6 +1068,50 @@ class Client(memcache.Client):  # type: ignore[misc]
         claim = locks.Claim(self._shared.flow, name, time, wait)
         return locks.Lock(claim, self._follow)
 
+    def limit(
+        self,
+        key: typing.Any,
+        calls: int,
+        seconds: typing.Any,
+        *,
+        default: bool = True,
+    ) -> limits.Allowance:
+        """Count a call, and say whether it is one of so many in a while.
+
+        .. code-block:: python
+
+            if not client.limit('search:ada', 10, 60):
+                ...     # 10 calls in this minute, and this is another one
+
+        The while begins with the first call, and ends after its seconds; calls
+        that are not allowed are counted, and do not prolong it.  It is one
+        round trip, and exact however many processes count.  But in the
+        seconds around the end of one while and the begin of the next there
+        may be twice as many calls; and memcached may lose the count, in which
+        case it begins anew.
+
+        :param str key: what is counted, and where: text, bytes, or
+            ``(hash, key)``
+        :param int calls: how many there may be
+        :param seconds: in how many seconds; or a timedelta
+        :param bool default: what to say where memcached does not answer: True
+            lets everybody in, False nobody
+        :return: an object that is true if the call is allowed, with ``left``,
+            how many more there may be, None if that is not known, and
+            ``seconds``, until it begins anew
+        :rtype: Allowance
+        :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: for no calls, and for no time
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        limit = limits.check(shared.encoding, key, calls, seconds, default)
+        shared.count('limit')
+        work = limits.take(shared.flow, limit)
+        return typing.cast(limits.Allowance, self._follow(work, None, 'limit'))
+
     # Numbers
 
     def incr(
@@ -1330,7 +1375,7 @@ class Namespace(Client):
             self._group, apart=method is Client.get_or_set_multi
         )
         if within is None:
-            return namespaces.failure(method, args, kwargs)
+            return namespaces.failure(apart, method, args, kwargs)
         saw = False
         if method is Client.cas:
             saw = args[:1] in self._saw

@@ -7,7 +7,7 @@ import inspect
 import typing
 from collections import abc
 
-from sprockets.clients.memcached.once import leases
+from sprockets.clients.memcached.once import leases, limits
 from sprockets.clients.memcached.requests import arguments, encodings
 
 WHOLE: typing.Any = object()
@@ -23,7 +23,7 @@ AGAIN = frozenset(
 """Methods that do no harm in a generation that is over: nobody asks for what
 is there."""
 
-STEPS = frozenset(('get_or_set_multi', 'update', 'mark_stale'))
+STEPS = frozenset(('get_or_set_multi', 'update', 'mark_stale', 'limit'))
 """Methods of several steps, which have to know the generation."""
 
 COMPUTES = frozenset(('get_or_set', 'get_or_set_multi'))
@@ -51,15 +51,21 @@ def check(
         encoding.route(given['key'])
     if given.get('time') is not None:
         arguments.exptime(given['time'])
+    if method.__name__ == 'limit':
+        limits.check(
+            encoding, given['key'], given['calls'], given['seconds'], False
+        )
 
 
 def failure(
+    encoding: encodings.Encoding,
     method: abc.Callable[..., typing.Any],
     args: tuple[typing.Any, ...],
     kwargs: dict[str, typing.Any],
 ) -> typing.Any:
     """Return what a method returns where no server answers.
 
+    :param Encoding encoding: how keys are sent in some generation
     :raises UpdateError: for ``update``
 
     """
@@ -75,6 +81,15 @@ def failure(
         return {}
     if name == 'set_multi':
         return list(values['mapping'])
+    if name == 'limit':
+        asked = limits.check(
+            encoding,
+            values['key'],
+            values['calls'],
+            values['seconds'],
+            values['default'],
+        )
+        return asked.unknown
     if name == 'update':
         raise leases.UpdateError(
             'no server answers: the namespace is not known'
