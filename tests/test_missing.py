@@ -333,6 +333,20 @@ def test_a_function_of_many_keys_without_a_server(connect, memcached_server):
     assert users.asked == [[7], [7]]
 
 
+def test_a_time_of_each_result_is_not_for_many():
+    """It is said where it is decorated."""
+    with pytest.raises(ValueError, match='time is <'):
+        memcached.cached.many(lambda value: 60)
+
+
+def test_none_is_kept_or_not_when_it_is_refreshed(connect, address):
+    """As it is when it is called."""
+    users = Users(connect(address), cache_none=False)
+    users.compute = lambda ids, language: dict.fromkeys(ids)
+    assert users([7], method='refresh') == {7: None}
+    assert wire.stored(address, users.load.key(7)) is None
+
+
 @pytest.mark.parametrize('keys', ['abc', b'abc', 7, None])
 def test_keys_that_are_no_list(connect, address, keys):
     """A text would be taken for its characters."""

@@ -299,6 +299,8 @@ class Methods:
         cache_none: bool = True,
         min_compress_len: int = 0,
         tags: tuple[str, ...] = (),
+        jitter: typing.Any = 0,
+        when: abc.Callable[[typing.Any], typing.Any] | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.get_or_set`.
 
@@ -321,6 +323,8 @@ class Methods:
             and wait is None
             and cache_none is True
             and min_compress_len == 0
+            and jitter == 0
+            and when is None
         ):
             plan = plans.USUAL[time]
             if tags != ():
@@ -331,7 +335,14 @@ class Methods:
                 return self._read(key, encoded, factory, plan, default)
         else:
             plan = plans.plan(
-                time, stale, lease, wait, cache_none, min_compress_len
+                time,
+                stale,
+                lease,
+                wait,
+                cache_none,
+                min_compress_len,
+                jitter,
+                when,
             )
             if tags != ():
                 group = self._flow.generations.tags(tags)
@@ -1066,10 +1077,19 @@ class AsyncNamespace(Methods):
         cache_none: bool = True,
         min_compress_len: int = 0,
         tags: tuple[str, ...] = (),
+        jitter: typing.Any = 0,
+        when: abc.Callable[[typing.Any], typing.Any] | None = None,
     ) -> Future:
         plans.check_callable('factory', factory)
         plan = plans.plan(
-            time, stale, lease, wait, cache_none, min_compress_len
+            time,
+            stale,
+            lease,
+            wait,
+            cache_none,
+            min_compress_len,
+            jitter,
+            when,
         )
         group = self._group
         if tags:

@@ -645,6 +645,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         cache_none: bool = True,
         min_compress_len: int = 0,
         tags: tuple[str, ...] = (),
+        jitter: typing.Any = 0,
+        when: abc.Callable[[typing.Any], typing.Any] | None = None,
     ) -> typing.Any:
         """Return the value of a key, or what ``factory()`` returns, stored.
 
@@ -660,7 +662,8 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         :param str key: text, bytes, or ``(hash, key)``
         :param factory: computes the value; called without arguments
-        :param time: when the value is to be computed anew; see :meth:`set`
+        :param time: when the value is to be computed anew; see :meth:`set`.
+            Or a function that is given the value and returns that
         :param stale: seconds or a timedelta, for which the value is served
             after that while one caller computes it anew.  On an error the old
             value is served, the error is logged, and the factory is left
@@ -677,6 +680,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param tags: names of what the value is made of.  It is found as long
             as none of them is ended by :meth:`invalidate_tags`, and by calls
             with the same tags only
+        :param jitter: seconds or a timedelta by which it is computed anew
+            sooner, at most: by chance, so that what was stored at once does
+            not end at once
+        :param when: a function that is given the value and returns whether
+            it is stored; None stores any
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
         :raises ValueError: for what is no time, or no tag
         :raises TypeError: if the factory cannot be called
@@ -689,7 +697,14 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count('get_or_set')
         plans.check_callable('factory', factory)
         plan = plans.plan(
-            time, stale, lease, wait, cache_none, min_compress_len
+            time,
+            stale,
+            lease,
+            wait,
+            cache_none,
+            min_compress_len,
+            jitter,
+            when,
         )
         if tags != ():
             group = shared.flow.generations.tags(tags)
@@ -1316,12 +1331,21 @@ class Namespace(Client):
         cache_none: bool = True,
         min_compress_len: int = 0,
         tags: tuple[str, ...] = (),
+        jitter: typing.Any = 0,
+        when: abc.Callable[[typing.Any], typing.Any] | None = None,
     ) -> typing.Any:
         shared = self._shared
         shared.count('get_or_set')
         plans.check_callable('factory', factory)
         plan = plans.plan(
-            time, stale, lease, wait, cache_none, min_compress_len
+            time,
+            stale,
+            lease,
+            wait,
+            cache_none,
+            min_compress_len,
+            jitter,
+            when,
         )
         group = self._group
         if tags != ():

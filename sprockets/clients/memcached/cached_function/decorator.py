@@ -17,6 +17,7 @@ from sprockets.clients.memcached.cached_function import (
     typed,
 )
 from sprockets.clients.memcached.once import generations, plans
+from sprockets.clients.memcached.requests import arguments
 
 _Any = typing.Any
 
@@ -87,6 +88,8 @@ class _Cached:
         default: _Any = plans.MISS,
         cache_none: bool = True,
         tags: tuple[str, ...] = (),
+        jitter: _Any = 0,
+        when: abc.Callable[[_Any], _Any] | None = None,
     ) -> typed.Decorator: ...
 
     @typing.overload
@@ -105,6 +108,8 @@ class _Cached:
         default: _Any = plans.MISS,
         cache_none: bool = True,
         tags: tuple[str, ...] = (),
+        jitter: _Any = 0,
+        when: abc.Callable[[_Any], _Any] | None = None,
     ) -> typed.BlockingDecorator: ...
 
     @typing.overload
@@ -123,6 +128,8 @@ class _Cached:
         default: _Any = plans.MISS,
         cache_none: bool = True,
         tags: tuple[str, ...] = (),
+        jitter: _Any = 0,
+        when: abc.Callable[[_Any], _Any] | None = None,
     ) -> typed.AwaitedDecorator: ...
 
     def __call__(
@@ -140,11 +147,13 @@ class _Cached:
         default: _Any = plans.MISS,
         cache_none: bool = True,
         tags: tuple[str, ...] = (),
+        jitter: _Any = 0,
+        when: abc.Callable[[_Any], _Any] | None = None,
     ) -> _Any:
-        if callable(time):
+        if callable(time) and not _takes_value(time):
             raise TypeError('cached needs a time: @cached(60)')
         settings = _settings(
-            plans.plan(time, stale, lease, wait, cache_none, 0),
+            plans.plan(time, stale, lease, wait, cache_none, 0, jitter, when),
             default,
             client,
             prefix,
@@ -194,6 +203,7 @@ class _Cached:
         .. versionadded:: 2.0
 
         """
+        arguments.exptime(time)
         settings = _settings(
             plans.plan(time, 0, 10, None, cache_none, 0),
             plans.MISS,
@@ -232,6 +242,29 @@ _MANY: _Kinds = {
     functions.CachedCoroutine: several.CachedManyAwaited,
 }
 """Likewise, for those of many keys."""
+
+
+def _takes_value(function: _Any) -> bool:
+    """Whether a function may say the time of a value.
+
+    One that is to be cached stands here where the time was forgotten.
+
+    """
+    if (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+        or isinstance(function, functions.Function)
+    ):
+        return False
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        # It does not say what it takes.
+        return True
+    return True
 
 
 def _settings(
@@ -305,7 +338,9 @@ def _make(
     kinds: _Kinds,
 ) -> functions.Function:
     if not callable(function):
-        raise TypeError(f'{function!r} is not a function')
+        raise TypeError(
+            f'{function!r} is not a function; cached needs a time: @cached(60)'
+        )
     if isinstance(function, functions.Function):
         raise TypeError(f'{function!r} is cached already')
     kind = _kind(function, settings.source)

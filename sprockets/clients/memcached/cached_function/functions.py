@@ -44,6 +44,8 @@ class Settings(typing.NamedTuple):
                 ('default', self.default, plans.MISS),
                 ('cache_none', plan.cache_none, True),
                 ('tags', self.tags, ()),
+                ('jitter', plan.jitter, 0),
+                ('when', plan.when, None),
             )
             if value is not usual and value != usual
         }

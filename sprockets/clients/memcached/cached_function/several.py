@@ -60,6 +60,12 @@ class Several(functions.Function):
     def _of(self, named: Named) -> typing.Any:
         return self._client((*self._first, None, *named.args))
 
+    def _kept(self, made: dict[str, typing.Any]) -> dict[str, typing.Any]:
+        """Return what is to be stored."""
+        if self._plan.cache_none:
+            return made
+        return {name: v for name, v in made.items() if v is not None}
+
     def _arguments(self) -> dict[str, typing.Any]:
         return {
             'time': self._plan.time,
@@ -138,7 +144,7 @@ class CachedMany(Several, typing.Generic[K, V, P]):
         """Compute the results for all of the keys, and store them."""
         named = self._names(keys, args, kwargs)
         made = self._factory(named)([*named.keys])
-        self._of(named).set_multi(made, self._plan.time)
+        self._of(named).set_multi(self._kept(made), self._plan.time)
         return _by_key(named, made)
 
     def invalidate(
@@ -184,7 +190,7 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
         made = self._factory(named)([*named.keys])
         if inspect.isawaitable(made):
             made = await made
-        await self._of(named).set_multi(made, self._plan.time)
+        await self._of(named).set_multi(self._kept(made), self._plan.time)
         return _by_key(named, made)
 
     async def invalidate(

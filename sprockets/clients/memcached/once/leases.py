@@ -279,7 +279,8 @@ class Flow:
             # it was looked for.
             outcome, broken = yield from self._read(want)
             if outcome is None:
-                outcome, command = self._made(want, (yield Compute()), broken)
+                want, made = self._planned(want, (yield Compute()))
+                outcome, command = self._made(want, made, broken)
                 if command is not None:
                     yield Ask(command, want.route)
                     stored = bool(command.result)
@@ -313,7 +314,8 @@ class Flow:
         :raises BaseException: what the factory raises
 
         """
-        outcome, _ = self._made(want, (yield Compute()), None)
+        want, made = self._planned(want, (yield Compute()))
+        outcome, _ = self._made(want, made, None)
         return outcome
 
     def look(self, want: plans.Want) -> Steps[tuple[typing.Any, Stale | None]]:
@@ -371,7 +373,8 @@ class Flow:
             next caller to compute
 
         """
-        outcome, command = self._made(want, (yield Compute()), stale)
+        want, made = self._planned(want, (yield Compute()))
+        outcome, command = self._made(want, made, stale)
         if isinstance(outcome, Failure):
             yield from self._leave_stale(want, stale)
             return outcome
@@ -411,13 +414,15 @@ class Flow:
         if item is None:
             return (yield from self.compute_once(want))
         old = Stale(endpoint, look.incarnation, typing.cast(int, item[2]))
-        outcome, command = self._made(want, (yield Compute()), old)
+        want, made = self._planned(want, (yield Compute()))
+        outcome, command = self._made(want, made, old)
         if isinstance(outcome, Outcome):
             yield from self._replace(want, outcome, command, old)
         return outcome
 
     def put(self, want: plans.Want, value: typing.Any) -> Steps[int]:
         """Store a value as if it had been computed."""
+        want = want._replace(plan=want.plan.of(value))
         plan, key = want.plan, want.route.key
         encoded = self.encoding.encoded(
             protocol.SET, value, plan.min_compress_len
@@ -496,6 +501,23 @@ class Flow:
             )
         )
 
+    def _planned(
+        self, want: plans.Want, value: typing.Any
+    ) -> tuple[plans.Want, typing.Any]:
+        """Return what is wanted of a value, and the value.
+
+        :param value: a failure if there is none; what the caller's functions
+            raise is another one
+
+        """
+        if isinstance(value, Failure) or not want.plan.depends:
+            return want, value
+        try:
+            return want._replace(plan=want.plan.of(value)), value
+        # It is the caller's own code.
+        except BaseException as error:  # noqa: BLE001
+            return want, Failure(error)
+
     def _made(
         self, want: plans.Want, value: typing.Any, old: Stale | None
     ) -> tuple[Outcome | Failure, protocol.Line | None]:
@@ -525,7 +547,11 @@ class Flow:
         # It is the value's own code that serializes it.
         except BaseException as error:  # noqa: BLE001
             return Failure(error), None
-        if encoded is None or (value is None and not plan.cache_none):
+        if (
+            encoded is None
+            or not plan.stores
+            or (value is None and not plan.cache_none)
+        ):
             return outcome, None
         flags, data = encoded
         if old is None:

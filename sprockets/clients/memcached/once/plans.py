@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import functools
+import inspect
+import random
 import typing
+from collections import abc
 
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.requests import arguments
@@ -52,6 +56,44 @@ class Plan(typing.NamedTuple):
     """Seconds to wait for a value that another process computes."""
     cache_none: bool
     min_compress_len: int
+    jitter: float = 0.0
+    """Seconds by which it is computed anew sooner, at most."""
+    when: abc.Callable[[typing.Any], typing.Any] | None = None
+    """Says of a value whether it is stored; None for any."""
+
+    @property
+    def depends(self) -> bool:
+        """Whether it is another one for each value."""
+        return bool(self.jitter or self.when or callable(self.time))
+
+    def of(self, value: typing.Any) -> Plan:
+        """Return the plan for a value that was computed.
+
+        :raises ValueError: if what says its time says none
+        :raises TypeError: if that is to be awaited
+        :raises Exception: what the caller's functions raise
+
+        """
+        time = self.time
+        if callable(time):
+            time = _told('time', time(value))
+            if self.jitter:
+                check_jitter(self.jitter, time)
+        if self.jitter:
+            if isinstance(time, datetime.timedelta):
+                time = time.total_seconds()
+            time = float(time) - random.random() * self.jitter
+        stores = self.when is None or _told('when', self.when(value))
+        when = None if stores else _never
+        plan = self._replace(time=time, jitter=0.0, when=when)
+        # What is wrong with it is the caller's.
+        _ = plan.kept
+        return plan
+
+    @property
+    def stores(self) -> bool:
+        """Whether the value that it is for is stored."""
+        return self.when is None
 
     @property
     def exptime(self) -> int:
@@ -90,6 +132,38 @@ class Plan(typing.NamedTuple):
         return self.wait + self.lease
 
 
+def _never(value: typing.Any) -> bool:
+    return False
+
+
+def _told(name: str, said: typing.Any) -> typing.Any:
+    """Return what a caller's function said of a value."""
+    if inspect.isawaitable(said):
+        if inspect.iscoroutine(said):
+            # Nobody will await it, which Python would say.
+            said.close()
+        raise TypeError(
+            f'{name} returned a {type(said).__qualname__}; expected a plain'
+            ' function'
+        )
+    return said
+
+
+def check_jitter(jitter: float, time: typing.Any) -> None:
+    """Refuse a jitter that is longer than the time that it is taken from.
+
+    :raises ValueError: if it is
+
+    """
+    exptime = arguments.exptime(time)
+    if isinstance(time, datetime.timedelta):
+        time = time.total_seconds()
+    if exptime <= 0 or jitter > time:
+        raise ValueError(
+            f'jitter is {jitter:g}, which is more than the time, {time!r}'
+        )
+
+
 class Want(typing.NamedTuple):
     """What is wanted: the value of a key."""
 
@@ -106,6 +180,8 @@ def _plan(
     wait: typing.Any,
     cache_none: typing.Any,
     min_compress_len: typing.Any,
+    jitter: typing.Any = 0,
+    when: typing.Any = None,
 ) -> Plan:
     seconds = arguments.whole_seconds('lease', lease, 1)
     plan = Plan(
@@ -118,9 +194,16 @@ def _plan(
         else arguments.seconds('wait', wait),
         cache_none,
         min_compress_len,
+        arguments.seconds('jitter', jitter),
+        when,
     )
     # What is wrong with it is said before anything is sent.
-    _ = plan.kept
+    if when is not None:
+        check_callable('when', when)
+    if not callable(time):
+        _ = plan.kept
+        if plan.jitter:
+            check_jitter(plan.jitter, time)
     return plan
 
 
@@ -141,6 +224,8 @@ def plan(
     wait: typing.Any,
     cache_none: typing.Any,
     min_compress_len: typing.Any,
+    jitter: typing.Any = 0,
+    when: typing.Any = None,
 ) -> Plan:
     """Return the plan for these arguments of ``get_or_set``.
 
@@ -148,13 +233,15 @@ def plan(
     :raises TypeError: for a time span that cannot be hashed, and so is none
 
     """
+    given = time, stale, lease, wait, cache_none, min_compress_len
+    if when is not None or callable(time):
+        # It may be another function each time.
+        return _plan(*given, jitter, when)
     try:
-        return remembered(
-            time, stale, lease, wait, cache_none, min_compress_len
-        )
+        return remembered(*given, jitter)
     except TypeError:
-        hash((stale, lease, wait))
-        return _plan(time, stale, lease, wait, cache_none, min_compress_len)
+        hash((stale, lease, wait, jitter))
+        return _plan(*given, jitter)
 
 
 class _Usual(dict[int, Plan]):
