@@ -79,6 +79,12 @@ NO_ANSWER = {
     'get_slabs': (lambda client: client.get_slabs(), []),
     'get_slab_stats': (lambda client: client.get_slab_stats(), []),
     'flush_all': (lambda client: client.flush_all(), None),
+    'ping': (lambda client: client.ping(), False),
+    'version': (lambda client: client.version(), {}),
+    'limit': (
+        lambda client: tuple(client.limit('key', 3, 60)),
+        (True, None, 60),
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextvars
 import functools
 import time as clock
+import types
 import typing
 import weakref
 from collections import abc
@@ -50,6 +51,9 @@ Future = asyncio.Future[typing.Any]
 Observe = observers.Observe
 
 T = typing.TypeVar('T')
+
+READY_PAUSE = 0.05
+"""Seconds between two looks whether all servers answer."""
 
 
 class Methods:
@@ -872,6 +876,46 @@ class Methods:
         """Awaitable :meth:`.Client.get_slabs`."""
         return self._everywhere(methods.get_slabs(self._engine.cluster))
 
+    def ping(self) -> asyncio.Future[bool]:
+        """Awaitable :meth:`.Client.ping`.
+
+        .. versionadded:: 2.0
+
+        """
+        return self._everywhere(methods.ping(self._engine.cluster))
+
+    def version(self) -> asyncio.Future[dict[str, str]]:
+        """Awaitable :meth:`.Client.version`.
+
+        .. versionadded:: 2.0
+
+        """
+        return self._everywhere(methods.version(self._engine.cluster))
+
+    async def wait_until_ready(self, seconds: typing.Any) -> bool:
+        """Awaitable :meth:`.Client.wait_until_ready`.
+
+        .. versionadded:: 2.0
+
+        """
+        here = self._engine.enter()
+        until = clock.monotonic() + arguments.seconds('seconds', seconds)
+        request = methods.ping(here.cluster)
+        while True:
+            for endpoint in here.cluster.endpoints:
+                endpoint.try_soon()
+            asked = calls.everywhere(here, request, None)
+            left = max(until - clock.monotonic(), 0.001)
+            await asyncio.wait((asked,), timeout=left)
+            if asked.done() and asked.result():
+                return True
+            if clock.monotonic() + READY_PAUSE >= until:
+                return False
+            await asyncio.sleep(READY_PAUSE)
+
+    def __repr__(self) -> str:
+        return self._engine.core.describe(type(self).__name__)
+
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> Future:
         """Awaitable :meth:`.Client.set_servers`.
 
@@ -1318,6 +1362,17 @@ class AsyncClient(Methods):
 
         """
         await self._engine.close()
+
+    async def __aenter__(self) -> typing.Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        await self.close()
 
     def _tokens(self) -> tokens.Tokens:
         self._engine.enter()

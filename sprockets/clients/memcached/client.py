@@ -10,6 +10,7 @@ import logging
 import operator
 import threading
 import time as clock
+import types
 import typing
 from collections import abc
 
@@ -42,6 +43,9 @@ from sprockets.clients.memcached.wire import protocol
 LOGGER = notices.harmless(logging.getLogger(__name__))
 
 T = typing.TypeVar('T')
+
+READY_PAUSE = 0.05
+"""Seconds between two looks whether all servers answer."""
 
 
 class Shared(core.Core):
@@ -132,7 +136,17 @@ class Shared(core.Core):
     def everywhere(self, request: descriptions.Everywhere[T]) -> T:
         """Run what is described, likewise."""
         self.count(request.name)
-        deadline = clock.monotonic() + self.cluster.timeout
+        return self.run_everywhere(request, self.cluster.timeout)
+
+    def run_everywhere(
+        self, request: descriptions.Everywhere[T], seconds: float
+    ) -> T:
+        """Run what is described, and let it be traced.
+
+        :param float seconds: the time for it, if the timeout is not less
+
+        """
+        deadline = clock.monotonic() + min(seconds, self.cluster.timeout)
         if waiting := self.cluster.waiting():
             journey.exchange_all(waiting, deadline)
         asked = {
@@ -344,6 +358,68 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         return shared.everywhere(methods.get_slabs(shared.cluster))
+
+    def ping(self) -> bool:
+        """Return whether every server answers.
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        return shared.everywhere(methods.ping(shared.cluster))
+
+    def version(self) -> dict[str, str]:
+        """Return the version of each server that tells it.
+
+        :return: the versions by the servers' addresses, ``host:port``
+        :rtype: dict
+
+        .. versionadded:: 2.0
+
+        """
+        shared = self._shared
+        return shared.everywhere(methods.version(shared.cluster))
+
+    def wait_until_ready(self, seconds: typing.Any) -> bool:
+        """Wait until every server answers.
+
+        Those that are down are asked as well, again and again.
+
+        :param seconds: how long to wait at most; seconds or a timedelta
+        :return: whether they do
+        :rtype: bool
+        :raises ValueError: for what is no time
+
+        .. versionadded:: 2.0
+
+        """
+        until = clock.monotonic() + arguments.seconds('seconds', seconds)
+        shared = self._shared
+        shared.count('wait_until_ready')
+        request = methods.ping(shared.cluster)
+        while True:
+            for endpoint in shared.cluster.endpoints:
+                endpoint.try_soon()
+            left = max(until - clock.monotonic(), 0.001)
+            if shared.run_everywhere(request, left):
+                return True
+            if clock.monotonic() + READY_PAUSE >= until:
+                return False
+            clock.sleep(READY_PAUSE)
+
+    def __enter__(self) -> typing.Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self.disconnect_all()
+
+    def __repr__(self) -> str:
+        return self._shared.describe(type(self).__name__)
 
     # Reading
 

@@ -12,6 +12,9 @@ from sprockets.clients.memcached.requests import anykeys, encodings
 from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.watch import tracing
 
+FEW = 5
+"""Servers that are named."""
+
 BASE_OPTIONS = {
     'debug': 'cluster.debug',
     'pickleProtocol': 'codec.pickle_protocol',
@@ -57,6 +60,7 @@ class Core:
     ) -> None:
         if reason := process.unsupported():
             raise RuntimeError(reason)
+        self.prefix = prefix
         self.settings = settings.Settings(
             prefix,
             {k: v for k, v in options.items() if k not in BASE_OPTIONS},
@@ -86,6 +90,15 @@ class Core:
                 value is not None or not name.startswith('server_max_')
             ):
                 self.assign(BASE_OPTIONS[name], value)
+
+    def describe(self, kind: str) -> str:
+        """Return what a client is, in a line."""
+        names = [str(server.endpoint) for server in self.cluster.servers]
+        if not names:
+            names = [str(server) for server in self.settings.servers]
+        more = f' and {len(names) - FEW} more' if len(names) > FEW else ''
+        prefix = f' {self.prefix!r}' if self.prefix is not None else ''
+        return f'<{kind}{prefix} of {", ".join(names[:FEW])}{more}>'
 
     def assign(self, path: str, value: typing.Any) -> None:
         """Set an attribute, of a part as well: ``codec.pickler``."""

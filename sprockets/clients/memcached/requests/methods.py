@@ -19,11 +19,17 @@ from sprockets.clients.memcached.requests import (
     statistics,
     tokens,
 )
-from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
 T = typing.TypeVar('T')
 M = typing.TypeVar('M', bound=descriptions.Many[typing.Any])
+
+Asked = abc.Mapping[endpoints.Endpoint, protocol.Command]
+"""What was asked of servers."""
+
+Versions = dict[str, str]
+"""The versions of servers by their addresses."""
 
 FEW = 100
 """Values of a call that are encoded at a time, for pickling takes longer than
@@ -317,6 +323,33 @@ def flush_all() -> descriptions.Everywhere[None]:
     return descriptions.Everywhere(
         'flush_all', protocol.flush_all, lambda asked: None
     )
+
+
+def ping(servers: cluster.Cluster) -> descriptions.Everywhere[bool]:
+    """Describe ``ping``, for which any server has an answer."""
+
+    def result(asked: Asked) -> bool:
+        answered = [
+            endpoint
+            for endpoint, command in asked.items()
+            if command.answered and command.error is None
+        ]
+        return bool(answered) and len(answered) == len(servers.endpoints)
+
+    return descriptions.Everywhere(
+        'ping', lambda: protocol.Get((endpoints.PROBE,)), result
+    )
+
+
+def version(servers: cluster.Cluster) -> descriptions.Everywhere[Versions]:
+    def result(asked: Asked) -> Versions:
+        return {
+            str(endpoint): asked[endpoint].result
+            for endpoint in servers.endpoints
+            if endpoint in asked and asked[endpoint].result is not None
+        }
+
+    return descriptions.Everywhere('version', protocol.Version, result)
 
 
 def get_stats(

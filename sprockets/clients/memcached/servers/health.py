@@ -118,6 +118,13 @@ class Health:
             self._trial = Trial(self)
             return self._trial
 
+    def try_soon(self) -> None:
+        """Let a server that is down be tried by whoever is next."""
+        with self._lock:
+            if self.retry_at is not None and self._trial is None:
+                self.retry_at = min(self.retry_at, clock.now())
+                changes.note()
+
     def doubt(self, reason: BaseException) -> Trial | None:
         """Let nobody use a server that is up until a trial is over.
 
