@@ -74,6 +74,7 @@ GOOD = {
     'key_prefix': 'p:',
     'stat_args': 'settings',
     'initial': 1,
+    'timeout': 10,
 }
 METHODS = {
     name: list(inspect.signature(getattr(memcached.Client, name)).parameters)

@@ -9,6 +9,13 @@ from sprockets.clients.memcached.aio import AsyncClient
 from sprockets.clients.memcached.cached_function.decorator import cached
 from sprockets.clients.memcached.client import Client
 from sprockets.clients.memcached.once.leases import UpdateError
+from sprockets.clients.memcached.requests.errors import (
+    MemcachedError,
+    RefusedError,
+    TimedOutError,
+    TooLargeError,
+    UnavailableError,
+)
 from sprockets.clients.memcached.settings import DEFAULT_SERVER
 from sprockets.clients.memcached.settings import get_servers as _get_servers
 
@@ -25,8 +32,13 @@ __all__ = [
     'ApplicationMixin',
     'AsyncClient',
     'Client',
+    'MemcachedError',
     'MemcachedMixin',
+    'RefusedError',
     'StatusHandler',
+    'TimedOutError',
+    'TooLargeError',
+    'UnavailableError',
     'UpdateError',
     '__version__',
     '_get_servers',

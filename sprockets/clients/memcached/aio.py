@@ -17,6 +17,7 @@ from sprockets.clients.memcached.loop import (
     batches,
     calls,
     engines,
+    futures,
     state,
     threads,
 )
@@ -39,6 +40,7 @@ from sprockets.clients.memcached.requests import (
     arguments,
     descriptions,
     encodings,
+    errors,
     methods,
     tokens,
 )
@@ -70,6 +72,7 @@ class Methods:
         self._engine = engine
         self._encoding = engine.encoding
         self._observe = observe
+        self._strict = engine.core.strict
 
     def _tokens(self) -> tokens.Tokens:
         """Return what the ``gets`` of this scope saw."""
@@ -77,15 +80,26 @@ class Methods:
 
     # Reading
 
-    def get(self, key: typing.Any, default: typing.Any = None) -> Future:
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+    ) -> Future:
         """Awaitable :meth:`.Client.get`."""
         engine = self._engine
         here = engine.entered
         if here is None or here.loop is not asyncio.get_running_loop():
             here = engine.enter()
         encoded = self._encoding.key(key)
-        if encoded is None or self._observe is not None:
-            return self._get(here, key, default)
+        if (
+            encoded is None
+            or self._observe is not None
+            or timeout is not None
+            or self._strict
+        ):
+            return self._get(here, key, default, timeout)
         future: Future = asyncio.Future(loop=here.loop)
         endpoint = engine.cluster.pick(encoded)
         if endpoint is None:
@@ -101,9 +115,16 @@ class Methods:
         return future
 
     def _get(
-        self, here: state.LoopState, key: typing.Any, default: typing.Any
+        self,
+        here: state.LoopState,
+        key: typing.Any,
+        default: typing.Any,
+        timeout: float | None,
     ) -> Future:
         """Get the value of any key, and tell who observes."""
+        if timeout is not None or self._strict:
+            request = methods.get(self._encoding, key, default)
+            return self._one(request, timeout)
         engine = self._engine
         encoded, hashed = self._encoding.route(key)
         observer = None
@@ -121,35 +142,61 @@ class Methods:
             lane.read((encoded, future, default, None, extras))
         return future
 
-    def gets(self, key: typing.Any) -> Future:
+    def gets(
+        self,
+        key: typing.Any,
+        *,
+        timeout: float | None = None,
+    ) -> Future:
         """Awaitable :meth:`.Client.gets`, for this scope's :meth:`cas`."""
-        return self._one(methods.gets(self._encoding, key, self._tokens()))
+        return self._one(
+            methods.gets(self._encoding, key, self._tokens()), timeout
+        )
 
     def gat(
-        self, key: typing.Any, time: typing.Any, default: typing.Any = None
+        self,
+        key: typing.Any,
+        time: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.gat`.
 
         .. versionadded:: 2.0
 
         """
-        return self._one(methods.gat(self._encoding, key, time, default))
+        return self._one(
+            methods.gat(self._encoding, key, time, default), timeout
+        )
 
-    def gats(self, key: typing.Any, time: typing.Any) -> Future:
+    def gats(
+        self,
+        key: typing.Any,
+        time: typing.Any,
+        *,
+        timeout: float | None = None,
+    ) -> Future:
         """Awaitable :meth:`.Client.gats`, for this scope's :meth:`cas`.
 
         .. versionadded:: 2.0
 
         """
         return self._one(
-            methods.gats(self._encoding, key, time, self._tokens())
+            methods.gats(self._encoding, key, time, self._tokens()), timeout
         )
 
     def get_multi(
-        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
+        self,
+        keys: abc.Iterable[typing.Any],
+        key_prefix: typing.Any = '',
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.get_multi`."""
-        return self._many(methods.get_multi(self._encoding, keys, key_prefix))
+        return self._many(
+            methods.get_multi(self._encoding, keys, key_prefix), timeout
+        )
 
     # Writing
 
@@ -160,6 +207,8 @@ class Methods:
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.set`."""
         return self._one(
@@ -170,7 +219,8 @@ class Methods:
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def add(
@@ -180,6 +230,8 @@ class Methods:
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.add`."""
         return self._one(
@@ -190,7 +242,8 @@ class Methods:
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def replace(
@@ -200,6 +253,8 @@ class Methods:
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.replace`."""
         return self._one(
@@ -210,7 +265,8 @@ class Methods:
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def append(
@@ -220,6 +276,8 @@ class Methods:
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.append`."""
         return self._one(
@@ -230,7 +288,8 @@ class Methods:
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def prepend(
@@ -240,6 +299,8 @@ class Methods:
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.prepend`."""
         return self._one(
@@ -250,7 +311,8 @@ class Methods:
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def cas(
@@ -260,6 +322,8 @@ class Methods:
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.cas`, after this scope's :meth:`gets`."""
         return self._one(
@@ -270,7 +334,8 @@ class Methods:
                 time,
                 min_compress_len,
                 self._tokens(),
-            )
+            ),
+            timeout,
         )
 
     def set_multi(
@@ -280,12 +345,15 @@ class Methods:
         key_prefix: typing.Any = '',
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.set_multi`."""
         return self._many(
             methods.set_multi(
                 self._encoding, mapping, time, key_prefix, min_compress_len
-            )
+            ),
+            timeout,
         )
 
     # The value computed once
@@ -547,7 +615,7 @@ class Methods:
         here = engine.enter()
         route = self._encoding.route(key)
         here.computing.forget(route)
-        runner = computing.Runner(here, self._observe, 'invalidate')
+        runner = self._runner(here, 'invalidate')
         return await steps.follow_awaited(leases.invalidate(route), runner)
 
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
@@ -561,7 +629,7 @@ class Methods:
         route = self._encoding.route(key)
         seconds = arguments.whole_seconds('stale', stale, 1)
         here.computing.forget(route)
-        runner = computing.Runner(here, self._observe, 'mark_stale')
+        runner = self._runner(here, 'mark_stale')
         return await steps.follow_awaited(
             here.computing.flow.mark_stale(route, seconds), runner
         )
@@ -722,7 +790,7 @@ class Methods:
     async def _end(self, group: generations.Group) -> int:
         """Give groups other generations; return whether all of them have."""
         here = self._engine.enter()
-        runner = computing.Runner(here, self._observe, 'invalidate')
+        runner = self._runner(here, 'invalidate')
         work = self._flow.generations.end
         ends = [steps.follow_awaited(work(key), runner) for key in group]
         return int(all(await asyncio.gather(*ends)))
@@ -785,9 +853,12 @@ class Methods:
         *,
         initial: int | None = None,
         time: typing.Any = 0,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.incr`."""
-        return self._count(protocol.INCR, key, delta, noreply, initial, time)
+        return self._count(
+            protocol.INCR, key, delta, noreply, initial, time, timeout
+        )
 
     def decr(
         self,
@@ -797,9 +868,12 @@ class Methods:
         *,
         initial: int | None = None,
         time: typing.Any = 0,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.decr`."""
-        return self._count(protocol.DECR, key, delta, noreply, initial, time)
+        return self._count(
+            protocol.DECR, key, delta, noreply, initial, time, timeout
+        )
 
     def _count(
         self,
@@ -809,13 +883,19 @@ class Methods:
         noreply: bool,
         initial: int | None,
         time: typing.Any,
+        timeout: float | None,
     ) -> Future:
         asked = counts.check(self._encoding, verb, key, delta, initial, time)
         if asked is None:
             return self._one(
-                methods.count(verb, self._encoding, key, delta, noreply)
+                methods.count(verb, self._encoding, key, delta, noreply),
+                timeout,
             )
-        return self._task(self._counted, verb.name, asked, noreply)
+        seconds = errors.timeout(timeout)
+        task = self._task(self._counted, verb.name, asked, noreply)
+        if seconds is None:
+            return task
+        return self._bounded(task, verb.name, seconds, None)
 
     async def _counted(
         self,
@@ -826,23 +906,33 @@ class Methods:
     ) -> int | None:
         number = await steps.follow_awaited(
             counts.number(here.computing.flow, asked),
-            computing.Runner(here, self._observe, name),
+            self._runner(here, name),
         )
         return None if noreply else number
 
     # Expiry and deletion
 
     def touch(
-        self, key: typing.Any, time: typing.Any = 0, noreply: bool = False
+        self,
+        key: typing.Any,
+        time: typing.Any = 0,
+        noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.touch`."""
-        return self._one(methods.touch(self._encoding, key, time))
+        return self._one(methods.touch(self._encoding, key, time), timeout)
 
     def delete(
-        self, key: typing.Any, time: typing.Any = None, noreply: bool = False
+        self,
+        key: typing.Any,
+        time: typing.Any = None,
+        noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.delete`."""
-        return self._one(methods.delete(self._encoding, key, time))
+        return self._one(methods.delete(self._encoding, key, time), timeout)
 
     def delete_multi(
         self,
@@ -850,10 +940,13 @@ class Methods:
         time: typing.Any = None,
         key_prefix: typing.Any = '',
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.delete_multi`."""
         return self._many(
-            methods.delete_multi(self._encoding, keys, time, key_prefix)
+            methods.delete_multi(self._encoding, keys, time, key_prefix),
+            timeout,
         )
 
     # Servers
@@ -952,20 +1045,70 @@ class Methods:
         flow: leases.Flow = self._engine.flow
         return flow
 
-    def _one(self, request: descriptions.One[typing.Any]) -> Future:
+    def _one(
+        self,
+        request: descriptions.One[typing.Any],
+        timeout: float | None = None,
+    ) -> Future:
+        seconds = errors.timeout(timeout)
         # In another loop there may be another observer.
         here = self._engine.enter()
-        return calls.one(here, request, self._observe)
+        if self._strict:
+            request = errors.One(request)
+        return calls.one(here, request, self._observe, seconds)
 
-    def _many(self, request: descriptions.Many[typing.Any]) -> Future:
+    def _many(
+        self,
+        request: descriptions.Many[typing.Any],
+        timeout: float | None = None,
+    ) -> Future:
+        seconds = errors.timeout(timeout)
         here = self._engine.enter()
-        return calls.many(here, request, self._observe)
+        if self._strict:
+            request = errors.Many(request)
+        return calls.many(here, request, self._observe, seconds)
 
     def _everywhere(
         self, request: descriptions.Everywhere[typing.Any]
     ) -> Future:
         here = self._engine.enter()
         return calls.everywhere(here, request, self._observe)
+
+    def _runner(self, here: state.LoopState, name: str) -> computing.Runner:
+        """Return who runs the commands of a method of several steps."""
+        return computing.Runner(here, self._observe, name, self._strict)
+
+    def _bounded(
+        self,
+        task: Future,
+        name: str,
+        seconds: float,
+        failure: typing.Any,
+    ) -> Future:
+        """Return the future of what has less time than the client's calls.
+
+        :param failure: what it is when the time is over
+
+        """
+        here = self._engine.enter()
+        future = here.loop.create_future()
+
+        def give_up() -> None:
+            if self._strict:
+                error = TimeoutError('timed out')
+                futures.fail(future, errors.of(name, error))
+            else:
+                future.set_result(failure)
+
+        def over(task: Future) -> None:
+            if task.cancelled():
+                future.cancel()
+            else:
+                futures.settle(future, task.result)
+
+        task.add_done_callback(over)
+        here.within(future, seconds, give_up)
+        return future
 
     def _task(
         self,
@@ -998,10 +1141,15 @@ class Scope(Methods):
     """
 
     def __init__(
-        self, engine: engines.Engine, observe: Observe | None = None
+        self,
+        engine: engines.Engine,
+        observe: Observe | None = None,
+        strict: bool | None = None,
     ) -> None:
         super().__init__(engine, observe)
         self._saw = tokens.Tokens()
+        if strict is not None:
+            self._strict = core.strict(strict)
 
     def _tokens(self) -> tokens.Tokens:
         return self._saw
@@ -1021,6 +1169,7 @@ class _Within(Methods):
         saw: tokens.Tokens | None = None,
     ) -> None:
         super().__init__(parent._engine, parent._observe)
+        self._strict = parent._strict
         self._encoding = encoding
         self._parent = parent
         self._saw = saw
@@ -1040,6 +1189,7 @@ class AsyncNamespace(Methods):
         self, parent: Methods, outer: generations.Group, name: str
     ) -> None:
         super().__init__(parent._engine, parent._observe)
+        self._strict = parent._strict
         self._parent = parent
         self._name = name
         own = self._flow.generations.key('namespace', name)
@@ -1081,11 +1231,17 @@ class AsyncNamespace(Methods):
         done = await self._sure(Methods.invalidate, (key,), {})
         return typing.cast(int, done)
 
-    def get(self, key: typing.Any, default: typing.Any = None) -> Future:
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+    ) -> Future:
         here = self._engine.entered
         if here is None or here.loop is not asyncio.get_running_loop():
             here = self._engine.enter()
-        if self._observe is None:
+        if self._observe is None and timeout is None and not self._strict:
             turn = here.computing.turns.get(self._group) or confirming.turn(
                 here, self._flow.generations, self._group
             )
@@ -1099,7 +1255,7 @@ class AsyncNamespace(Methods):
                 )
                 if future is not None:
                     return future
-        return self._call(Methods.get, (key, default), {})
+        return self._call(Methods.get, (key, default), {'timeout': timeout})
 
     def _get_again(
         self, future: confirming.Read, key: typing.Any, default: typing.Any
@@ -1186,6 +1342,11 @@ class AsyncNamespace(Methods):
         args: tuple[typing.Any, ...],
         kwargs: dict[str, typing.Any],
     ) -> typing.Any:
+        if self._strict and method is not Methods.limit:
+            raise errors.UnavailableError(
+                f'{method.__name__}: no server answers that knows the'
+                ' namespace'
+            )
         apart = self._flow.generations.apart()
         return namespaces.failure(apart, method, args, kwargs)
 
@@ -1205,6 +1366,23 @@ class AsyncNamespace(Methods):
         kwargs: dict[str, typing.Any],
     ) -> Future:
         """Call a method in the same batch in which generations are read."""
+        seconds = errors.timeout(kwargs.get('timeout'))
+        if seconds is None:
+            return self._begin(method, args, kwargs)
+        failure = self._failure if not self._strict else _no_failure
+        return self._bounded(
+            self._begin(method, args, kwargs),
+            method.__name__,
+            seconds,
+            failure(method, args, kwargs),
+        )
+
+    def _begin(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> Future:
         here = self._engine.enter()
         saw = None
         seen = False
@@ -1254,6 +1432,10 @@ def _missed(value: typing.Any, future: Future) -> None:
 
 
 _WITH_TOKENS = (Methods.gets, Methods.gats, Methods.cas)
+
+
+def _no_failure(*_: typing.Any) -> None:
+    """Say nothing of what is raised instead."""
 
 
 async def _nothing() -> int:
@@ -1314,7 +1496,7 @@ class AsyncClient(Methods):
         others unless it has more than one thread a server.
         Default: threads of the library, up to ``max_connections`` for each
         server in this process, and four for values that take long to make
-    :param options: the options of :class:`Client`
+    :param options: the options of :class:`Client`, ``strict`` as well
     :raises TypeError: for an option that there is not, or an executor that
         is none, or one of processes
     :raises ValueError: for a value that cannot be; it names the variable
@@ -1344,16 +1526,21 @@ class AsyncClient(Methods):
             asyncio.Task[typing.Any], tokens.Tokens
         ] = weakref.WeakKeyDictionary()
 
-    def scope(self, observe: Observe | None = None) -> Scope:
+    def scope(
+        self, observe: Observe | None = None, *, strict: bool | None = None
+    ) -> Scope:
         """Return the methods with a scope of their own for gets and cas.
 
         :param observe: is called with the name of each method that is
             called, and the keys, and returns who is told how the call went
+        :param bool strict: whether its calls raise what goes wrong; None for
+            what the client does
         :rtype: Scope
 
         """
         tracing = self._engine.tracing.observe()
-        return Scope(self._engine, observers.both(observe, tracing))
+        both = observers.both(observe, tracing)
+        return Scope(self._engine, both, strict)
 
     async def close(self) -> None:
         """Answer what is in flight, then release threads and connections.

@@ -34,6 +34,7 @@ from sprockets.clients.memcached.requests import (
     arguments,
     descriptions,
     encodings,
+    errors,
     methods,
     tokens,
 )
@@ -88,42 +89,65 @@ class Shared(core.Core):
         command: protocol.Command,
         route: tuple[bytes, int | None],
         only: endpoints.Endpoint | None = None,
+        timeout: float | None = None,
     ) -> endpoints.Endpoint | None:
         """Run a command on the server of its key, and let it be traced.
 
         :param Route route: the key as it is sent, and the hash given with it
+        :param float timeout: the seconds for it, if the client's are not less
 
         """
         if self.tracing.off():
-            return journey.run(self.cluster, command, route, only)
+            return journey.run(self.cluster, command, route, only, timeout)
         with self.tracing.traced(name, (route[0],)) as call:
-            call.endpoint = journey.run(self.cluster, command, route, only)
+            call.endpoint = journey.run(
+                self.cluster, command, route, only, timeout
+            )
             call.error = command.error
         return call.endpoint
 
-    def one(self, request: descriptions.One[T]) -> T:
-        """Run what is described, count it, and let it be traced."""
+    def one(
+        self, request: descriptions.One[T], timeout: float | None = None
+    ) -> T:
+        """Run what is described, count it, and let it be traced.
+
+        :raises ValueError: if the timeout is none
+        :raises MemcachedError: what goes wrong, for a strict client
+
+        """
+        seconds = errors.timeout(timeout)
         self.count(request.name)
+        if self.strict:
+            request = errors.One(request)
         command = request.command
         if command is None:
             return request.failure
-        endpoint = self.run(request.name, command, request.route, request.only)
+        endpoint = self.run(
+            request.name, command, request.route, request.only, seconds
+        )
         if self.cluster.debug and isinstance(command, protocol.Line):
             self._debug_reply(request.wanted, command.reply)
         request.note(command, endpoint)
         return request.unpack(command)
 
-    def many(self, request: descriptions.Many[T]) -> T:
+    def many(
+        self, request: descriptions.Many[T], timeout: float | None = None
+    ) -> T:
         """Run what is described, likewise."""
+        seconds = errors.timeout(timeout)
         self.count(request.name)
-        return self.run_many(request)
+        if self.strict:
+            request = errors.Many(request)
+        return self.run_many(request, seconds)
 
-    def run_many(self, request: descriptions.Many[T]) -> T:
+    def run_many(
+        self, request: descriptions.Many[T], timeout: float | None = None
+    ) -> T:
         """Run what is described, and let it be traced."""
         keys = request.keys
         call = self.tracing.call(request.name, keys.keys)
         with call or contextlib.nullcontext():
-            done = journey.run_many(self.cluster, request)
+            done = journey.run_many(self.cluster, request, timeout)
             if call is not None:
                 call.error = descriptions.outcome(keys.keys, done)[0]
         for command in done:
@@ -215,7 +239,9 @@ class Client(memcache.Client):  # type: ignore[misc]
     :param str prefix: the prefix of the variables, ``PAGES`` for
         ``PAGES_MEMCACHED_SERVERS``; upper-cased.  Default: ``None``
     :param options: any option of the environment by its name in lower case,
-        and the arguments of :class:`memcache.Client` but ``servers``
+        and the arguments of :class:`memcache.Client` but ``servers``.
+        ``strict=True`` has calls raise what goes wrong, a
+        :exc:`.MemcachedError`
     :raises TypeError: for an option that there is not
     :raises ValueError: for a value that cannot be; it names the variable
 
@@ -423,7 +449,13 @@ class Client(memcache.Client):  # type: ignore[misc]
 
     # Reading
 
-    def get(self, key: typing.Any, default: typing.Any = None) -> typing.Any:
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+    ) -> typing.Any:
         """Return the value of a key.
 
         :param str key: text, bytes, or ``(hash, key)``
@@ -433,6 +465,10 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         """
         shared = self._shared
+        if timeout is not None or shared.strict:
+            return shared.one(
+                methods.get(shared.encoding, key, default), timeout
+            )
         shared.count('get')
         sent, hashed = shared.encoding.key(key), None
         if sent is None:
@@ -447,7 +483,12 @@ class Client(memcache.Client):  # type: ignore[misc]
             return default
         return shared.codec.decode_or(item[0], item[1], default)
 
-    def gets(self, key: typing.Any) -> typing.Any:
+    def gets(
+        self,
+        key: typing.Any,
+        *,
+        timeout: float | None = None,
+    ) -> typing.Any:
         """Return the value of a key, and remember it for :meth:`cas`.
 
         :param str key: text, bytes, or ``(hash, key)``
@@ -456,10 +497,16 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         """
         shared = self._shared
-        return shared.one(methods.gets(shared.encoding, key, self._tokens))
+        return shared.one(
+            methods.gets(shared.encoding, key, self._tokens), timeout
+        )
 
     def get_multi(
-        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
+        self,
+        keys: abc.Iterable[typing.Any],
+        key_prefix: typing.Any = '',
+        *,
+        timeout: float | None = None,
     ) -> dict[typing.Any, typing.Any]:
         """Return the values of many keys.
 
@@ -473,11 +520,16 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         return shared.many(
-            methods.get_multi(shared.encoding, keys, key_prefix)
+            methods.get_multi(shared.encoding, keys, key_prefix), timeout
         )
 
     def gat(
-        self, key: typing.Any, time: typing.Any, default: typing.Any = None
+        self,
+        key: typing.Any,
+        time: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
     ) -> typing.Any:
         """Return the value of a key, and give it another time to expire.
 
@@ -491,9 +543,17 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         """
         shared = self._shared
-        return shared.one(methods.gat(shared.encoding, key, time, default))
+        return shared.one(
+            methods.gat(shared.encoding, key, time, default), timeout
+        )
 
-    def gats(self, key: typing.Any, time: typing.Any) -> typing.Any:
+    def gats(
+        self,
+        key: typing.Any,
+        time: typing.Any,
+        *,
+        timeout: float | None = None,
+    ) -> typing.Any:
         """Return the value of a key as :meth:`gat`, for :meth:`cas` later.
 
         .. versionadded:: 2.0
@@ -501,7 +561,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         return shared.one(
-            methods.gats(shared.encoding, key, time, self._tokens)
+            methods.gats(shared.encoding, key, time, self._tokens), timeout
         )
 
     # Writing
@@ -513,6 +573,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Store a value.
 
@@ -542,7 +604,8 @@ class Client(memcache.Client):  # type: ignore[misc]
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def add(
@@ -552,6 +615,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Store a value if the key has none; otherwise as :meth:`set`."""
         shared = self._shared
@@ -563,7 +628,8 @@ class Client(memcache.Client):  # type: ignore[misc]
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def replace(
@@ -573,6 +639,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Store a value if the key has one; otherwise as :meth:`set`."""
         shared = self._shared
@@ -584,7 +652,8 @@ class Client(memcache.Client):  # type: ignore[misc]
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def append(
@@ -594,6 +663,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Put text or bytes behind the value of a key, if it has one.
 
@@ -610,7 +681,8 @@ class Client(memcache.Client):  # type: ignore[misc]
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def prepend(
@@ -620,6 +692,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Put text or bytes before the value of a key, if it has one.
 
@@ -636,7 +710,8 @@ class Client(memcache.Client):  # type: ignore[misc]
                 val,
                 time,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     def cas(
@@ -646,6 +721,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         time: typing.Any = 0,
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Store a value if the key still has what this thread's gets saw.
 
@@ -670,7 +747,8 @@ class Client(memcache.Client):  # type: ignore[misc]
                 time,
                 min_compress_len,
                 self._tokens,
-            )
+            ),
+            timeout,
         )
 
     def set_multi(
@@ -680,6 +758,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         key_prefix: typing.Any = '',
         min_compress_len: int = 0,
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> list[typing.Any]:
         """Store many values.
 
@@ -703,7 +783,8 @@ class Client(memcache.Client):  # type: ignore[misc]
                 time,
                 key_prefix,
                 min_compress_len,
-            )
+            ),
+            timeout,
         )
 
     # The value computed once
@@ -931,7 +1012,9 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.count('invalidate')
         route = shared.encoding.route(key)
         shared.computations.forget(route)
-        return typing.cast(int, self._follow(leases.invalidate(route)))
+        work = leases.invalidate(route)
+        strict = shared.strict
+        return typing.cast(int, self._follow(work, strict=strict))
 
     def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Have a value computed anew, though its time has not passed.
@@ -955,7 +1038,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         seconds = arguments.whole_seconds('stale', stale, 1)
         shared.computations.forget(route)
         return typing.cast(
-            int, self._follow(shared.flow.mark_stale(route, seconds))
+            int,
+            self._follow(
+                shared.flow.mark_stale(route, seconds), strict=shared.strict
+            ),
         )
 
     def update(
@@ -1003,27 +1089,39 @@ class Client(memcache.Client):  # type: ignore[misc]
         work: steps.Steps[typing.Any],
         function: abc.Callable[..., typing.Any] | None = None,
         name: str | None = None,
+        timeout: float | None = None,
+        strict: bool = False,
     ) -> typing.Any:
         """Do one step after another.
 
         :param function: what is to be called
         :param str name: the method that all of them are for, for traces; None
             for what each of them is
+        :param float timeout: the seconds for them all, if the client's are
+            not less
+        :param bool strict: whether to raise what goes wrong, but for what a
+            server refuses, which it may not know
 
         """
         shared = self._shared
-        ask = self._ask
-        if name is not None:
+        until = None if timeout is None else clock.monotonic() + timeout
 
-            def ask(step: steps.Ask) -> endpoints.Endpoint | None:
-                return shared.run(name, *step)
+        def ask(step: steps.Ask) -> endpoints.Endpoint | None:
+            left = None if until is None else until - clock.monotonic()
+            command = step.command
+            endpoint = shared.run(name or command.name, *step, left)
+            error = command.error
+            if (
+                strict
+                and error is not None
+                and not isinstance(error, protocol.RefusedError)
+            ):
+                raise errors.of(name or command.name, error)
+            return endpoint
 
         return steps.follow(
             work, ask, function, lambda step: shared.run_many(step.request)
         )
-
-    def _ask(self, step: steps.Ask) -> endpoints.Endpoint | None:
-        return self._shared.run(step.command.name, *step)
 
     # What ends together
 
@@ -1079,17 +1177,23 @@ class Client(memcache.Client):  # type: ignore[misc]
     def _end(self, group: generations.Group) -> int:
         """Give groups other generations; return whether all of them have."""
         end = self._shared.flow.generations.end
-        ended = [self._follow(end(key)) for key in group]
+        strict = self._shared.strict
+        ended = [self._follow(end(key), strict=strict) for key in group]
         return int(all(ended))
 
-    def _look(self, group: generations.Group) -> generations.Tokens | None:
+    def _look(
+        self, group: generations.Group, timeout: float | None = None
+    ) -> generations.Tokens | None:
         """Return the generations, None where a server does not answer."""
         look = self._shared.flow.generations.look
-        found = self._follow(look(group))
+        found = self._follow(look(group), timeout=timeout)
         return typing.cast('generations.Tokens | None', found)
 
     def _grouped(
-        self, group: generations.Group, apart: bool = False
+        self,
+        group: generations.Group,
+        apart: bool = False,
+        timeout: float | None = None,
     ) -> _Within | None:
         """Return the methods in the generations of a group.
 
@@ -1097,7 +1201,7 @@ class Client(memcache.Client):  # type: ignore[misc]
             known, for what nobody is to find; else it is None
 
         """
-        known = self._look(group)
+        known = self._look(group, timeout)
         if known is not None:
             found = self._shared.flow.generations
             return _Within(self, found.within(group, known))
@@ -1213,6 +1317,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         *,
         initial: int | None = None,
         time: typing.Any = 0,
+        timeout: float | None = None,
     ) -> int | None:
         """Add to a number.
 
@@ -1238,7 +1343,9 @@ class Client(memcache.Client):  # type: ignore[misc]
            ``initial`` and ``time``.
 
         """
-        return self._count(protocol.INCR, key, delta, noreply, initial, time)
+        return self._count(
+            protocol.INCR, key, delta, noreply, initial, time, timeout
+        )
 
     def decr(
         self,
@@ -1248,9 +1355,12 @@ class Client(memcache.Client):  # type: ignore[misc]
         *,
         initial: int | None = None,
         time: typing.Any = 0,
+        timeout: float | None = None,
     ) -> int | None:
         """Take from a number, which ends at 0; otherwise as :meth:`incr`."""
-        return self._count(protocol.DECR, key, delta, noreply, initial, time)
+        return self._count(
+            protocol.DECR, key, delta, noreply, initial, time, timeout
+        )
 
     def _count(
         self,
@@ -1260,23 +1370,35 @@ class Client(memcache.Client):  # type: ignore[misc]
         noreply: bool,
         initial: int | None,
         time: typing.Any,
+        timeout: float | None,
     ) -> int | None:
         shared = self._shared
         asked = counts.check(shared.encoding, verb, key, delta, initial, time)
         if asked is None:
             return shared.one(
-                methods.count(verb, shared.encoding, key, delta, noreply)
+                methods.count(verb, shared.encoding, key, delta, noreply),
+                timeout,
             )
+        seconds = errors.timeout(timeout)
         shared.count(verb.name)
         number = self._follow(
-            counts.number(shared.flow, asked), None, verb.name
+            counts.number(shared.flow, asked),
+            None,
+            verb.name,
+            seconds,
+            shared.strict,
         )
         return None if noreply else typing.cast('int | None', number)
 
     # Expiry and deletion
 
     def touch(
-        self, key: typing.Any, time: typing.Any = 0, noreply: bool = False
+        self,
+        key: typing.Any,
+        time: typing.Any = 0,
+        noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Give a key another time to expire.
 
@@ -1290,10 +1412,15 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         """
         shared = self._shared
-        return shared.one(methods.touch(shared.encoding, key, time))
+        return shared.one(methods.touch(shared.encoding, key, time), timeout)
 
     def delete(
-        self, key: typing.Any, time: typing.Any = None, noreply: bool = False
+        self,
+        key: typing.Any,
+        time: typing.Any = None,
+        noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Delete a key.
 
@@ -1307,7 +1434,7 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         """
         shared = self._shared
-        return shared.one(methods.delete(shared.encoding, key, time))
+        return shared.one(methods.delete(shared.encoding, key, time), timeout)
 
     def delete_multi(
         self,
@@ -1315,6 +1442,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         time: typing.Any = None,
         key_prefix: typing.Any = '',
         noreply: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> int:
         """Delete many keys.
 
@@ -1331,7 +1460,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         return shared.many(
-            methods.delete_multi(shared.encoding, keys, time, key_prefix)
+            methods.delete_multi(shared.encoding, keys, time, key_prefix),
+            timeout,
         )
 
     def reset_cas(self) -> None:
@@ -1442,11 +1572,18 @@ class Namespace(Client):
         generations.checked('name', name)
         return self._parent.lock(f'{self._name} {name}', time, wait=wait)
 
-    def get(self, key: typing.Any, default: typing.Any = None) -> typing.Any:
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+    ) -> typing.Any:
         shared = self._shared
         known = shared.flow.generations
         guess = known.guess(self._group)
-        if guess is not None and not known.is_owed(self._group):
+        plain = timeout is None and not shared.strict
+        if plain and guess is not None and not known.is_owed(self._group):
             route = guess.encoding.route(key)
             (home, *others) = {shared.cluster.home(k) for k in self._group}
             if not others and home is shared.cluster.pick(*route):
@@ -1460,7 +1597,7 @@ class Namespace(Client):
                     shared.count('get')
                     item = found.get(route.key)
                     return shared.codec.value_of(item, default)
-        return self._call(Client.get, (key, default), {})
+        return self._call(Client.get, (key, default), {'timeout': timeout})
 
     def _call(
         self,
@@ -1471,9 +1608,23 @@ class Namespace(Client):
         """Call a method once the generations are known."""
         apart = self._shared.flow.generations.apart()
         namespaces.check(apart, method, args, kwargs)
+        seconds = errors.timeout(kwargs.get('timeout'))
+        until = clock.monotonic() + (seconds or 0)
         within = self._grouped(
-            self._group, apart=method is Client.get_or_set_multi
+            self._group, method is Client.get_or_set_multi, seconds
         )
+        if seconds is not None:
+            left = max(until - clock.monotonic(), 0.001)
+            kwargs = {**kwargs, 'timeout': left}
+        if (
+            within is None
+            and self._shared.strict
+            and method is not Client.limit
+        ):
+            raise errors.UnavailableError(
+                f'{method.__name__}: no server answers that knows the'
+                ' namespace'
+            )
         if within is None:
             return namespaces.failure(apart, method, args, kwargs)
         saw = False

@@ -34,12 +34,23 @@ BASE_OPTIONS = {
 """Arguments of :class:`memcache.Client` that are taken as keywords as well,
 and what they set."""
 
-_KEYWORDS = frozenset((*settings.OPTIONS, *BASE_OPTIONS, 'executor'))
+_KEYWORDS = frozenset((*settings.OPTIONS, *BASE_OPTIONS, 'executor', 'strict'))
 
 
 def hide(options: dict[str, typing.Any]) -> None:
     """Wrap the secrets among a client's keywords, before anything else."""
     settings.hide(options, _KEYWORDS)
+
+
+def strict(value: typing.Any) -> bool:
+    """Return whether calls raise what goes wrong.
+
+    :raises TypeError: for what is neither True nor False
+
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f'strict is {value!r}; expected True or False')
+    return value
 
 
 class Core:
@@ -61,9 +72,15 @@ class Core:
         if reason := process.unsupported():
             raise RuntimeError(reason)
         self.prefix = prefix
+        self.strict = strict(options.get('strict', False))
+        """Whether its calls raise what goes wrong."""
         self.settings = settings.Settings(
             prefix,
-            {k: v for k, v in options.items() if k not in BASE_OPTIONS},
+            {
+                k: v
+                for k, v in options.items()
+                if k not in BASE_OPTIONS and k != 'strict'
+            },
         )
         self.codec = values.Codec(
             self.settings.min_compress_len,

@@ -132,7 +132,7 @@ class Call:
             self._end()
             return
         if not further:
-            self._here.limit(self._future, self._deadline, self._give_up)
+            self._here.limit(self._future, self._deadline, self.give_up)
         self.command.start_over()
         self._send()
 
@@ -143,7 +143,8 @@ class Call:
         command.error = command.error or error
         self._end()
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """End with a failure, for the time is over."""
         self.fail(TimeoutError('timed out'))
 
     def _end(self) -> None:
@@ -213,18 +214,27 @@ def one(
     here: state.LoopState,
     request: descriptions.One[typing.Any],
     observe: observers.Observe | None,
+    timeout: float | None = None,
 ) -> Future:
-    """Run what is described, and return the future of its result."""
+    """Run what is described, and return the future of its result.
+
+    :param float timeout: the seconds for it, if the client's are not less
+
+    """
     loop = here.loop
     command = request.command
     if command is None:
         future = loop.create_future()
-        future.set_result(request.failure)
+        futures.settle(future, lambda: request.failure)
         return future
     observer = None
     if observe is not None:
         observer = observe(request.name, (request.route.key,))
-    return OneCall(here, command, request, observer).start(loop)
+    call = OneCall(here, command, request, observer)
+    future = call.start(loop)
+    if timeout is not None:
+        here.within(future, timeout, call.give_up)
+    return future
 
 
 Unpack = abc.Callable[['Chunk'], typing.Any]
@@ -487,6 +497,11 @@ class ManyCall(Several):
         if not left:
             del self._placed[endpoint]
 
+    def give_up(self) -> None:
+        """End with what has come, for the time is over."""
+        self._request.late()
+        self._end()
+
     def weigh(self, chunk: Chunk) -> int:
         return sum([self._request.weight(c) for c in chunk.commands])
 
@@ -519,13 +534,17 @@ def many(
     here: state.LoopState,
     request: descriptions.Many[typing.Any],
     observe: observers.Observe | None,
+    timeout: float | None = None,
 ) -> Future:
     """Run what is described, likewise."""
     future = here.loop.create_future()
     observer = None
     if observe is not None:
         observer = observe(request.name, request.keys.keys)
-    ManyCall(here, future, request, observer).start()
+    call = ManyCall(here, future, request, observer)
+    call.start()
+    if timeout is not None:
+        here.within(future, timeout, call.give_up)
     return future
 
 

@@ -156,13 +156,28 @@ class LoopState:
         :param give_up: sets the result of a failure
 
         """
+        self.within(
+            future, deadline + lanes.GRACE - clock.monotonic(), give_up
+        )
+
+    def within(
+        self,
+        future: Future,
+        seconds: float,
+        give_up: abc.Callable[[], None],
+    ) -> None:
+        """Let a call that has less time than others end on its own.
+
+        :param float seconds: from now on
+        :param give_up: sets the result of a failure
+
+        """
 
         def over() -> None:
             if not future.done():
                 give_up()
 
-        left = deadline + lanes.GRACE - clock.monotonic()
-        timer = self.loop.call_later(left, over)
+        timer = self.loop.call_later(seconds, over)
         future.add_done_callback(lambda _: timer.cancel())
 
     def in_thread(

@@ -17,8 +17,10 @@ from sprockets.clients.memcached.loop import (
     threads,
 )
 from sprockets.clients.memcached.once import leases, nesting, steps
-from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.requests import errors
+from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.watch import observers
+from sprockets.clients.memcached.wire import protocol
 
 Asker = tuple[
     asyncio.Future[typing.Any], typing.Any, observers.Observer | None
@@ -118,6 +120,8 @@ class Runner:
     :param LoopState here: what the client has in the loop
     :param observe: is told about each command
     :param str method: by this name
+    :param bool strict: whether to raise what goes wrong, but for what a server
+        refuses, which it may not know
 
     """
 
@@ -126,10 +130,12 @@ class Runner:
         here: state.LoopState,
         observe: observers.Observe | None = None,
         method: str = '',
+        strict: bool = False,
     ) -> None:
         self._here = here
         self._observe = observe
         self._method = method
+        self._finish = self._checked if strict else calls.endpoint_of
 
     def ask(self, step: steps.Ask) -> futures.Future:
         """Run a command, and return a future for the server it went to."""
@@ -138,8 +144,14 @@ class Runner:
         observer = None
         if self._observe is not None:
             observer = self._observe(self._method, (step.route.key,))
-        call = calls.Call(self._here, *step, calls.endpoint_of, observer)
+        call = calls.Call(self._here, *step, self._finish, observer)
         return call.start(self._here.loop)
+
+    def _checked(self, call: calls.Call) -> endpoints.Endpoint | None:
+        error = call.command.error
+        if error is not None and not isinstance(error, protocol.RefusedError):
+            raise errors.of(self._method, error)
+        return call.endpoint
 
     def ask_many(self, step: steps.AskMany) -> futures.Future:
         """Run what is described, of many keys."""

@@ -33,7 +33,12 @@ from sprockets.clients.memcached.once.steps import (
     Pause,
     Steps,
 )
-from sprockets.clients.memcached.requests import encodings, methods, tokens
+from sprockets.clients.memcached.requests import (
+    encodings,
+    errors,
+    methods,
+    tokens,
+)
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
@@ -49,7 +54,7 @@ _KNOWS = ('SERVER_ERROR', 'non-numeric')
 """What is in the errors of servers that know a meta command."""
 
 
-class UpdateError(Exception):
+class UpdateError(errors.MemcachedError):
     """An ``update`` did not come about, or it is not known whether it did."""
 
 

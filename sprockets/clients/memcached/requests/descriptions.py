@@ -228,6 +228,9 @@ class Many(typing.Generic[R]):
         """
         raise NotImplementedError
 
+    def late(self) -> None:
+        """Take note that there is no time for the rest."""
+
     def result(self) -> R:
         """Return what the caller gets, put together of what was taken."""
         raise NotImplementedError

@@ -38,6 +38,14 @@ to encode a key."""
 # Reading
 
 
+def get(
+    encoding: encodings.Encoding, key: typing.Any, default: typing.Any
+) -> descriptions.One[typing.Any]:
+    route = encoding.route(key)
+    command = protocol.Get((route.key,))
+    return descriptions.Read('get', command, route, encoding.codec, default)
+
+
 def gets(
     encoding: encodings.Encoding, key: typing.Any, saw: tokens.Tokens
 ) -> descriptions.One[typing.Any]:

@@ -125,16 +125,18 @@ def run(
     command: protocol.Command,
     route: tuple[bytes, int | None],
     only: endpoints.Endpoint | None = None,
+    timeout: float | None = None,
 ) -> endpoints.Endpoint | None:
     """Run a command on the server of its key, in this thread.
 
     :param Route route: the key as it is sent, and the hash given with it
     :param Endpoint only: the one server it may be sent to, if not any
+    :param float timeout: the seconds for it, if the client's are not less
     :return: the server that it was sent to, None if it was sent nowhere
 
     """
     began = time.monotonic()
-    deadline = began + servers.timeout
+    deadline = began + _seconds(servers, timeout)
     key, hashed = route
     endpoint = servers.pick(key, hashed)
     if only is not None and endpoint is not only:
@@ -154,13 +156,23 @@ def run(
     return None
 
 
-def run_many(servers: cluster.Cluster, many: Many) -> list[protocol.Command]:
+def _seconds(servers: cluster.Cluster, timeout: float | None) -> float:
+    """Return the seconds that a call has."""
+    if timeout is None or timeout > servers.timeout:
+        return servers.timeout
+    return timeout
+
+
+def run_many(
+    servers: cluster.Cluster, many: Many, timeout: float | None = None
+) -> list[protocol.Command]:
     """Run commands on the servers of many keys, side by side.
 
+    :param float timeout: the seconds for it, if the client's are not less
     :return: the commands that were sent
 
     """
-    deadline = time.monotonic() + servers.timeout
+    deadline = time.monotonic() + _seconds(servers, timeout)
     journey = Journey(servers)
     done: list[protocol.Command] = []
     left: list[abc.Sequence[int]] = [range(len(many.keys.keys))]
