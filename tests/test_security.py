@@ -75,6 +75,7 @@ GOOD = {
     'stat_args': 'settings',
     'initial': 1,
     'timeout': 10,
+    'kind': str,
 }
 METHODS = {
     name: list(inspect.signature(getattr(memcached.Client, name)).parameters)

@@ -127,6 +127,11 @@ async def right() -> None:
     counts: dict[str, int] = count_many(['a'])
     user = users[7]
     number = counts['a']
+    title: str | None = await client.get('title', kind=str)
+    count: int = blocking.get('count', 0, kind=int)
+    title = await client.namespace('x').get('title', None, kind=str)
+    anything: User = await client.get('user')
+    _ = title, count, anything
     ended: int = await client.namespace('user:7').invalidate()
     ended = blocking.namespace('user:7').namespace('cart').invalidate()
     ended = await client.invalidate_tags('catalog', 'rates')
@@ -164,6 +169,10 @@ async def wrong() -> None:
     await load.refresh('7')  # type: ignore[arg-type]
     add.set(3, 1)  # type: ignore[call-arg]
     add.key('1', 2)  # type: ignore[arg-type]
+    told: int | None = await client.get('k', kind=str)  # type: ignore[arg-type]
+    typed: int = blocking.get('k', kind=int)  # type: ignore[assignment]
+    await client.get('k', kind='str')  # type: ignore[call-overload]
+    _ = told, typed
     client.namespace(7)  # type: ignore[arg-type]
     memcached.cached(60, tags=(7,))  # type: ignore[arg-type]
     await load_many(7)  # type: ignore[arg-type]

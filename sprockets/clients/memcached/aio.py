@@ -53,6 +53,7 @@ Future = asyncio.Future[typing.Any]
 Observe = observers.Observe
 
 T = typing.TypeVar('T')
+D = typing.TypeVar('D')
 
 READY_PAUSE = 0.05
 """Seconds between two looks whether all servers answer."""
@@ -80,12 +81,43 @@ class Methods:
 
     # Reading
 
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: None = None,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> asyncio.Future[T | None]: ...
+
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: D,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> asyncio.Future[T | D]: ...
+
+    @typing.overload
     def get(
         self,
         key: typing.Any,
         default: typing.Any = None,
         *,
         timeout: float | None = None,
+        kind: None = None,
+    ) -> Future: ...
+
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+        kind: type[typing.Any] | None = None,
     ) -> Future:
         """Awaitable :meth:`.Client.get`."""
         engine = self._engine
@@ -97,9 +129,10 @@ class Methods:
             encoded is None
             or self._observe is not None
             or timeout is not None
+            or kind is not None
             or self._strict
         ):
-            return self._get(here, key, default, timeout)
+            return self._get(here, key, default, timeout, kind)
         future: Future = asyncio.Future(loop=here.loop)
         endpoint = engine.cluster.pick(encoded)
         if endpoint is None:
@@ -120,10 +153,11 @@ class Methods:
         key: typing.Any,
         default: typing.Any,
         timeout: float | None,
+        kind: type[typing.Any] | None,
     ) -> Future:
         """Get the value of any key, and tell who observes."""
-        if timeout is not None or self._strict:
-            request = methods.get(self._encoding, key, default)
+        if timeout is not None or kind is not None or self._strict:
+            request = methods.get(self._encoding, key, default, kind)
             return self._one(request, timeout)
         engine = self._engine
         encoded, hashed = self._encoding.route(key)
@@ -1237,11 +1271,13 @@ class AsyncNamespace(Methods):
         default: typing.Any = None,
         *,
         timeout: float | None = None,
+        kind: type[typing.Any] | None = None,
     ) -> Future:
         here = self._engine.entered
         if here is None or here.loop is not asyncio.get_running_loop():
             here = self._engine.enter()
-        if self._observe is None and timeout is None and not self._strict:
+        plain = timeout is None and kind is None and not self._strict
+        if plain and self._observe is None:
             turn = here.computing.turns.get(self._group) or confirming.turn(
                 here, self._flow.generations, self._group
             )
@@ -1255,7 +1291,8 @@ class AsyncNamespace(Methods):
                 )
                 if future is not None:
                     return future
-        return self._call(Methods.get, (key, default), {'timeout': timeout})
+        more = {'timeout': timeout, 'kind': kind}
+        return self._call(Methods.get, (key, default), more)
 
     def _get_again(
         self, future: confirming.Read, key: typing.Any, default: typing.Any

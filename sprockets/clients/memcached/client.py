@@ -44,6 +44,7 @@ from sprockets.clients.memcached.wire import protocol
 LOGGER = notices.harmless(logging.getLogger(__name__))
 
 T = typing.TypeVar('T')
+D = typing.TypeVar('D')
 
 READY_PAUSE = 0.05
 """Seconds between two looks whether all servers answer."""
@@ -449,25 +450,57 @@ class Client(memcache.Client):  # type: ignore[misc]
 
     # Reading
 
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: None = None,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> T | None: ...
+
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: D,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> T | D: ...
+
+    @typing.overload
     def get(
         self,
         key: typing.Any,
         default: typing.Any = None,
         *,
         timeout: float | None = None,
+        kind: None = None,
+    ) -> typing.Any: ...
+
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+        kind: type[typing.Any] | None = None,
     ) -> typing.Any:
         """Return the value of a key.
 
         :param str key: text, bytes, or ``(hash, key)``
         :param default: what to return for a miss, for a value that cannot be
             decoded, and where no server answers
+        :param kind: a class of which the value is to be; any other is a miss
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
 
         """
         shared = self._shared
-        if timeout is not None or shared.strict:
+        if timeout is not None or kind is not None or shared.strict:
             return shared.one(
-                methods.get(shared.encoding, key, default), timeout
+                methods.get(shared.encoding, key, default, kind), timeout
             )
         shared.count('get')
         sent, hashed = shared.encoding.key(key), None
@@ -1578,11 +1611,12 @@ class Namespace(Client):
         default: typing.Any = None,
         *,
         timeout: float | None = None,
+        kind: type[typing.Any] | None = None,
     ) -> typing.Any:
         shared = self._shared
         known = shared.flow.generations
         guess = known.guess(self._group)
-        plain = timeout is None and not shared.strict
+        plain = timeout is None and kind is None and not shared.strict
         if plain and guess is not None and not known.is_owed(self._group):
             route = guess.encoding.route(key)
             (home, *others) = {shared.cluster.home(k) for k in self._group}
@@ -1597,7 +1631,8 @@ class Namespace(Client):
                     shared.count('get')
                     item = found.get(route.key)
                     return shared.codec.value_of(item, default)
-        return self._call(Client.get, (key, default), {'timeout': timeout})
+        more = {'timeout': timeout, 'kind': kind}
+        return self._call(Client.get, (key, default), more)
 
     def _call(
         self,

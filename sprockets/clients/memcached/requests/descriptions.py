@@ -124,6 +124,28 @@ class Read(One[typing.Any]):
         return self._codec.value_of(item, self._default)
 
 
+class ReadKind(Read):
+    """A read of a value that is of some type; any other is a miss."""
+
+    __slots__ = ('_kind',)
+
+    def __init__(
+        self,
+        name: str,
+        command: protocol.Get,
+        route: cluster.Route,
+        codec: values.Codec,
+        default: typing.Any,
+        kind: typing.Any,
+    ) -> None:
+        super().__init__(name, command, route, codec, default)
+        self._kind = kind
+
+    def unpack(self, command: protocol.Command) -> typing.Any:
+        value = super().unpack(command)
+        return value if isinstance(value, self._kind) else self._default
+
+
 class ReadForCas(Read):
     """A read after which a ``cas`` of the same scope may store a value."""
 

@@ -39,10 +39,19 @@ to encode a key."""
 
 
 def get(
-    encoding: encodings.Encoding, key: typing.Any, default: typing.Any
+    encoding: encodings.Encoding,
+    key: typing.Any,
+    default: typing.Any,
+    kind: typing.Any = None,
 ) -> descriptions.One[typing.Any]:
     route = encoding.route(key)
     command = protocol.Get((route.key,))
+    if kind is not None:
+        if not isinstance(kind, type):
+            raise TypeError(f'kind is {kind!r}; expected a class')
+        return descriptions.ReadKind(
+            'get', command, route, encoding.codec, default, kind
+        )
     return descriptions.Read('get', command, route, encoding.codec, default)
 
 
