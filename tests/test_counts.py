@@ -173,6 +173,19 @@ def test_a_caller_that_gives_up_has_counted(address):
     asyncio.run(main())
 
 
+def test_a_server_that_knows_it_no_more(connect, address):
+    """It costs one call; the next one does without."""
+    client = connect(address)
+    assert client.incr('count', initial=1) == 1
+    with faults.without_meta(address, b'ERROR\r\n') as old:
+        other = connect(old.address)
+        inner = other.client
+        core = getattr(inner, '_shared', None) or inner._engine
+        core.cluster.servers[0].endpoint.knows_meta = True
+        assert other.incr('count', initial=1) in (2, None)
+        assert other.incr('count', initial=1) in (2, 3)
+
+
 @pytest.mark.parametrize(
     'reply',
     [

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import inspect
+import subprocess
+import sys
 
 import faces
 import faults
 import pytest
 import wire
+from services import wait_until
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached import aio
@@ -366,6 +369,9 @@ def test_a_server_that_comes_back_with_an_old_generation(connect):
         finally:
             home.resume()
         assert ns.get_multi(keys) == {}
+        # It may have been given up on before it was there again.
+        wait_until(lambda: ns.set('after', 1))
+        assert ns.get_multi(keys) == {}
         assert ns.get(keys[0]) is None
         assert Namespace(make(), 'x').get_multi(keys) == {}
 
@@ -579,6 +585,40 @@ def test_an_evicted_tag_ends_what_has_it(connect, address, tagged):
     wire.ask(address, b'delete tag:a\r\n')
     assert tagged(face) == 2
     assert tagged(face) == 2
+
+
+OTHER = """
+import sys
+from sprockets.clients import memcached
+with memcached.Client(servers=sys.argv[1]) as client:
+    assert client.get_or_set('k', str, 60, tags=('a',)) == 'first'
+    assert client.namespace('x').get('k') == 'first'
+    assert client.invalidate_tags('a')
+    assert client.namespace('x').invalidate()
+"""
+
+
+def test_another_process_ends_it(connect, address):
+    """Whoever has the servers in common."""
+    face = connect(address)
+    ns = Namespace(face, 'x')
+
+    def read(value):
+        return face.get_or_set('k', lambda: value, 60, tags=('a',))
+
+    assert read('first') == 'first'
+    ns.set('k', 'first')
+    subprocess.run([sys.executable, '-c', OTHER, address], check=True)
+    assert read('second') == 'second'
+    assert ns.get('k') is None
+
+
+@pytest.mark.parametrize('tags', [(), [], set()])
+def test_no_tags_are_none(connect, address, tags):
+    """It is as if nothing had been said."""
+    face = connect(address)
+    assert face.get_or_set('k', lambda: 1, 60, tags=tags) == 1
+    assert face.get('k') == 1
 
 
 def test_a_tag_in_a_namespace(connect, address, tagged):

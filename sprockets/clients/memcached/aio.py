@@ -435,7 +435,10 @@ class Methods:
             plan = plans.USUAL[time]
             if tags != ():
                 group = self._flow.generations.tags(tags)
-                return self._get_grouped(group, key, factory, plan, default)
+                if group:
+                    return self._get_grouped(
+                        group, key, factory, plan, default
+                    )
             encoded = self._encoding.key(key)
             if encoded is not None:
                 return self._read(key, encoded, factory, plan, default)
@@ -452,7 +455,10 @@ class Methods:
             )
             if tags != ():
                 group = self._flow.generations.tags(tags)
-                return self._get_grouped(group, key, factory, plan, default)
+                if group:
+                    return self._get_grouped(
+                        group, key, factory, plan, default
+                    )
         return self._look_up(key, factory, plan, default, None)
 
     async def get_or_set_multi(
@@ -925,6 +931,9 @@ class Methods:
                 methods.count(verb, self._encoding, key, delta, noreply),
                 timeout,
             )
+        if self._flow.knows_meta() and not noreply:
+            # It takes no more than that.
+            return self._one(counts.Direct(self._flow, asked), timeout)
         seconds = errors.timeout(timeout)
         task = self._task(self._counted, verb.name, asked, noreply)
         if seconds is None:

@@ -898,6 +898,9 @@ class Client(memcache.Client):  # type: ignore[misc]
         )
         if tags != ():
             group = shared.flow.generations.tags(tags)
+        else:
+            group = ()
+        if group:
             # What is wrong with the key is said before anything is sent.
             shared.flow.generations.apart().route(key)
             within = self._grouped(group, apart=True)

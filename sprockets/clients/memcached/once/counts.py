@@ -7,8 +7,12 @@ import typing
 from sprockets.clients.memcached.once import leases
 from sprockets.clients.memcached.once.plans import NO_META
 from sprockets.clients.memcached.once.steps import Ask, Steps
-from sprockets.clients.memcached.requests import arguments, encodings
-from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.requests import (
+    arguments,
+    descriptions,
+    encodings,
+)
+from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
 ATTEMPTS = 10
@@ -60,6 +64,32 @@ def check(
         first,
         arguments.exptime(time),
     )
+
+
+class Direct(descriptions.One[int | None]):
+    """The one command, where the servers are known to know it.
+
+    Should one be another by now, which does not, that is known for the next.
+
+    """
+
+    __slots__ = ('_flow',)
+
+    def __init__(self, flow: leases.Flow, asked: Count) -> None:
+        command = protocol.meta_count(
+            asked.verb,
+            asked.route.key,
+            asked.delta,
+            asked.initial,
+            asked.exptime,
+        )
+        super().__init__(asked.verb.name, command, asked.route)
+        self._flow = flow
+
+    def note(
+        self, command: protocol.Command, endpoint: endpoints.Endpoint | None
+    ) -> None:
+        self._flow.asked(command, endpoint)
 
 
 def count(flow: leases.Flow, asked: Count) -> Steps[Counted]:

@@ -14,6 +14,7 @@ one, to which keys go while their server is down, there may be an old one.
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import hashlib
 import os
@@ -250,6 +251,7 @@ def _put(
 ) -> None:
     """Keep something, in place of what was put first if it is too much."""
     if len(kept) >= MOST and key not in kept:
-        # Another thread may have taken it.
-        kept.pop(next(iter(kept), None), None)
+        # Another thread may come in between.
+        with contextlib.suppress(RuntimeError):
+            kept.pop(next(iter(kept), None), None)
     kept[key] = value

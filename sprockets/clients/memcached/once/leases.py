@@ -697,6 +697,13 @@ class Flow:
                 return True
         return False
 
+    def knows_meta(self) -> bool:
+        """Whether every server is known to know meta commands."""
+        for server in self._cluster.servers:
+            if not server.endpoint.knows_meta:
+                return False
+        return bool(self._cluster.servers)
+
     # Stale values on servers without meta commands
 
     def _look_without_meta(
