@@ -2,7 +2,7 @@
 
     python examples/pages.py --port 8000
 
-    curl -i http://127.0.0.1:8000/                     # twice
+    curl -i http://127.0.0.1:8000/        # twice: the second one has an Age
     curl -i -H 'If-None-Match: "..."' http://127.0.0.1:8000/
     curl -i -d 'text=Hello' http://127.0.0.1:8000/
     curl -i 'http://127.0.0.1:8000/?page=2'
@@ -12,9 +12,9 @@ They need not be found and deleted: each key has the number of a generation in
 it, and an entry begins a new one.  The old pages are not asked for any more,
 and expire.
 
-The ETag is made from the page itself: the same page has the same one in every
-process, whether it came from memcached or was drawn just now, and a browser
-that has it gets 304 and no page.
+``cached_response`` does the rest: of all who want a page at the same time one
+has it drawn, and a browser that has it already gets 304 and no page, whether
+it would come from memcached or was drawn just now.
 
 What happens without memcached: each page is drawn for each request; ETags work
 as ever.  If memcached cannot be reached while somebody writes an entry, and
@@ -103,6 +103,23 @@ class Application(memcached.ApplicationMixin, web.Application):
         await self.entries.close()
 
 
+async def which(handler):
+    """Return which page it is, None if that cannot be known.
+
+    Of the query this alone tells pages apart, as a number: whatever else
+    somebody puts there makes no other page, and so fills no cache.
+
+    """
+    generation = await handler.memcached.get('generation')
+    if generation is None:
+        # Not 1: had memcached dropped it, the pages of an earlier 1 might be
+        # there still.
+        first = time.time_ns() // 1000
+        await handler.memcached.add('generation', first)
+        generation = await handler.memcached.get('generation')
+    return generation and f'{VERSION}:{generation}:{handler.number}'
+
+
 class Guestbook(memcached.MemcachedMixin, guard.Guarded):
     """The pages, which are the same for everybody: only such are cached."""
 
@@ -110,69 +127,35 @@ class Guestbook(memcached.MemcachedMixin, guard.Guarded):
 
     private = False
 
-    etag = None
+    def prepare(self):
+        prepared = super().prepare()
+        try:
+            self.number = int(self.get_query_argument('page', '1'))
+        except ValueError:
+            raise web.HTTPError(404) from None
+        if not 1 <= self.number <= 1_000_000:
+            raise web.HTTPError(404)
+        return prepared
 
+    # Browsers may keep it, and ask each time whether it is still right.
+    @memcached.cached_response(EXPIRY, query=(), vary=which, max_age=0)
     async def get(self):
-        number = self.number()
-        source = 'memcached'
-        key = await self.key(number)
-        cached = key and await self.memcached.get(key)
-        if not cached:
-            source = 'sqlite'
-            cached = await self.draw(number)
-            if key:
-                await self.memcached.set(key, cached, time=EXPIRY)
-        self.etag, page = cached
-        # Browsers may keep it, and ask each time whether it is still right.
-        self.set_header('Cache-Control', 'no-cache')
-        self.set_header('X-Source', source)
+        entries, last = await self.application.entries.call(
+            'page', self.number
+        )
+        if self.number > last:
+            raise web.HTTPError(404)
         # Were there a way to get a script into an entry, it would not run.
         self.set_header(
             'Content-Security-Policy',
             "default-src 'none'; form-action 'self'; base-uri 'none';"
             " frame-ancestors 'none'",
         )
-        # Tornado compares the ETag, and sends 304 instead if it is the same.
-        self.write(page)
+        self.write(
+            PAGE.generate(number=self.number, last=last, entries=entries)
+        )
 
-    def compute_etag(self):
-        # Tornado asks for it at the end; its own would hash each page anew.
-        return self.etag
-
-    def number(self):
-        """Return the page that is asked for.
-
-        Of the query this alone goes into the key, as a number: whatever else
-        somebody puts there makes no other page, and so fills no cache.
-
-        """
-        try:
-            number = int(self.get_query_argument('page', '1'))
-        except ValueError:
-            raise web.HTTPError(404) from None
-        if not 1 <= number <= 1_000_000:
-            raise web.HTTPError(404)
-        return number
-
-    async def key(self, number):
-        """Return the key of a page, None if it cannot be known."""
-        generation = await self.memcached.get('generation')
-        if generation is None:
-            # Not 1: had memcached dropped it, the pages of an earlier 1 might
-            # be there still.
-            first = time.time_ns() // 1000
-            await self.memcached.add('generation', first)
-            generation = await self.memcached.get('generation')
-        return generation and f'page:{VERSION}:{generation}:{number}'
-
-    async def draw(self, number):
-        """Return the ETag of a page, and the page."""
-        entries, last = await self.application.entries.call('page', number)
-        if number > last:
-            raise web.HTTPError(404)
-        page = PAGE.generate(number=number, last=last, entries=entries)
-        digest = hashlib.sha256(page).hexdigest()
-        return f'"{digest}"', page
+    head = get
 
     async def post(self):
         text = self.get_body_argument('text')

@@ -69,8 +69,20 @@ class Page(memcached.MemcachedMixin, web.RequestHandler):
         self.write(user.name)
         count: int = await self.count('x')
         self.write(str(count))
+        await self.head('tea')
+        await self.plain(7)
+        await self.head(7)  # type: ignore[arg-type]
+        await self.plain()  # type: ignore[call-arg]
         await self.load('7')  # type: ignore[arg-type]
         await self.load(self, 7)  # type: ignore[arg-type, call-arg]
+
+    @memcached.cached_response(60, query=['page'], user=True)
+    async def head(self, slug: str) -> None:
+        self.write(slug)
+
+    @memcached.cached_response(60, vary=lambda handler: None)
+    def plain(self, number: int) -> None:
+        self.write(str(number))
 
     @memcached.cached(60)
     async def load(self, user_id: int) -> User:
@@ -181,6 +193,8 @@ async def wrong() -> None:
     count_many(['a'], 'b')  # type: ignore[call-arg]
     blocking.incr('count', initial='1')  # type: ignore[arg-type]
     await Prices.of(7)  # type: ignore[arg-type]
+    memcached.cached_response(60, query=7)  # type: ignore[arg-type]
+    memcached.cached_response(60, user='me')  # type: ignore[arg-type]
     memcached.cached(60, prefix=7)  # type: ignore[call-overload]
     memcached.cached(60, nonsense=7)  # type: ignore[call-overload]
     _ = name, total, awaited, users

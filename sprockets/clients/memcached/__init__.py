@@ -22,6 +22,7 @@ from sprockets.clients.memcached.settings import get_servers as _get_servers
 if typing.TYPE_CHECKING:
     from sprockets.clients.memcached.web.applications import ApplicationMixin
     from sprockets.clients.memcached.web.handlers import MemcachedMixin
+    from sprockets.clients.memcached.web.responses import cached_response
     from sprockets.clients.memcached.web.status import StatusHandler
 
 version_info = (2, 0, 0)
@@ -43,6 +44,7 @@ __all__ = [
     '__version__',
     '_get_servers',
     'cached',
+    'cached_response',
     'version_info',
 ]
 
@@ -50,6 +52,7 @@ _OF_TORNADO = {
     'ApplicationMixin': 'web.applications',
     'MemcachedMixin': 'web.handlers',
     'StatusHandler': 'web.status',
+    'cached_response': 'web.responses',
 }
 """What is imported when it is asked for: who does without Tornado need not
 wait for it, which takes as long to import as all the rest."""

@@ -6,10 +6,10 @@ import asyncio
 import typing
 import weakref
 
-from tornado import web, websocket
+from tornado import locale, web, websocket
 
 from sprockets.clients.memcached import aio, core, current
-from sprockets.clients.memcached.web import tally
+from sprockets.clients.memcached.web import looks, tally
 
 ATTRIBUTE = 'memcached_clients'
 """The attribute of an application that has its clients by their prefix."""
@@ -80,6 +80,15 @@ class MemcachedMixin(web.RequestHandler):
     _memcached: aio.Scope | None = None
     _memcached_others: dict[str, aio.Scope] | None = None
     _memcached_tally: tally.Tally | None = None
+
+    _memcached_looks: looks.Looks | None = None
+    """Who takes note of what is looked at, and is there only where nothing is
+    sent: in a copy, whose answer is recorded."""
+
+    _memcached_language: looks.Language | None = None
+
+    _memcached_etag: str | None = None
+    """The ETag of an answer that was recorded."""
 
     @property
     def memcached(self) -> aio.Scope:
@@ -193,8 +202,80 @@ class MemcachedMixin(web.RequestHandler):
                     f'memcached_{name}', getattr(self._memcached_tally, name)
                 )
 
+    @property
+    def current_user(self) -> typing.Any:
+        """Extended: an answer that is for one user is not another's."""
+        seen = self._memcached_looks
+        if seen is None:
+            return super().current_user
+        before = set(seen.seen)
+        user = super().current_user
+        # Where it is from does not matter besides.
+        seen.seen = before
+        seen.at_user()
+        return user
+
+    @current_user.setter
+    def current_user(self, value: typing.Any) -> None:
+        self._current_user = value
+
+    @property
+    def locale(self) -> locale.Locale:
+        """Extended: an answer in one language is not for another one."""
+        seen = self._memcached_looks
+        if seen is None:
+            return super().locale
+        known = self._memcached_language
+        if known is None:
+            before = set(seen.seen)
+            if '_locale' in self.__dict__:
+                # It may be of the request, which nobody looks at once more.
+                seen.at_language()
+            found = super().locale
+            known = seen.language(found, seen.seen - before)
+            seen.seen = before
+            self._memcached_language = known
+        return typing.cast(locale.Locale, known)
+
+    @locale.setter
+    def locale(self, value: locale.Locale) -> None:
+        self._locale = value
+        if self._memcached_looks is not None:
+            self._memcached_language = self._memcached_looks.language(value)
+
+    def get_template_namespace(self) -> dict[str, typing.Any]:
+        """Extended: what a template does not use was not looked at."""
+        seen = self._memcached_looks
+        if seen is None:
+            return super().get_template_namespace()
+        before = set(seen.seen)
+        namespace = super().get_template_namespace()
+        seen.at_template(before)
+        return namespace
+
+    def compute_etag(self) -> str | None:
+        """Extended: what was recorded has its ETag."""
+        if self._memcached_etag is not None:
+            return self._memcached_etag
+        return super().compute_etag()
+
+    def finish(
+        self, chunk: str | bytes | dict[str, typing.Any] | None = None
+    ) -> asyncio.Future[None]:
+        """Extended: what is recorded is not sent."""
+        if self._memcached_looks is None:
+            return super().finish(chunk)
+        if self._finished:
+            raise RuntimeError('finish() called twice')
+        if chunk is not None:
+            self.write(chunk)
+        self._finished = True
+        return _nothing_sent()
+
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Extended to set the ``Server-Timing`` header, if that is wanted."""
+        if self._memcached_looks is not None:
+            return _nothing_sent()
         if (
             self.memcached_server_timing
             and self._memcached_tally is not None
@@ -235,6 +316,12 @@ class _Request:
         if application is None:
             return None
         return client_of(application, prefix or self.memcached_prefix)
+
+
+def _nothing_sent() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.Future()
+    future.set_result(None)
+    return future
 
 
 def _overrides(handler: type, name: str) -> bool:

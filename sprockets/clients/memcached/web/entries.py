@@ -1,0 +1,142 @@
+"""A whole response, as it is stored."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+import typing
+from collections import abc
+
+from sprockets.clients.memcached.web import handlers, recordings
+
+_BEGINNING = b'response 1 '
+
+PASS = b'response 1 pass'
+"""What is stored in place of a response that is not to be stored, so that its
+requests need not wait for each other."""
+
+_OF_CONNECTIONS = {
+    'Age',
+    'Connection',
+    'Content-Length',
+    'Date',
+    'Etag',
+    'Keep-Alive',
+    'Proxy-Authenticate',
+    'Proxy-Connection',
+    'Server',
+    'Server-Timing',
+    'Set-Cookie',
+    'Te',
+    'Trailer',
+    'Transfer-Encoding',
+    'Upgrade',
+}
+"""Headers of one answer, or of the way that it takes: another one has its
+own."""
+
+
+class Entry(typing.NamedTuple):
+    """A response that is, or may be, stored."""
+
+    status: int
+    reason: str
+    etag: str | None
+    made: float
+    """When it was computed, in seconds since the epoch."""
+    headers: list[tuple[str, list[str]]]
+    """Those that the method has set, with all of their values."""
+    removed: list[str]
+    """Those that were set before it, and that it has removed."""
+    body: bytes
+
+    def encode(self) -> bytes:
+        """Return the bytes that are stored, which no client unpickles."""
+        head = json.dumps(self[:-1], separators=(',', ':'))
+        return b'%b%b\n%b' % (_BEGINNING, head.encode(), self.body)
+
+    def give(self, handler: handlers.MemcachedMixin, is_new: bool) -> None:
+        """Let a handler answer it.
+
+        :param bool is_new: whether it was computed for this request
+
+        """
+        if self.status != 200 or self.reason != 'OK':
+            handler.set_status(self.status, self.reason)
+        for name in self.removed:
+            handler.clear_header(name)
+        # They were looked at when they were set first.
+        headers = handler._headers
+        for name, values in self.headers:
+            headers[name] = values[0]
+            for value in values[1:]:
+                headers.add(name, value)
+        if not is_new:
+            headers['Age'] = str(max(int(time.time() - self.made), 0))
+        if handler.__dict__.get('_new_cookie'):
+            # They were set before, for this request, and not by the method.
+            headers['Cache-Control'] = 'private, no-cache'
+        handler._memcached_etag = self.etag
+        handler._write_buffer = [self.body] if self.body else []
+
+
+def decode(stored: typing.Any) -> Entry | None:
+    """Return the response that was stored, None if there is none."""
+    if type(stored) is not bytes or not stored.startswith(_BEGINNING):
+        return None
+    head, _, body = stored.partition(b'\n')
+    try:
+        return Entry._make((*_parts(head), body))
+    except (ValueError, TypeError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(head: bytes) -> tuple[typing.Any, ...]:
+    """Return a response without its body; the same few come again.
+
+    :raises ValueError: if it is none
+    :raises TypeError: likewise
+
+    """
+    return tuple(json.loads(head[len(_BEGINNING) :]))
+
+
+def entry_of(
+    recording: recordings.Recording, with_cookies: bool, now: float
+) -> Entry:
+    """Return what a method has answered, as it is to be stored."""
+    before = recording.before
+    after = recording.headers
+    headers: list[tuple[str, list[str]]] = []
+    for name in after:
+        values = after.get_list(name)
+        if name not in _OF_CONNECTIONS and before.get_list(name) != values:
+            headers.append((name, values))
+    if with_cookies and recording.cookies:
+        headers.append(('Set-Cookie', recording.cookies))
+    return Entry(
+        recording.status,
+        recording.reason,
+        after.get('Etag') or recording.handler.compute_etag(),
+        now,
+        headers,
+        [
+            name
+            for name in before
+            if name not in after and name not in _OF_CONNECTIONS
+        ],
+        recording.body,
+    )
+
+
+def names_in(values: abc.Iterable[str]) -> set[str]:
+    """Return the names in a header that is a list of them, or of
+    directives, in small letters."""
+    return {
+        part.partition('=')[0].strip().lower()
+        for value in values
+        for part in value.split(',')
+        if part.strip()
+    }

@@ -1,0 +1,240 @@
+"""What a method looks at of its request, beyond what its answer varies by."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import types
+import typing
+import urllib.parse
+from collections import abc
+
+from tornado import httputil, locale, template, web
+
+USER = 'current_user'
+"""What is noted where a method looks who is asking."""
+
+
+class Looks:
+    """Takes note of what is looked at and makes no other answer.
+
+    :param headers: the headers that make another one
+    :param query: the arguments of the query that do; None for all
+    :param bool user: whether who is asking does
+
+    :ivar set seen: what was looked at, in words
+
+    """
+
+    def __init__(
+        self,
+        headers: abc.Iterable[str] = (),
+        query: abc.Collection[str] | None = None,
+        user: bool = False,
+    ) -> None:
+        self.seen: set[str] = set()
+        # Where the answer is from is in every key.
+        self._headers = {'host', *map(str.lower, headers)}
+        self._query = query
+        self._user = user
+
+    def at_user(self) -> None:
+        """Take note that somebody looks who is asking."""
+        if not self._user:
+            self.seen.add(USER)
+
+    def at_header(self, name: str) -> None:
+        """Take note that somebody looks at a header."""
+        if name.lower() not in self._headers:
+            self.seen.add(f'the header {name}')
+
+    def at_argument(self, name: str) -> None:
+        """Take note that somebody looks at an argument of the query."""
+        if self._query is not None and name not in self._query:
+            self.seen.add(f'the query argument {name}')
+
+    def at_language(self) -> None:
+        """Take note that somebody looks which language is wanted."""
+        self.at_header('Accept-Language')
+
+    def language(
+        self, found: locale.Locale, looked: abc.Iterable[str] = ()
+    ) -> Language:
+        """Return a language of which it is noted when it is used.
+
+        :param looked: what was looked at to find it
+
+        """
+        return Language(found, functools.partial(self.seen_of, set(looked)))
+
+    def seen_of(self, looked: set[str]) -> None:
+        """Take note of what had been looked at."""
+        self.seen |= looked
+
+    def at_template(self, before: set[str]) -> None:
+        """Take note of what the template uses that is being rendered.
+
+        Its names are all looked up before it is, whatever it uses.
+
+        :param set before: what had been looked at until then
+
+        """
+        named = _names_of_template()
+        if named is not None:
+            self.seen = before
+            if USER in named:
+                self.at_user()
+
+    def copy_of(
+        self, request: httputil.HTTPServerRequest
+    ) -> httputil.HTTPServerRequest:
+        """Return a copy of a request that has each look at it noted.
+
+        It asks for the whole, with GET.  As text its query is what makes
+        another answer, and no more.
+
+        """
+        watched = copy.copy(request)
+        watched.method = 'GET'
+        watched.headers = _Headers(request.headers, self)
+        # They are made of the headers when they are asked for.
+        watched.__dict__.pop('_cookies', None)
+        if self._query is not None:
+            watched.arguments = _Arguments(request.arguments, self)
+            watched.query_arguments = _Arguments(request.query_arguments, self)
+            watched.query = told(request, self._query)
+            watched.uri = '?'.join(filter(None, (request.path, watched.query)))
+        return watched
+
+
+def told(request: httputil.HTTPServerRequest, names: abc.Iterable[str]) -> str:
+    """Return the part of a query that has these arguments, in this order."""
+    given = request.query_arguments
+    return urllib.parse.urlencode(
+        [(name, value) for name in names for value in given.get(name, ())]
+    )
+
+
+def _names_of_template() -> set[str] | None:
+    """Return the names in the template that Tornado is about to render.
+
+    :return: None if it is not known which one it is
+
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is web.RequestHandler.render_string.__code__:
+            found = frame.f_locals.get('t')
+            if not isinstance(found, template.Template):
+                return None
+            return _names_in(found.compiled)
+    return None
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = [part for part in code.co_consts if isinstance(part, type(code))]
+    return {*code.co_names}.union(*map(_names_in, inner))
+
+
+class Language:
+    """A :class:`tornado.locale.Locale` that tells when it is used."""
+
+    def __init__(
+        self, found: locale.Locale, tell: abc.Callable[[], None]
+    ) -> None:
+        self._found = found
+        self._tell = tell
+
+    def __getattr__(self, name: str) -> typing.Any:
+        part = getattr(self._found, name)
+        if not callable(part):
+            self._tell()
+            return part
+
+        @functools.wraps(part)
+        def call(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+            self._tell()
+            return part(*args, **kwargs)
+
+        return call
+
+
+class _Headers(httputil.HTTPHeaders):
+    """The headers of a request, each look at which is noted."""
+
+    def __init__(self, headers: httputil.HTTPHeaders, looks: Looks) -> None:
+        self._looks: Looks | None = None
+        super().__init__()
+        for name, value in headers.get_all():
+            self.add(name, value, _chars_are_bytes=False)
+        self._looks = looks
+
+    def _note(self, name: str) -> None:
+        if self._looks is not None:
+            self._looks.at_header(name)
+
+    def __getitem__(self, name: str) -> str:
+        self._note(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._note(str(name))
+        return super().__contains__(name)
+
+    def get_list(self, name: str) -> list[str]:
+        self._note(name)
+        return super().get_list(name)
+
+    def get_all(self) -> abc.Iterable[tuple[str, str]]:
+        for name, value in super().get_all():
+            self._note(name)
+            yield name, value
+
+    def __iter__(self) -> typing.Iterator[str]:
+        for name in super().__iter__():
+            self._note(name)
+            yield name
+
+
+class _Arguments(dict[str, list[bytes]]):
+    """The arguments of a request, each look at which is noted."""
+
+    def __init__(
+        self, arguments: abc.Mapping[str, list[bytes]], looks: Looks
+    ) -> None:
+        super().__init__(arguments)
+        self._looks = looks
+
+    def __getitem__(self, name: str) -> list[bytes]:
+        self._looks.at_argument(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._looks.at_argument(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: typing.Any = None) -> typing.Any:
+        self._looks.at_argument(name)
+        return super().get(name, default)
+
+    def _note_all(self) -> None:
+        for name in super().__iter__():
+            self._looks.at_argument(name)
+
+    def __iter__(self) -> typing.Iterator[str]:
+        self._note_all()
+        return super().__iter__()
+
+    def keys(self) -> typing.Any:
+        self._note_all()
+        return super().keys()
+
+    def items(self) -> typing.Any:
+        self._note_all()
+        return super().items()
+
+    def values(self) -> typing.Any:
+        self._note_all()
+        return super().values()

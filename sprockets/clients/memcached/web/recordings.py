@@ -1,0 +1,121 @@
+"""What a handler's method answers, recorded instead of sent."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections import abc
+
+from tornado import httputil, web
+
+from sprockets.clients.memcached.web import handlers, looks
+
+Method = abc.Callable[..., typing.Any]
+
+_ANSWER = (
+    '_status_code',
+    '_reason',
+    '_headers',
+    '_write_buffer',
+    '_new_cookie',
+)
+"""The attributes of a handler that are what it is going to send."""
+
+
+class Recording:
+    """A method that runs on a copy of its handler, which sends nothing.
+
+    The handler itself may have been finished, with an old answer, before the
+    method is.
+
+    :param handler: the handler, prepared for its request
+    :param Looks seen: is told what the method looks at
+
+    """
+
+    def __init__(
+        self, handler: handlers.MemcachedMixin, seen: looks.Looks
+    ) -> None:
+        self.before = handler._headers
+        copied = self.handler = type(handler).__new__(type(handler))
+        copied.__dict__.update(handler.__dict__)
+        copied.request = seen.copy_of(handler.request)
+        copied._headers = handler._headers.copy()
+        copied._write_buffer = list(handler._write_buffer)
+        # Those that were set before are for this request alone.
+        copied.__dict__.pop('_new_cookie', None)
+        copied._memcached_looks = seen
+        _renew_modules(copied)
+
+    async def run(
+        self,
+        method: Method,
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> None:
+        """Run the method to its end.
+
+        :raises Exception: what it raises
+
+        """
+        try:
+            result = method(self.handler, *args, **kwargs)
+            if inspect.isawaitable(result):
+                await result
+        except web.Finish as error:
+            if not self.handler._finished:
+                self.handler.finish(*error.args)
+
+    def end(self) -> None:
+        """Let go of the copy, which nobody uses any more."""
+        self.handler.ui = typing.cast(typing.Any, None)
+
+    @property
+    def status(self) -> int:
+        return self.handler.get_status()
+
+    @property
+    def reason(self) -> str:
+        return self.handler._reason
+
+    @property
+    def headers(self) -> httputil.HTTPHeaders:
+        return self.handler._headers
+
+    @property
+    def body(self) -> bytes:
+        return b''.join(self.handler._write_buffer)
+
+    @property
+    def cookies(self) -> list[str]:
+        """The ``Set-Cookie`` of each cookie that the method sets."""
+        new = self.handler.__dict__.get('_new_cookie')
+        return [
+            *self.headers.get_list('Set-Cookie'),
+            *(morsel.OutputString(None) for morsel in (new or {}).values()),
+        ]
+
+    def give(self, handler: handlers.MemcachedMixin) -> None:
+        """Let a handler answer the same, cookies and all."""
+        mine = self.handler.__dict__
+        cookies = handler.__dict__.get('_new_cookie')
+        handler.__dict__.update(
+            {name: mine[name] for name in _ANSWER if name in mine}
+        )
+        if cookies is not None:
+            new = handler.__dict__['_new_cookie']
+            if new is not cookies:
+                for name, morsel in cookies.items():
+                    new.setdefault(name, morsel)
+
+
+def _renew_modules(handler: handlers.MemcachedMixin) -> None:
+    """Let what a template calls have the copy for its handler."""
+    application = handler.application
+    modules = web._UIModuleNamespace(handler, application.ui_modules)
+    handler.ui = type(handler.ui)(
+        (name, handler._ui_method(method))
+        for name, method in application.ui_methods.items()
+    )
+    handler.ui['_tt_modules'] = handler.ui['modules'] = modules
+    handler.__dict__.pop('_active_modules', None)

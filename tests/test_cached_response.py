@@ -1,0 +1,1122 @@
+"""Whole responses from memcached: real applications, over HTTP."""
+
+import asyncio
+import logging
+import shutil
+
+import browser
+import pytest
+from tornado import httpclient, httpserver, locale, template, testing, web
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached.web import responses
+
+SECONDS = 30
+
+LOGGER = 'sprockets.clients.memcached.web.responses'
+
+pytestmark = pytest.mark.usefixtures('memcached_server')
+
+
+class Handler(memcached.MemcachedMixin, web.RequestHandler):
+    """Counts how often its method runs, in a list of its application."""
+
+    def count(self):
+        self.application.calls.append(self.request.path)
+        return len(self.application.calls)
+
+    def get_current_user(self):
+        return self.request.headers.get('X-User')
+
+    def write_error(self, status_code, **_):
+        self.write(f'error {status_code}')
+
+
+class Site:
+    """An application that serves, and requests to it."""
+
+    def __init__(self, address, application):
+        self.address = address
+        self.application = application
+        self.calls = application.calls = []
+
+    async def __call__(self, path='/', method='GET', body=None, **headers):
+        response = await httpclient.AsyncHTTPClient().fetch(
+            self.address + path,
+            method=method,
+            body=body,
+            headers={
+                name.replace('_', '-'): value
+                for name, value in headers.items()
+            },
+            raise_error=False,
+            follow_redirects=False,
+            request_timeout=SECONDS,
+        )
+        response.text = response.body.decode(errors='replace')
+        return response
+
+    async def texts(self, *paths, **headers):
+        return [(await self(path, **headers)).text for path in paths]
+
+    async def codes(self, *paths, **headers):
+        return [(await self(path, **headers)).code for path in paths]
+
+
+async def until(look, expected=True):
+    """Wait for what a look is to bring."""
+    found = None
+    while found != expected:
+        await asyncio.sleep(0.01)
+        found = look()
+        if asyncio.iscoroutine(found):
+            found = await found
+
+
+def run(body, handler, *others, **settings):
+    """Run a test with a site that has one handler, or pairs with patterns."""
+    handlers = [handler, *others] if others else [('/.*', handler)]
+
+    async def main():
+        application = web.Application(handlers, **settings)
+        socket, port = testing.bind_unused_port()
+        server = httpserver.HTTPServer(application)
+        server.add_sockets([socket])
+        try:
+            async with asyncio.timeout(2 * SECONDS):
+                await body(Site(f'http://127.0.0.1:{port}', application))
+        finally:
+            server.stop()
+            await server.close_all_connections()
+            clients = getattr(application, 'memcached_clients', {})
+            for client in clients.values():
+                await client.close()
+
+    asyncio.run(main())
+
+
+def counting(*args, **options):
+    """Return a handler whose page says how often it was made."""
+
+    class Page(Handler):
+        @memcached.cached_response(*args, **options)
+        async def get(self):
+            self.write(f'{self.count()}')
+
+        head = get
+
+    return Page
+
+
+# What is stored
+
+
+def test_a_page_is_made_once():
+    """Status, body, type and further headers come again, and its age."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            self.set_status(203, 'Told By Others')
+            self.set_header('X-One', 'one')
+            self.add_header('X-Two', 'a')
+            self.add_header('X-Two', 'b')
+            self.clear_header('X-Default')
+            self.write({'text': 'für alle'})
+
+        def set_default_headers(self):
+            self.set_header('X-Default', 'yes')
+
+    async def main(site):
+        first, second = await site(), await site()
+        assert len(site.calls) == 1
+        for page in (first, second):
+            assert (page.code, page.reason) == (203, 'Told By Others')
+            assert page.text == '{"text": "f\\u00fcr alle"}'
+            assert page.headers['Content-Type'].startswith('application/json')
+            assert page.headers['X-One'] == 'one'
+            assert page.headers.get_list('X-Two') == ['a', 'b']
+            assert 'X-Default' not in page.headers
+            assert page.headers['Cache-Control'] == 'max-age=60'
+        assert 'Age' not in first.headers
+        assert int(second.headers['Age']) < SECONDS
+
+    run(main, Page)
+
+
+def test_what_is_of_one_request_is_not_stored():
+    """What was set before the method, an id or a cookie, stays with it."""
+
+    class Page(Handler):
+        def prepare(self):
+            self.set_header('X-Id', self.request.headers['X-Id'])
+            self.set_cookie('id', self.request.headers['X-Id'])
+
+        @memcached.cached_response(60)
+        def get(self):
+            self.write(f'{self.count()}')
+
+    async def main(site):
+        for number in '123':
+            page = await site(X_Id=number)
+            assert page.text == '1'
+            assert page.headers['X-Id'] == number
+            assert page.headers['Set-Cookie'] == f'id={number}; Path=/'
+            # Nobody between keeps the cookie for others.
+            assert page.headers['Cache-Control'] == 'private, no-cache'
+
+    run(main, Page)
+
+
+@pytest.mark.parametrize('way', ['write', 'finish', 'flush', 'raise', 'none'])
+def test_however_a_method_ends_its_answer(way):
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            if way == 'write':
+                self.write('page')
+            elif way == 'finish':
+                await self.finish('page')
+            elif way == 'flush':
+                self.write('pa')
+                await self.flush()
+                self.write('ge')
+                await self.finish()
+            elif way == 'raise':
+                raise web.Finish('page')
+            else:
+                self.set_status(204)
+
+    async def main(site):
+        for _ in range(3):
+            page = await site()
+            assert page.text == ('' if way == 'none' else 'page')
+            assert page.code == (204 if way == 'none' else 200)
+        assert len(site.calls) == 1
+
+    run(main, Page)
+
+
+@pytest.mark.parametrize('serializer', ['pickle', 'json'])
+def test_bytes_of_any_kind(monkeypatch, serializer):
+    """No serializer is needed for what is stored."""
+    monkeypatch.setenv('MEMCACHED_SERIALIZER', serializer)
+    picture = bytes(range(256)) * 10
+
+    class Picture(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            self.set_header('Content-Type', 'image/x-none')
+            self.write(picture)
+
+    async def main(site):
+        for _ in range(2):
+            page = await site()
+            assert page.body == picture
+            assert page.headers['Content-Type'] == 'image/x-none'
+        assert len(site.calls) == 1
+
+    run(main, Picture)
+
+
+def test_a_template_with_modules():
+    """It is rendered once, with the handler that its modules know."""
+
+    class Module(web.UIModule):
+        def render(self):
+            return f'module of {self.handler.count()}'
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.render('page.html')
+
+        def create_template_loader(self, _):
+            return template.DictLoader(
+                {'page.html': '<body>{% module Module() %}</body>'}
+            )
+
+    async def main(site):
+        assert (
+            await site.texts('/', '/')
+            == [
+                '<body>module of 1</body>',
+            ]
+            * 2
+        )
+
+    run(main, Page, ui_modules={'Module': Module}, template_path='1')
+
+
+def test_what_comes_after_the_answer_is_done_once_for_each_request():
+    """The handler itself ends, and not the copy for the method."""
+    finished = []
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write('page')
+
+        def on_finish(self):
+            finished.append(self.get_status())
+
+    async def main(site):
+        for _ in range(3):
+            await site()
+        await until(lambda: len(finished) == 3)
+        assert finished == [200] * 3
+
+    run(main, Page)
+
+
+# Who has it already
+
+
+def test_who_has_the_page_gets_none():
+    async def main(site):
+        etag = (await site()).headers['Etag']
+        for tags in (etag, f'"another", {etag}', '*', f'W/{etag}'):
+            answer = await site(If_None_Match=tags)
+            assert (answer.code, answer.body) == (304, b'')
+            assert answer.headers['Etag'] == etag
+            assert answer.headers['Cache-Control'] == 'max-age=60'
+            assert 'Age' in answer.headers
+        assert (await site(If_None_Match='"another"')).code == 200
+        assert site.calls == ['/']
+
+    run(main, counting(60))
+
+
+def test_the_etag_is_tornados(memcached_server):
+    """It is the same whether the page came from memcached or not."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def cached(self):
+            self.write('page')
+
+        async def get(self):
+            if self.request.path == '/cached':
+                await self.cached()
+            else:
+                self.write('page')
+
+    async def main(site):
+        plain = (await site('/')).headers['Etag']
+        assert (await site('/cached')).headers['Etag'] == plain
+        assert (await site('/cached')).headers['Etag'] == plain
+        memcached_server.reset()
+        answer = await site('/cached', If_None_Match=plain)
+        assert answer.code == 304
+
+    run(main, Page)
+
+
+def test_an_etag_of_the_methods_own():
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.set_header('Etag', f'"{self.count()}"')
+            self.write('page')
+
+    async def main(site):
+        for _ in range(2):
+            assert (await site()).headers['Etag'] == '"1"'
+        assert (await site(If_None_Match='"1"')).code == 304
+
+    run(main, Page)
+
+
+def test_curl_has_the_page_already(tmp_path):
+    """It keeps an ETag in a file, and writes nothing for a 304."""
+    if shutil.which('curl') is None:
+        pytest.skip('no curl in the PATH')
+
+    async def curl(site, number):
+        file = tmp_path / 'etag'
+        page = tmp_path / f'page{number}'
+        process = await asyncio.create_subprocess_exec(
+            *('curl', '-s', '--noproxy', '*', '-w', '%{http_code}'),
+            *('--etag-save', file, '-o', page),
+            *(['--etag-compare', file] if number else []),
+            site.address,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        return output.decode(), page.read_text() if page.exists() else ''
+
+    async def main(site):
+        assert await curl(site, 0) == ('200', '1')
+        assert await curl(site, 1) == ('304', '')
+        assert len(site.calls) == 1
+
+    run(main, counting(60))
+
+
+def test_chromium_has_the_page_already():
+    """Of what must be asked for again it is sent the headers only."""
+    answers = []
+
+    class Part(Handler):
+        @memcached.cached_response(60, max_age=0)
+        async def get(self):
+            self.count()
+            self.set_header('Content-Type', 'text/javascript')
+            self.write('document.title += "!"')
+
+        def on_finish(self):
+            answers.append(self.get_status())
+
+    class Page(Handler):
+        def get(self):
+            self.write(
+                '<title>Title</title><script src="/part"></script>'
+                '<script>if (location.hash) {document.body ='
+                ' document.createElement("body")} else {location.hash = "2";'
+                ' location.reload()}</script>'
+            )
+
+    async def main(site):
+        page, _ = await browser.dom(site.address)
+        assert '<title>Title!</title>' in page
+        assert answers == [200, 304]
+        assert site.calls == ['/part']
+
+    run(main, ('/part', Part), ('/', Page))
+
+
+def test_head_is_answered_like_get():
+    """Whichever comes first, with the length and without the body."""
+
+    async def main(site):
+        for first, second in (('HEAD', 'GET'), ('GET', 'HEAD')):
+            path = f'/{first}'
+            pages = [await site(path, first), await site(path, second)]
+            assert [page.headers['Content-Length'] for page in pages] == [
+                '1',
+                '1',
+            ]
+            assert pages[0].headers['Etag'] == pages[1].headers['Etag']
+            assert b'' in (pages[0].body, pages[1].body)
+        assert len(site.calls) == 2
+
+    run(main, counting(60))
+
+
+# One computation
+
+
+def test_of_many_who_ask_one_has_it_computed():
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            await until(lambda: len(came) == 50)
+            self.write('page')
+
+        def prepare(self):
+            came.append(self)
+
+    came = []
+
+    async def main(site):
+        httpclient.AsyncHTTPClient.configure(None, max_clients=50)
+        pages = await asyncio.gather(*[site() for _ in range(50)])
+        assert {page.text for page in pages} == {'page'}
+        assert len(site.calls) == 1
+
+    try:
+        run(main, Page)
+    finally:
+        httpclient.AsyncHTTPClient.configure(None)
+
+
+def test_an_old_page_is_served_while_a_new_one_is_computed():
+    """Nobody waits, and the one who asked need not be there any more."""
+    goes_on = asyncio.Event()
+
+    class Page(Handler):
+        @memcached.cached_response(1, stale=60)
+        async def get(self):
+            number = self.count()
+            if number == 2:
+                await goes_on.wait()
+            self.write(f'{number}')
+
+    async def main(site):
+        assert await site.texts('/') == ['1']
+        while len(site.calls) < 2:
+            assert await site.texts('/') == ['1']
+        page = await site()
+        assert (page.text, len(site.calls)) == ('1', 2)
+        assert int(page.headers['Age']) >= 1
+        goes_on.set()
+        await until(lambda: site.texts('/'), ['2'])
+
+    run(main, Page)
+
+
+@pytest.mark.parametrize('way', ['raise', 'write'])
+@pytest.mark.parametrize('status', [404, 503])
+def test_an_old_page_that_cannot_be_computed_anew(caplog, way, status):
+    """It is served on, unless it is known that there is none any more."""
+
+    class Page(Handler):
+        @memcached.cached_response(1, stale=60)
+        async def get(self):
+            if self.count() > 1:
+                if way == 'raise':
+                    raise web.HTTPError(status)
+                self.set_status(status)
+            self.write('page')
+
+    async def main(site):
+        assert await site.texts('/') == ['page']
+        while len(site.calls) < 2:
+            assert await site.codes('/') == [200]
+        if status == 503:
+            assert (await site()).code == 200
+        else:
+            await until(lambda: site.codes('/'), [status])
+
+    run(main, Page)
+
+
+# What is told apart
+
+
+def test_hosts_and_paths_make_different_pages():
+    async def main(site):
+        texts = await site.texts('/a', '/b', '/a')
+        assert texts == ['1', '2', '1']
+        assert await site.texts('/a', Host='b.example') == ['3']
+
+    run(main, counting(60))
+
+
+def test_handlers_make_different_pages():
+    """Those of one class and its subclass as well."""
+
+    class One(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write(type(self).__name__)
+
+    class Two(One):
+        pass
+
+    async def main(site):
+        assert await site.texts('/') == ['One']
+        site.application.default_router.rules[0].target.rules[0].target = Two
+        assert await site.texts('/') == ['Two']
+
+    run(main, One)
+
+
+@pytest.mark.parametrize(
+    'query, texts',
+    [
+        (True, ['1', '2', '3', '4', '5', '1']),
+        (False, ['1'] * 6),
+        ([], ['1'] * 6),
+        (['page'], ['1', '1', '2', '2', '3', '1']),
+        (('page', 'x'), ['1', '2', '3', '3', '4', '1']),
+    ],
+)
+def test_the_query(query, texts):
+    paths = ['/', '/?x=1', '/?x=1&page=1', '/?page=1&x=1', '/?page=2', '/']
+
+    async def main(site):
+        assert await site.texts(*paths) == texts
+
+    run(main, counting(60, query=query))
+
+
+def test_texts_of_a_query_that_run_into_each_other():
+    async def main(site):
+        paths = ['/?a=1&b=2', '/?a=1%26b%3D2', '/?a=1&a=2', '/?b=1', '/?a=%00']
+        texts = await site.texts(*paths)
+        assert texts == ['1', '2', '3', '4', '5']
+
+    run(main, counting(60, query=['a', 'b']))
+
+
+def test_headers():
+    """``Vary`` tells who is between."""
+
+    class Page(Handler):
+        @memcached.cached_response(60, headers=['accept-language', 'X-Sort'])
+        async def get(self):
+            self.set_header('Vary', 'X-Sort')
+            self.write(self.request.headers.get('Accept-Language', 'none'))
+            self.write(f' {self.count()}')
+
+    async def main(site):
+        for _ in range(2):
+            assert await site.texts('/') == ['none 1']
+            page = await site(Accept_Language='de')
+            assert page.text == 'de 2'
+            vary = page.headers.get_list('Vary')
+            assert vary == ['X-Sort', 'accept-language']
+            assert await site.texts('/', X_Sort='up') == ['none 3']
+
+    run(main, Page)
+
+
+@pytest.mark.parametrize(
+    'user', [True, lambda handler: handler.get_current_user()]
+)
+def test_users(user):
+    """Nobody else keeps a page that is for one of them."""
+
+    class Page(Handler):
+        @memcached.cached_response(60, user=user)
+        async def get(self):
+            self.count()
+            self.write(f'{self.current_user}')
+
+    async def main(site):
+        for _ in range(2):
+            for name in ('alice', 'bob'):
+                page = await site(X_User=name)
+                assert page.text == name
+                assert page.headers['Cache-Control'] == 'private, no-cache'
+            assert await site.texts('/') == ['None']
+        assert len(site.calls) == 3
+
+    run(main, Page)
+
+
+def test_whatever_else():
+    """A number of one's own, awaited; without it nothing is stored."""
+    generations = [1, 1, 2, None, None, 2]
+
+    async def generation(handler):
+        return generations[len(handler.application.asked)]
+
+    class Page(Handler):
+        def prepare(self):
+            self.application.asked = asked
+
+        @memcached.cached_response(60, vary=generation)
+        async def get(self):
+            self.write(f'{self.count()}')
+
+        def on_finish(self):
+            asked.append(1)
+
+    asked = []
+
+    async def main(site):
+        texts = []
+        for number in range(6):
+            texts += await site.texts('/')
+            await until(lambda: len(asked), number + 1)
+        assert texts == ['1', '1', '2', '3', '4', '2']
+
+    run(main, Page)
+
+
+# What is never stored
+
+
+def looking(look, **options):
+    class Page(Handler):
+        @memcached.cached_response(60, **options)
+        async def get(self):
+            self.count()
+            self.write(f'{look(self)}')
+
+        def create_template_loader(self, _):
+            return template.DictLoader(
+                {
+                    'user.html': '{{ current_user }}',
+                    'language.html': '{{ _("yes") }}',
+                    'deep.html': '{% block a %}{{ [locale.code for i in'
+                    ' range(1)] }}{% end %}',
+                    'request.html': '{{ request.headers["X-User"] }}',
+                    'handler.html': '{{ handler.current_user }}',
+                    'plain.html': 'plain',
+                }
+            )
+
+    return Page
+
+
+LOOKS = {
+    'user': (lambda self: self.current_user, 'current_user'),
+    'header': (
+        lambda self: self.request.headers['X-User'],
+        'the header X-User',
+    ),
+    'headers': (
+        lambda self: dict(self.request.headers),
+        'the header X-User',
+    ),
+    'cookie': (lambda self: self.get_cookie('a'), 'the header Cookie'),
+    'no cookie': (
+        lambda self: self.get_signed_cookie('b'),
+        'the header Cookie',
+    ),
+    'argument': (
+        lambda self: self.get_argument('x', 'none'),
+        'the query argument x',
+    ),
+    'no argument': (
+        lambda self: self.get_query_arguments('y'),
+        'the query argument y',
+    ),
+    'arguments': (
+        lambda self: dict(self.request.arguments),
+        'the query argument x',
+    ),
+    'all arguments': (
+        lambda self: list(self.request.query_arguments.items()),
+        'the query argument x',
+    ),
+    'language': (
+        lambda self: self.locale.code,
+        'the header Accept-Language',
+    ),
+    'template': (
+        lambda self: self.render_string('user.html'),
+        'current_user',
+    ),
+    'language of a template': (
+        lambda self: self.render_string('language.html'),
+        'the header Accept-Language',
+    ),
+    'within a template': (
+        lambda self: self.render_string('deep.html'),
+        'the header Accept-Language',
+    ),
+    'request of a template': (
+        lambda self: self.render_string('request.html'),
+        'the header X-User',
+    ),
+    'handler of a template': (
+        lambda self: self.render_string('handler.html'),
+        'current_user',
+    ),
+    'second template': (
+        lambda self: (
+            self.render_string('plain.html')
+            + self.render_string('language.html')
+        ),
+        'the header Accept-Language',
+    ),
+    'language that is set': (
+        lambda self: (
+            setattr(self, '_locale', locale.get('en')) or self.locale.code
+        ),
+        'the header Accept-Language',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', LOOKS)
+def test_what_depends_on_what_was_not_told(caplog, name):
+    """Everybody gets his own page, and the log says once what to tell."""
+    look, seen = LOOKS[name]
+
+    async def main(site):
+        for user in ('alice', 'bob'):
+            page = await site('/?x=1', X_User=user, Cookie='a=1')
+            assert page.code == 200
+            if 'user' in name or name == 'header':
+                assert user in page.text
+        assert len(site.calls) == 2
+
+    with caplog.at_level(logging.WARNING, LOGGER):
+        run(
+            main,
+            looking(look, query=()),
+            template_path=name,
+            cookie_secret='secret',
+        )
+    (record,) = [each for each in caplog.records if each.name == LOGGER]
+    assert seen in record.getMessage()
+    assert 'was not told' in record.getMessage()
+
+
+TOLD = {
+    'user': {'user': True},
+    'header': {'headers': ['x-user']},
+    'cookie': {'headers': ['Cookie']},
+    'argument': {'query': ['x']},
+    'all arguments': {'query': True},
+    'language': {'headers': ['Accept-Language']},
+    'template': {'user': True},
+    'language of a template': {'headers': ['Accept-Language']},
+    'second template': {'headers': ['Accept-Language']},
+}
+
+
+@pytest.mark.parametrize('name', TOLD)
+def test_what_depends_on_what_was_told(name):
+    """It is stored; a template may have what it does not use."""
+    options = {'query': (), **TOLD[name]}
+
+    async def main(site):
+        for _ in range(2):
+            assert (await site('/?x=1', X_User='alice', Cookie='a=1')).code
+        assert len(site.calls) == 1
+
+    run(main, looking(LOOKS[name][0], **options), template_path=f'told {name}')
+
+
+def test_a_template_that_uses_none_of_it():
+    async def main(site):
+        assert await site.texts('/', '/') == ["b'plain'"] * 2
+        assert len(site.calls) == 1
+
+    plain = looking(lambda self: self.render_string('plain.html'))
+    run(main, plain, template_path='plain')
+
+
+def answering(answer, **options):
+    class Page(Handler):
+        @memcached.cached_response(60, **options)
+        async def get(self):
+            number = self.count()
+            answer(self, number)
+            self.write(f'{number}')
+
+    return Page
+
+
+def _no_store(self, _):
+    self.set_header('Cache-Control', 'no-store')
+
+
+def _private(self, _):
+    self.set_header('Cache-Control', 'private')
+
+
+def _vary(self, _):
+    self.set_header('Vary', 'X-User')
+
+
+def _cookie(self, number):
+    self.set_cookie('number', str(number))
+
+
+def _cookie_header(self, number):
+    self.add_header('Set-Cookie', f'number={number}')
+
+
+def _status(status):
+    def answer(self, _):
+        self.set_status(status)
+
+    return answer
+
+
+def _redirect(self, number):
+    self.redirect(f'/{number}')
+    raise web.Finish
+
+
+def _raise(status):
+    def answer(self, number):
+        raise web.HTTPError(status)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    'answer',
+    [
+        _no_store,
+        _private,
+        _vary,
+        _cookie,
+        _cookie_header,
+        _redirect,
+        *map(_status, (202, 206, 400, 404, 429, 500, 503)),
+        *map(_raise, (400, 403, 404, 500, 503)),
+    ],
+)
+def test_what_is_never_stored(answer):
+    """Each request gets the answer to itself."""
+
+    async def main(site):
+        pages = [await site() for _ in range(3)]
+        assert len(site.calls) == 3
+        for number, page in enumerate(pages, 1):
+            assert 'Age' not in page.headers
+            if answer in (_cookie, _cookie_header):
+                assert f'number={number}' in page.headers['Set-Cookie']
+            assert page.text in (f'{number}', '', f'error {page.code}')
+
+    run(main, answering(answer))
+
+
+def test_nobody_gets_anothers_cookie():
+    """Those who waited for a page that sets one have their own computed."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            number = self.count()
+            await asyncio.sleep(0.05)
+            self.set_cookie('number', str(number))
+
+    async def main(site):
+        pages = await asyncio.gather(*[site() for _ in range(5)])
+        cookies = {page.headers['Set-Cookie'] for page in pages}
+        assert len(cookies) == 5
+
+    run(main, Page)
+
+
+def test_one_that_cannot_be_stored_keeps_no_other_out():
+    """The next one that can be is stored."""
+
+    def answer(self, number):
+        if number == 1:
+            self.set_cookie('new', 'yes')
+
+    async def main(site):
+        assert await site.texts('/', '/', '/') == ['1', '2', '2']
+
+    run(main, answering(answer))
+
+
+@pytest.mark.parametrize(
+    'answer, options',
+    [
+        (_cookie, {'cookies': True}),
+        (_status(404), {'statuses': [404]}),
+        (_raise(404), {'statuses': [404]}),
+        (_redirect, {'statuses': {302}}),
+        (_private, {'user': True}),
+    ],
+)
+def test_what_is_stored_when_told(answer, options):
+    async def main(site):
+        pages = [await site() for _ in range(2)]
+        assert len(site.calls) == 1
+        first, second = pages
+        assert (first.code, first.text) == (second.code, second.text)
+        for name in ('Set-Cookie', 'Location'):
+            values = first.headers.get_list(name)
+            assert values == second.headers.get_list(name)
+        if answer is _cookie:
+            assert second.headers['Set-Cookie'] == 'number=1; Path=/'
+
+    run(main, answering(answer, **options))
+
+
+@pytest.mark.parametrize('told', [False, True])
+def test_requests_with_authorization(told):
+    """They neither get what is stored nor change it, unless that is told."""
+
+    async def main(site):
+        texts = await site.texts('/')
+        texts += await site.texts('/', '/', Authorization='Bearer x')
+        texts += await site.texts('/')
+        assert texts == (['1'] * 4 if told else ['1', '2', '3', '1'])
+
+    run(main, counting(60, authorization=told))
+
+
+def test_a_method_that_is_called_for_another_request():
+    """What changes something has its own answer."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write(f'{self.count()}')
+
+        async def post(self):
+            await self.get()
+
+    async def main(site):
+        texts = await site.texts('/')
+        texts += [(await site('/', 'POST', body='')).text]
+        assert texts + await site.texts('/') == ['1', '2', '1']
+
+    run(main, Page)
+
+
+def test_one_cached_method_calls_another():
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def inner(self):
+            self.write(f'{self.count()}')
+
+        @memcached.cached_response(60)
+        async def get(self):
+            await self.inner()
+
+    async def main(site):
+        assert await site.texts('/', '/') == ['1', '1']
+
+    run(main, Page)
+
+
+def test_a_page_that_is_too_large(caplog):
+    """It is served, and the log says so once."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            self.write('x' * 2_000_000)
+
+    async def main(site):
+        for _ in range(2):
+            page = await site()
+            assert (page.code, len(page.body)) == (200, 2_000_000)
+        assert len(site.calls) == 2
+
+    with caplog.at_level(logging.WARNING):
+        run(main, Page)
+    (record,) = [
+        record
+        for record in caplog.records
+        if record.name.startswith('sprockets.clients.memcached')
+    ]
+    assert 'is not stored' in record.getMessage()
+
+
+# Browsers
+
+
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        ({}, 'max-age=60'),
+        ({'max_age': 5}, 'max-age=5'),
+        ({'max_age': 0}, 'no-cache'),
+        ({'user': True, 'max_age': 5}, 'private, max-age=5'),
+    ],
+)
+def test_what_browsers_are_told(options, said):
+    async def main(site):
+        for _ in range(2):
+            assert (await site()).headers['Cache-Control'] == said
+
+    run(main, counting(60, **options))
+
+
+def test_what_the_method_tells_browsers_counts():
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.set_header('Cache-Control', 'public, max-age=7')
+
+    async def main(site):
+        for _ in range(2):
+            said = (await site()).headers['Cache-Control']
+            assert said == 'public, max-age=7'
+
+    run(main, Page)
+
+
+# Without a server
+
+
+def test_without_a_server(memcached_server):
+    """Each page is computed for its request; ETags work as ever."""
+
+    async def main(site):
+        await site()
+        memcached_server.kill()
+        page = await site()
+        assert (page.code, page.text) == (200, '2')
+        assert 'Age' not in page.headers
+
+    run(main, counting(60))
+
+
+def test_what_somebody_else_has_stored_there(memcached_server, monkeypatch):
+    """What is no response is a miss, and is replaced."""
+    monkeypatch.setattr(responses.anykeys, 'fit', lambda *_: b'page')
+    client = memcached.Client(servers=memcached_server.address)
+
+    async def main(site):
+        for stored in ('text', b'response 1 {}', b'response 1 [1]\nx', 7):
+            assert client.set('page', stored)
+            number = len(site.calls) + 1
+            assert await site.texts('/', '/') == [f'{number}'] * 2
+
+    run(main, counting(60))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    'arguments, options, error',
+    [
+        ((print,), {}, TypeError),
+        (('soon',), {}, ValueError),
+        ((-1,), {}, ValueError),
+        ((60,), {'stale': -1}, ValueError),
+        ((60,), {'lease': 0}, ValueError),
+        ((60,), {'max_age': -1}, ValueError),
+        ((60,), {'query': 'page'}, ValueError),
+        ((60,), {'query': [1]}, ValueError),
+        ((60,), {'query': 7}, ValueError),
+        ((60,), {'headers': 'Accept'}, ValueError),
+        ((60,), {'headers': ['']}, ValueError),
+        ((60,), {'headers': ['A\r\nB']}, ValueError),
+        ((60,), {'statuses': [99]}, ValueError),
+        ((60,), {'statuses': ['404']}, ValueError),
+        ((60,), {'user': 'alice'}, TypeError),
+        ((60,), {'vary': 'x'}, TypeError),
+    ],
+)
+def test_what_is_wrong_with_its_arguments(arguments, options, error):
+    with pytest.raises(error):
+        memcached.cached_response(*arguments, **options)
+
+
+def test_what_it_cannot_decorate():
+    async def post(self):
+        pass
+
+    with pytest.raises(TypeError, match='changes something'):
+        memcached.cached_response(60)(post)
+    with pytest.raises(TypeError, match='no method'):
+        memcached.cached_response(60)(7)
+
+
+@pytest.mark.parametrize('argument', ['user', 'vary'])
+def test_what_cannot_be_told_apart(caplog, argument):
+    """An object is another one in another process."""
+    options = {argument: lambda _: object()}
+
+    async def main(site):
+        assert (await site()).code == 500
+        assert site.calls == []
+
+    run(main, counting(60, **options))
+    assert f'{argument} is object' in caplog.text
+
+
+def test_a_handler_without_the_mixin(caplog):
+    class Page(web.RequestHandler):
+        @memcached.cached_response(60)
+        async def get(self):
+            pass
+
+    async def main(site):
+        assert (await site()).code == 500
+
+    run(main, Page)
+    assert 'MemcachedMixin' in caplog.text
+
+
+def test_its_name_and_words_stay():
+    @memcached.cached_response(60)
+    async def get(self):
+        """Words."""
+
+    assert (get.__name__, get.__doc__) == ('get', 'Words.')
+    assert responses.cached_response is memcached.cached_response
