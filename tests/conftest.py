@@ -16,6 +16,7 @@ import signal
 import faces
 import loops
 import memcache
+import near
 import pytest
 
 from sprockets.clients import memcached
@@ -25,8 +26,23 @@ from sprockets.clients.memcached.watch import tracing
 from sprockets.clients.memcached.web import status, tally
 from sprockets.clients.memcached.wire import resolver
 
+MEMORY = ', memory'
+"""What is behind a kind of client whose server is in this process."""
+
 LONG = {'installation', 'long', 'time_intensive'}
 """The marks of tests that take longest."""
+
+NEAR = {
+    'test_appended',
+    'test_behaviour_data',
+    'test_behaviour_loss',
+    'test_commands',
+    'test_leases',
+    'test_methods',
+    'test_set_and_stale',
+    'test_values',
+}
+"""Modules whose tests hold for what is in this process as well."""
 
 KINDS = {
     'ours': ('Client', 'AsyncClient'),
@@ -57,6 +73,9 @@ def pytest_configure(config):
         'markers',
         'kept: what python-memcached does right as well, or knows nothing of',
     )
+    config.addinivalue_line(
+        'markers', 'apart: what takes a server that is a process of its own'
+    )
     config.addinivalue_line('markers', 'long: what takes many seconds')
     config.addinivalue_line(
         'markers', "time_intensive: dogpile.cache's, for what takes seconds"
@@ -77,9 +96,16 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     if 'client_kind' in metafunc.fixturenames:
-        metafunc.parametrize(
-            'client_kind', KINDS[metafunc.config.getoption('--client')]
-        )
+        tested = metafunc.config.getoption('--client')
+        kinds = KINDS[tested]
+        if (
+            tested == 'ours'
+            and metafunc.module.__name__ in NEAR
+            and 'memcached_server' in metafunc.fixturenames
+            and metafunc.definition.get_closest_marker('apart') is None
+        ):
+            kinds += tuple(kind + MEMORY for kind in kinds)
+        metafunc.parametrize('client_kind', kinds)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -155,6 +181,22 @@ def nothing_was_said(monkeypatch):
 
 
 @pytest.fixture
+def memcached_server(request, monkeypatch):
+    """A server, or what is in this process where that is tested."""
+    kind = ''
+    if 'client_kind' in request.fixturenames:
+        kind = request.getfixturevalue('client_kind')
+    if not kind.endswith(MEMORY):
+        yield request.getfixturevalue('memcached_server')
+        return
+    with near.Server() as server:
+        prefixes = request.getfixturevalue('memcached_prefixes')
+        for name, value in server.environ(*prefixes).items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
 def connect(client_kind):
     """Make a client of the kind that is tested, with its face.
 
@@ -181,6 +223,9 @@ def _make(kind, servers, options):
             options.get('socket_timeout', 0.1), 0.6
         )
         return faces.Blocking(memcache.Client(servers, **options))
+    if kind.endswith(MEMORY):
+        kind = kind.removesuffix(MEMORY)
+        servers = [near.instead(server) for server in servers]
     if servers:
         options['servers'] = servers
     if kind == 'Client':

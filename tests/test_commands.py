@@ -510,6 +510,7 @@ def test_a_cas_with_a_bad_argument_uses_no_token(connect, memcached_server):
 # Many commands
 
 
+@pytest.mark.apart
 def test_the_statistics_of_slabs_are_by_slab(connect, memcached_server):
     """get_slab_stats: each slab's, and the two of the server."""
     client = connect(memcached_server.address)

@@ -25,6 +25,10 @@ SERVER_FORMS = (
     'host[:port][:weight], [ipv6][:port][:weight] or unix:/path[:weight]'
 )
 
+IN_PROCESS = ('memory', 'none')
+"""In place of servers: what is kept in this process, and what keeps nothing.
+A host of such a name has its port behind it."""
+
 Weighted = str | tuple[str, int]
 """A server as python-memcached takes it: ``(server, weight)`` if weighted."""
 
@@ -33,8 +37,9 @@ class Address(typing.NamedTuple):
     """Where a server listens.
 
     ``family`` is ``'unix'``, ``'inet'`` or ``'inet6'`` if that is wanted, and
-    ``''`` if the name may stand for either kind of IP address.  ``text`` is
-    how it is named in logs and errors.
+    ``''`` if the name may stand for either kind of IP address.  What is in
+    this process has a kind of its own, ``'memory'`` or ``'none'``.  ``text``
+    is how it is named in logs and errors.
 
     """
 
@@ -46,6 +51,8 @@ class Address(typing.NamedTuple):
     def text(self) -> str:
         if self.family == 'unix':
             return f'unix:{self.host}'
+        if self.family in IN_PROCESS:
+            return self.host
         if ':' in self.host:
             return f'[{self.host}]:{self.port}'
         return f'{self.host}:{self.port}'
@@ -120,6 +127,8 @@ def parse_server(text: str) -> tuple[Address, str, int]:
 
     """
     text = text.strip()
+    if text in IN_PROCESS:
+        return Address(text, text, 0), text, 1
     match = (
         _UNIX.fullmatch(text) or _IPV6.fullmatch(text) or _HOST.fullmatch(text)
     )
@@ -179,10 +188,16 @@ def discovered(servers: abc.Sequence[Weighted]) -> Address | None:
     """Return whom to ask for the servers, None if they are listed.
 
     :raises ValueError: if it is not of the form ``discover:host[:port]``, or
-        not alone
+        not alone; likewise for what is no server but in this process
 
     """
     for server in servers:
+        name = server if isinstance(server, str) else server[0]
+        if name in IN_PROCESS and len(servers) > 1:
+            raise ValueError(
+                f'{name!r} is not alone; a host of that name is'
+                f' {name}:{DEFAULT_PORT}'
+            )
         if isinstance(server, str) and server.startswith(DISCOVER):
             address, text, _ = parse_server(server.removeprefix(DISCOVER))
             if address.family == 'unix' or server != DISCOVER + text:
@@ -397,7 +412,10 @@ class Option(typing.NamedTuple):
 
 OPTIONS = {
     'servers': Option(
-        _servers, [DEFAULT_SERVER], f'servers, comma-separated: {SERVER_FORMS}'
+        _servers,
+        [DEFAULT_SERVER],
+        f'servers, comma-separated: {SERVER_FORMS}; or memory, which is in'
+        ' this process, or none',
     ),
     'socket_timeout': Option(_seconds, 3.0, 'seconds for one whole call'),
     'dead_retry': Option(
@@ -652,7 +670,7 @@ class Settings:
         :raises ValueError: if the server has no name
 
         """
-        if not self.tls:
+        if not self.tls or address.family in IN_PROCESS:
             return None
         if address.family == 'unix' and not self.tls_server_name:
             raise ValueError(f'tls: no tls_server_name for {address}')

@@ -45,6 +45,10 @@ class Link:
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the loop tell of what comes."""
+        if self.descriptor < 0:
+            # It is in this process, and tells by itself.
+            self.loan.link.tell = self._is_told
+            return
         self.loan.keeper = _Keeper(self.loan, loop)
         # A child that goes on with its parent's loop may have closed one of
         # the same number, which the loop does not know of.
@@ -54,10 +58,15 @@ class Link:
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the loop tell of it no more."""
         self.lane = self.exchange = None
+        self.loan.link.tell = None
         is_watched = self.loan.keeper is not None
         self.loan.keeper = None
         if is_watched and not loop.is_closed():
             loop.remove_reader(self.descriptor)
+
+    def _is_told(self) -> None:
+        """Read what has come, once whoever sends has sent all."""
+        asyncio.get_running_loop().call_soon(self._readable)
 
     def _readable(self) -> None:
         if self.lane is not None:

@@ -9,12 +9,13 @@ import time as clock
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import core
+from sprockets.clients.memcached import core, settings
 from sprockets.clients.memcached.loop import (
     batches,
     futures,
     jobs,
     lanes,
+    nearby,
     threads,
 )
 from sprockets.clients.memcached.servers import endpoints, journey
@@ -83,7 +84,8 @@ class LoopState:
         """Return the way to a server."""
         lane = self.lanes.get(endpoint)
         if lane is None:
-            lane = self.lanes[endpoint] = lanes.Lane(
+            near = endpoint.address.family in settings.IN_PROCESS
+            lane = self.lanes[endpoint] = (nearby if near else lanes).Lane(
                 endpoint,
                 self.engine.core.codec,
                 self.cluster.timeout,

@@ -26,6 +26,9 @@ from sprockets.clients.memcached.servers.endpoints import (
 from sprockets.clients.memcached.servers.endpoints import get as endpoint_for
 from sprockets.clients.memcached.wire import connection, protocol
 
+_BY_NAME = ('unix', *settings.IN_PROCESS)
+"""Kinds of addresses that have no port."""
+
 MANY = 20
 """Servers, if there are more, that are not for an event loop to set."""
 
@@ -99,7 +102,7 @@ class Server:
     @property
     def family(self) -> socket.AddressFamily:
         """The kind of socket; a name counts as IPv4."""
-        if self.endpoint.address.family == 'unix':
+        if self.endpoint.address.family in _BY_NAME:
             return socket.AF_UNIX
         if self.endpoint.address.family == 'inet6':
             return socket.AF_INET6
@@ -118,7 +121,7 @@ class Server:
     @property
     def address(self) -> str | tuple[str, int]:
         """The path of a unix socket, or host and port."""
-        if self.endpoint.address.family == 'unix':
+        if self.endpoint.address.family in _BY_NAME:
             return self.ip
         return self.ip, self.port
 

@@ -109,6 +109,9 @@ class Connection:
 
     """
 
+    tell: abc.Callable[[], None] | None = None
+    """Is called when something has come, where no event loop can tell."""
+
     def __init__(self, profile: Profile, deadline: float) -> None:
         self.usable = True
         self.used_at = 0.0
@@ -124,6 +127,14 @@ class Connection:
         self._timeout = profile.timeout
         # None is there in a forked child, whose main thread is another.
         self._main = threading.main_thread().ident
+        self._open(profile, deadline)
+
+    def _open(self, profile: Profile, deadline: float) -> None:
+        """Connect.
+
+        :raises OSError: as the constructor
+
+        """
         self._socket = _connect(profile.address, profile.timeout, deadline)
         # gevent's sockets wait for its own loop instead, which knows nothing
         # of the kernel's timeout.  What is polled first need not wait.

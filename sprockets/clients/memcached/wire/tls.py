@@ -7,7 +7,7 @@ import socket
 import ssl
 
 from sprockets.clients.memcached import certificates
-from sprockets.clients.memcached.wire import connection, protocol
+from sprockets.clients.memcached.wire import connection, memory, protocol
 
 RECORD = 16 * 1024
 """Bytes that a TLS record holds at most.  With as many asked for, nothing that
@@ -26,6 +26,8 @@ def connect(
     :raises OSError: if there is none by the deadline
 
     """
+    if profile.address.family in memory.STORES:
+        return memory.Connection(profile, deadline)
     kind = connection.Connection if profile.tls is None else Connection
     return kind(profile, deadline)
 
