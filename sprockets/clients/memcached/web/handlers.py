@@ -9,7 +9,7 @@ import weakref
 from tornado import locale, web, websocket
 
 from sprockets.clients.memcached import aio, core, current
-from sprockets.clients.memcached.web import looks, tally
+from sprockets.clients.memcached.web import looks, memo, tally
 
 ATTRIBUTE = 'memcached_clients'
 """The attribute of an application that has its clients by their prefix."""
@@ -77,6 +77,11 @@ class MemcachedMixin(web.RequestHandler):
     """Whether the response has a ``Server-Timing`` header that tells how long
     the request waited for memcached, and its hits, misses and errors."""
 
+    memcached_memo = False
+    """Whether what the request has read is read again for nothing, until it
+    writes the key.  Others may have changed it meanwhile.  It makes no
+    difference for a websocket."""
+
     _memcached: aio.Scope | None = None
     _memcached_others: dict[str, aio.Scope] | None = None
     _memcached_tally: tally.Tally | None = None
@@ -117,7 +122,13 @@ class MemcachedMixin(web.RequestHandler):
             if self._memcached_tally is None:
                 self._memcached_tally = tally.Tally(self)
             observe = self._memcached_tally.observe
-        return client_of(self.application, prefix).scope(observe)
+        scope = client_of(self.application, prefix).scope(observe)
+        # How long a websocket goes on nobody knows.
+        if self.memcached_memo and not isinstance(
+            self, websocket.WebSocketHandler
+        ):
+            return memo.Memo(scope._engine, scope._observe)
+        return scope
 
     def _memcached_of(self, prefix: str | None) -> aio.Scope:
         """Return this request's methods for a prefix, its own if it is None.

@@ -45,6 +45,8 @@ class Recording:
         # Those that were set before are for this request alone.
         copied.__dict__.pop('_new_cookie', None)
         copied._memcached_looks = seen
+        # It may go on for longer than what the request remembers is good.
+        copied._memcached = copied._memcached_others = None
         _renew_modules(copied)
 
     async def run(

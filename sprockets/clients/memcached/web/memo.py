@@ -1,0 +1,250 @@
+"""What a request has read, it reads again for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import typing
+from collections import abc
+
+from sprockets.clients.memcached import aio
+from sprockets.clients.memcached.loop import futures
+from sprockets.clients.memcached.once import plans
+from sprockets.clients.memcached.requests import descriptions
+from sprockets.clients.memcached.servers import cluster
+
+MOST = 1000
+"""Reads of a request that are remembered; the others ask each time."""
+
+_MISS = plans.MISS
+
+_UNCHANGING = {str, bytes, int, float, bool, type(None), type(_MISS)}
+
+_Read = asyncio.Future[typing.Any]
+
+
+class Memo(aio.Scope):
+    """The methods for one request, which remembers what it has read.
+
+    What it writes goes to the servers as ever, and is forgotten: the next
+    read of that key asks.  Each who reads a value that can be changed has a
+    copy of his own.
+
+    """
+
+    def __init__(self, *args: typing.Any) -> None:
+        super().__init__(*args)
+        self._reads: dict[cluster.Route, _Read] = {}
+        self._computed: dict[cluster.Route, _Read] = {}
+
+    # Reading
+
+    def get(self, key: typing.Any, default: typing.Any = None) -> aio.Future:
+        route = self._encoding.route(key)
+        read = self._reads.get(route)
+        if read is None:
+            read = super().get(key, _MISS)
+            _remember(self._reads, route, read)
+        return _given(read, default)
+
+    def get_multi(
+        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
+    ) -> aio.Future:
+        originals = list(keys)
+        sent = self._encoding.keys(originals, key_prefix)
+        hashes = sent.hashes or [None] * len(originals)
+        routes = list(map(cluster.Route, sent.keys, hashes))
+        known = {
+            original: self._reads[route]
+            for original, route in zip(originals, routes, strict=True)
+            if route in self._reads
+        }
+        loop = asyncio.get_running_loop()
+        asked = {
+            original: route
+            for original, route in zip(originals, routes, strict=True)
+            if original not in known
+        }
+        if asked:
+            reads = {route: loop.create_future() for route in asked.values()}
+            for route, read in reads.items():
+                _remember(self._reads, route, read)
+            found = super().get_multi(list(asked), key_prefix)
+            found.add_done_callback(lambda done: _share(done, asked, reads))
+            for original, route in asked.items():
+                known[original] = reads[route]
+        return loop.create_task(_gathered(known))
+
+    def _read(
+        self,
+        key: typing.Any,
+        encoded: bytes,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+        default: typing.Any,
+    ) -> aio.Future:
+        return self._look_up(key, factory, plan, default, encoded)
+
+    def _look_up(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+        default: typing.Any,
+        encoded: bytes | None,
+    ) -> aio.Future:
+        if default is not _MISS:
+            # It may be no value of the key.
+            return super()._look_up(key, factory, plan, default, encoded)
+        route = self._encoding.route(key)
+        for reads in (self._reads, self._computed):
+            read = reads.get(route)
+            if read is not None and _has_value(read):
+                return _given(read, None)
+        read = self._computed.get(route)
+        if read is None:
+            # It was not there, but will be.
+            self._reads.pop(route, None)
+            read = super()._look_up(key, factory, plan, default, encoded)
+            _remember(self._computed, route, read)
+        return _given(read, None)
+
+    # Writing
+
+    def forget(self, route: cluster.Route | None = None) -> None:
+        """Ask anew for a key, or for all of them."""
+        if route is None:
+            self._reads.clear()
+            self._computed.clear()
+        else:
+            self._reads.pop(route, None)
+            self._computed.pop(route, None)
+
+    def _one(self, request: descriptions.One[typing.Any]) -> aio.Future:
+        self.forget(request.route)
+        return super()._one(request)
+
+    def _many(self, request: descriptions.Many[typing.Any]) -> aio.Future:
+        if not isinstance(request, descriptions.ReadMany):
+            self.forget()
+        return super()._many(request)
+
+    def _everywhere(
+        self, request: descriptions.Everywhere[typing.Any]
+    ) -> aio.Future:
+        self.forget()
+        return super()._everywhere(request)
+
+    def _task(
+        self,
+        work: abc.Callable[..., abc.Coroutine[typing.Any, typing.Any, aio.T]],
+        *args: typing.Any,
+    ) -> asyncio.Future[aio.T]:
+        self.forget()
+        return super()._task(work, *args)
+
+    async def _refresh(self, key: typing.Any, *args: typing.Any) -> typing.Any:
+        self.forget(self._encoding.route(key))
+        return await super()._refresh(key, *args)
+
+    async def _put(self, key: typing.Any, *args: typing.Any) -> int:
+        self.forget(self._encoding.route(key))
+        return await super()._put(key, *args)
+
+    async def invalidate(self, key: typing.Any) -> int:
+        self.forget(self._encoding.route(key))
+        return await super().invalidate(key)
+
+    async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
+        self.forget(self._encoding.route(key))
+        return await super().mark_stale(key, stale)
+
+    async def update(
+        self, key: typing.Any, *args: typing.Any, **options: typing.Any
+    ) -> typing.Any:
+        try:
+            return await super().update(key, *args, **options)
+        finally:
+            # Its function may have read the old value meanwhile.
+            self.forget(self._encoding.route(key))
+
+
+def _remember(
+    reads: dict[cluster.Route, _Read], route: cluster.Route, read: _Read
+) -> None:
+    """Remember a read, unless it fails."""
+    if len(reads) >= MOST:
+        return
+    reads[route] = read
+
+    def look(done: _Read) -> None:
+        failed = done.cancelled() or done.exception() is not None
+        if failed and reads.get(route) is done:
+            del reads[route]
+
+    read.add_done_callback(look)
+
+
+def _has_value(read: _Read) -> bool:
+    return (
+        read.done()
+        and not read.cancelled()
+        and read.exception() is None
+        and read.result() is not _MISS
+    )
+
+
+def _given(read: _Read, default: typing.Any) -> aio.Future:
+    """Return a future of one's own for what was read."""
+    future: aio.Future = asyncio.get_running_loop().create_future()
+
+    def give(done: _Read) -> None:
+        if done.cancelled():
+            future.cancel()
+        else:
+            futures.settle(future, _own, done, default)
+
+    if read.done():
+        give(read)
+    else:
+        read.add_done_callback(give)
+    return future
+
+
+def _own(read: _Read, default: typing.Any) -> typing.Any:
+    """Return what was read, which nobody else can change."""
+    value = read.result()
+    if value is _MISS:
+        return default
+    return value if type(value) in _UNCHANGING else copy.deepcopy(value)
+
+
+def _share(
+    done: _Read,
+    asked: abc.Mapping[typing.Any, cluster.Route],
+    reads: abc.Mapping[cluster.Route, _Read],
+) -> None:
+    """Give each of several reads what came for it."""
+    for original, route in asked.items():
+        read = reads[route]
+        if read.done():
+            continue
+        if done.cancelled():
+            read.cancel()
+        else:
+            futures.settle(read, _part, done, original)
+
+
+def _part(done: _Read, original: typing.Any) -> typing.Any:
+    return done.result().get(original, _MISS)
+
+
+async def _gathered(
+    known: abc.Mapping[typing.Any, _Read],
+) -> dict[typing.Any, typing.Any]:
+    found = {}
+    for original, read in known.items():
+        value = await _given(read, _MISS)
+        if value is not _MISS:
+            found[original] = value
+    return found

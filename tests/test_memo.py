@@ -1,0 +1,337 @@
+"""What a request has read it reads again for nothing: memcached_memo."""
+
+import asyncio
+
+import pytest
+from tornado import httpclient, httpserver, testing, web, websocket
+
+from sprockets.clients import memcached
+from sprockets.clients.memcached.web import memo
+
+SECONDS = 30
+
+
+@pytest.fixture
+def other(memcached_server):
+    """Another client, which changes things behind the request's back."""
+    client = memcached.Client(servers=memcached_server.address)
+    yield client
+    client.disconnect_all()
+
+
+def run(body, base=web.RequestHandler, **attributes):
+    """Run the body of a test in a handler, for one request."""
+    results = []
+
+    class Page(memcached.MemcachedMixin, base):
+        memcached_memo = True
+        asked = 0
+
+        async def get(self):
+            results.append(await body(self))
+
+        def on_memcached_timing(self, command, duration):
+            self.asked += 1
+
+    for name, value in attributes.items():
+        setattr(Page, name, value)
+
+    async def main():
+        application = web.Application([('/', Page)])
+        sock, port = testing.bind_unused_port()
+        server = httpserver.HTTPServer(application)
+        server.add_sockets([sock])
+        try:
+            await httpclient.AsyncHTTPClient().fetch(
+                f'http://127.0.0.1:{port}/', request_timeout=SECONDS
+            )
+        finally:
+            server.stop()
+            await server.close_all_connections()
+            for client in application.memcached_clients.values():
+                await client.close()
+
+    asyncio.run(main())
+    return results[0]
+
+
+def test_a_key_is_read_once(other):
+    """Whatever others make of it meanwhile; a miss too."""
+
+    async def body(handler):
+        cache = handler.memcached
+        other.set('a', 'old')
+        assert await cache.get('a') == 'old'
+        assert await cache.get('none', 'default') == 'default'
+        other.set_multi({'a': 'new', 'none': 'new'})
+        assert await cache.get('a') == 'old'
+        assert await cache.get('none') is None
+        assert await cache.get('none', 'another') == 'another'
+        assert await cache.get_multi(['a', 'none']) == {'a': 'old'}
+        return handler.asked
+
+    assert run(body) == 2
+
+
+def test_without_it_each_read_asks(other):
+    async def body(handler):
+        other.set('a', 'old')
+        assert await handler.memcached.get('a') == 'old'
+        other.set('a', 'new')
+        return await handler.memcached.get('a')
+
+    assert run(body, memcached_memo=False) == 'new'
+
+
+def test_many_keys(other):
+    """Those that are known are not asked for."""
+
+    async def body(handler):
+        cache = handler.memcached
+        other.set_multi({'p:a': 1, 'p:b': 2, 'p:c': 3})
+        assert await cache.get('p:a') == 1
+        found = await cache.get_multi(['a', 'b', 'x'], key_prefix='p:')
+        assert found == {'a': 1, 'b': 2}
+        other.set_multi({'p:a': 0, 'p:b': 0, 'p:x': 0})
+        assert await cache.get('p:b') == 2
+        assert await cache.get('p:x') is None
+        found = await cache.get_multi(['a', 'b', 'c', 'x'], 'p:')
+        assert found == {'a': 1, 'b': 2, 'c': 3}
+        assert await cache.get_multi(['p:a', 'p:c']) == {'p:a': 1, 'p:c': 3}
+        return handler.asked
+
+    assert run(body) == 3
+
+
+def test_at_the_same_time_it_is_read_once(other):
+    async def body(handler):
+        other.set('a', 'value')
+        found = await asyncio.gather(
+            *[handler.memcached.get('a') for _ in range(10)],
+            handler.memcached.get_multi(['a']),
+        )
+        assert found == ['value'] * 10 + [{'a': 'value'}]
+        return handler.asked
+
+    assert run(body) == 1
+
+
+WRITES = {
+    'set': lambda cache: cache.set('a', 7),
+    'add': lambda cache: cache.add('a', 7),
+    'replace': lambda cache: cache.replace('a', 7),
+    'append': lambda cache: cache.append('a', '7'),
+    'prepend': lambda cache: cache.prepend('a', '7'),
+    'incr': lambda cache: cache.incr('a', 4),
+    'incr with initial': lambda cache: cache.incr('a', 4, initial=1),
+    'decr': lambda cache: cache.decr('a', 1),
+    'delete': lambda cache: cache.delete('a'),
+    'touch': lambda cache: cache.touch('a', 60),
+    'gat': lambda cache: cache.gat('a', 60),
+    'set_multi': lambda cache: cache.set_multi({'a': 7}),
+    'delete_multi': lambda cache: cache.delete_multi(['a']),
+    'flush_all': lambda cache: cache.flush_all(),
+    'invalidate': lambda cache: cache.invalidate('a'),
+    'update': lambda cache: cache.update('a', lambda old: 7),
+    'gets': lambda cache: cache.gets('a'),
+}
+
+
+@pytest.mark.parametrize('name', WRITES)
+@pytest.mark.parametrize('before', ['get', 'get_multi', 'get_or_set'])
+def test_a_write_goes_through(other, name, before):
+    """The next read asks, and so sees what others wrote as well."""
+
+    async def body(handler):
+        cache = handler.memcached
+        other.set('a', 3)
+        if before == 'get':
+            assert await cache.get('a') == 3
+        elif before == 'get_multi':
+            assert await cache.get_multi(['a']) == {'a': 3}
+        else:
+            assert await cache.get_or_set('a', lambda: 0) == 3
+        await WRITES[name](cache)
+        expected = other.get('a')
+        assert await cache.get('a') == expected
+        other.set('a', 'last')
+        assert await cache.get('a') == expected
+        return True
+
+    assert run(body)
+
+
+def test_a_write_that_nobody_awaited(other):
+    """What is read in the same turn comes after it."""
+
+    async def body(handler):
+        other.set('a', 'old')
+        assert await handler.memcached.get('a') == 'old'
+        writing = handler.memcached.set('a', 'new')
+        assert await handler.memcached.get('a') == 'new'
+        return await writing
+
+    assert run(body)
+
+
+def test_cas_is_what_it_was(other):
+    async def body(handler):
+        cache = handler.memcached
+        other.set('a', 1)
+        assert await cache.get('a') == 1
+        other.set('a', 2)
+        assert await cache.gets('a') == 2
+        assert await cache.cas('a', 3)
+        assert await cache.get('a') == other.get('a') == 3
+        await cache.gets('a')
+        other.set('a', 4)
+        return await cache.cas('a', 5)
+
+    assert not run(body)
+
+
+def test_a_value_computed_once(other):
+    """get_or_set and cached functions remember as well."""
+    calls = []
+
+    def factory():
+        calls.append(1)
+        return len(calls)
+
+    async def body(handler):
+        cache = handler.memcached
+        assert await cache.get('a') is None
+        assert await cache.get_or_set('a', factory, 60) == 1
+        assert await cache.get('a') == 1
+        other.set('a', 'changed')
+        assert await cache.get_or_set('a', factory, 60) == 1
+        assert await cache.get_or_set('a', factory, 60, stale=60) == 1
+        assert await handler.load(5) == 'loaded 5'
+        other.delete(handler.load.key(5))
+        assert await handler.load(5) == 'loaded 5'
+        assert await handler.load.invalidate(5) == 0
+        assert await handler.load(5) == 'loaded 5'
+        return loaded
+
+    loaded = []
+
+    @memcached.cached(60, key='load:{number}')
+    async def load(self, number):
+        loaded.append(number)
+        return f'loaded {number}'
+
+    assert run(body, load=load) == [5, 5]
+
+
+def test_a_factory_that_fails_is_asked_again(other):
+    async def body(handler):
+        def fail():
+            raise ValueError
+
+        cache = handler.memcached
+        with pytest.raises(ValueError):  # noqa: PT011
+            await cache.get_or_set('a', fail, 60)
+        return await cache.get_or_set('a', lambda: 'value', 60)
+
+    assert run(body) == 'value'
+
+
+def test_nobody_changes_what_another_one_has_read(other):
+    async def body(handler):
+        cache = handler.memcached
+        other.set('a', [1])
+        first = await cache.get('a')
+        first.append(2)
+        second = (await cache.get_multi(['a']))['a']
+        second.append(3)
+        assert await cache.get_or_set('a', list) == [1]
+        return await cache.get('a')
+
+    assert run(body) == [1]
+
+
+def test_one_who_is_cancelled_leaves_it_to_the_others(other):
+    async def body(handler):
+        other.set('a', 'value')
+        first = handler.memcached.get('a')
+        second = handler.memcached.get('a')
+        first.cancel()
+        return await second, await handler.memcached.get('a')
+
+    assert run(body) == ('value', 'value')
+
+
+def test_each_request_begins_anew(other):
+    other.set('a', 'first')
+
+    async def body(handler):
+        return await handler.memcached.get('a')
+
+    assert run(body) == 'first'
+    other.set('a', 'second')
+    assert run(body) == 'second'
+
+
+def test_prefixes_are_apart(other, monkeypatch, memcached_server):
+    monkeypatch.setenv('OTHER_MEMCACHED_KEY_PREFIX', 'other:')
+
+    async def body(handler):
+        other.set_multi({'a': 'own', 'other:a': 'other'})
+        own = await handler.memcached.get('a')
+        return own, await handler._memcached_of('other').get('a')
+
+    assert run(body) == ('own', 'other')
+
+
+def test_it_is_bounded(other, monkeypatch):
+    monkeypatch.setattr(memo, 'MOST', 5)
+
+    async def body(handler):
+        cache = handler.memcached
+        for number in range(10):
+            await cache.get(f'key{number}')
+        other.set_multi({f'key{number}': 'new' for number in range(10)})
+        found = [await cache.get(f'key{number}') for number in range(10)]
+        return found.count('new')
+
+    assert run(body) == 5
+
+
+def test_a_bad_key_is_an_error(other):
+    async def body(handler):
+        cache = handler.memcached
+        for call in (
+            lambda: cache.get('a b'),
+            lambda: cache.get_multi(['a b']),
+            lambda: cache.get_or_set('a b', list),
+        ):
+            with pytest.raises(memcached.Client.MemcachedKeyCharacterError):
+                await call()
+        return handler.asked
+
+    assert run(body) == 0
+
+
+def test_an_outage_looks_as_ever(memcached_server):
+    """Misses, and what is computed."""
+
+    async def body(handler):
+        cache = handler.memcached
+        memcached_server.kill()
+        assert await cache.get('a', 'default') == 'default'
+        assert await cache.get_multi(['a', 'b']) == {}
+        assert await cache.set('a', 1) == 0
+        return await cache.get_or_set('a', lambda: 'computed', 60)
+
+    assert run(body) == 'computed'
+
+
+def test_a_websocket_has_none(other):
+    """It goes on for as long as it likes."""
+
+    class Socket(memcached.MemcachedMixin, websocket.WebSocketHandler):
+        memcached_memo = True
+
+    handler = Socket.__new__(Socket)
+    handler.application = web.Application([])
+    assert type(handler.memcached) is not memo.Memo
