@@ -101,6 +101,7 @@ setuptools.setup(
         'docs': read_requirements('docs.txt'),
         'opentelemetry': ['opentelemetry-api>=1.27'],
         'testing': read_requirements('testing.txt'),
+        'zstd': ['backports.zstd>=1; python_version < "3.14"'],
     },
     zip_safe=False,
 )

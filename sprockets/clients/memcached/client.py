@@ -304,12 +304,14 @@ class Client(memcache.Client):  # type: ignore[misc]
         ):
             given['server_max_value_length'] = shared.settings.max_value_len
         codec = shared.codec
-        ours = codec.pickle_protocol, codec.decompressor
+        ours = codec.pickle_protocol, codec.decompressor, codec.compressor
         super().__init__(shared.settings.servers, **given)
         if 'pickleProtocol' not in options:
             codec.pickle_protocol = ours[0]
         if 'decompressor' not in options:
             codec.decompressor = ours[1]
+        if 'compressor' not in options:
+            codec.compressor = ours[2]
         if options.get('key_encoder') is None:
             shared.encoding.key_encoder = None
 

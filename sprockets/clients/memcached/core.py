@@ -86,6 +86,7 @@ class Core:
             self.settings.min_compress_len,
             self.settings.max_inflated_len,
             self.settings.serializer,
+            self.settings.compression,
         )
         self.codec.max_length = self.settings.max_value_len
         kind = (

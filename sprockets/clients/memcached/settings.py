@@ -11,7 +11,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached import certificates
-from sprockets.clients.memcached.data import deflated, values
+from sprockets.clients.memcached.data import deflated, frames, values
 
 DEFAULT_SERVER = '127.0.0.1:11211'
 DEFAULT_PORT = 11211
@@ -305,6 +305,13 @@ def _serializer(value: typing.Any) -> typing.Any:
     return _one_of('pickle', 'json')(value)
 
 
+def _compression(text: typing.Any) -> str:
+    name = _one_of('zlib', 'zstd')(text)
+    if name == 'zstd' and not frames.is_there():
+        raise ValueError(f'zstd takes {frames.NEEDED}')
+    return name
+
+
 def _file(path: typing.Any) -> str:
     try:
         name = os.path.abspath(os.fsdecode(path))
@@ -435,6 +442,9 @@ OPTIONS = {
     ),
     'min_compress_len': Option(
         _whole(0), 0, 'compress values from this many bytes; 0 never'
+    ),
+    'compression': Option(
+        _compression, 'zlib', 'how they are compressed: zlib, or zstd'
     ),
     'max_value_len': Option(
         _whole(0),
@@ -575,6 +585,7 @@ class Settings:
     key_prefix: bytes
     hash_bad_keys: bool
     min_compress_len: int
+    compression: str
     max_value_len: int
     max_inflated_len: int
     serializer: typing.Any

@@ -12,7 +12,7 @@ import zlib
 from collections import abc
 
 from sprockets.clients.memcached import escaping, notices
-from sprockets.clients.memcached.data import deflated, serializers
+from sprockets.clients.memcached.data import deflated, frames, serializers
 from sprockets.clients.memcached.data.deflated import (
     MAX_INFLATED,
     UndecodableError,
@@ -33,11 +33,17 @@ JSON = 32
 CUSTOM = 64
 """What a serializer of the user's own has made."""
 
+ZSTD = 128
+"""It is compressed with zstd."""
+
+PACKED = COMPRESSED | ZSTD
+"""The flags of values that are compressed, in one way or another."""
+
 PLAIN = frozenset((0, INTEGER, LONG, TEXT))
 """The flags of values that are read as they are."""
 
 SHAREABLE = frozenset(
-    kind | compressed for kind in PLAIN for compressed in (0, COMPRESSED)
+    kind | compressed for kind in PLAIN for compressed in (0, COMPRESSED, ZSTD)
 )
 """The flags of values that nobody can change, so that callers may share."""
 
@@ -83,7 +89,7 @@ def weight(flags: int, size: int) -> int:
     if flags in PLAIN:
         # Text is checked, which is quick; the rest is there as it is.
         return size >> 4 if flags == TEXT else 0
-    if flags & COMPRESSED:
+    if flags & PACKED:
         # Nobody knows what a few bytes inflate to.
         return HEAVY + 1
     return size
@@ -138,6 +144,8 @@ class Codec:
     :param int max_inflated_len: the most bytes to inflate a value to
     :param serializer: ``'pickle'``, ``'json'``, or a :class:`Serializer`;
         with any but the first nothing is ever unpickled
+    :param str compression: ``'zlib'``, or ``'zstd'``, which python-memcached
+        does not read
 
     """
 
@@ -147,6 +155,7 @@ class Codec:
         max_inflated_len: int = MAX_INFLATED,
         serializer: typing.Literal['pickle', 'json']
         | serializers.Serializer = 'pickle',
+        compression: str = 'zlib',
     ) -> None:
         self.min_compress_len = min_compress_len
         self.max_inflated_len = max_inflated_len
@@ -161,7 +170,9 @@ class Codec:
         self.persistent_load: abc.Callable[[typing.Any], typing.Any] | None = (
             None
         )
-        self.compressor: abc.Callable[[bytes], bytes] = zlib.compress
+        self.compressor: abc.Callable[[bytes], bytes] = (
+            frames.compress if compression == 'zstd' else zlib.compress
+        )
         self.decompressor: abc.Callable[[bytes], bytes] = functools.partial(
             inflate, limit=max_inflated_len
         )
@@ -217,7 +228,8 @@ class Codec:
         if threshold <= len(data) <= self.max_inflated_len:
             compressed = self.compressor(data)
             if len(compressed) < len(data):
-                return flags | COMPRESSED, compressed
+                is_ours = self.compressor is frames.compress
+                return flags | (ZSTD if is_ours else COMPRESSED), compressed
         return flags, data
 
     @property
@@ -253,9 +265,9 @@ class Codec:
         try:
             if flags in self.decoders:
                 return self.decoders[flags](data)
-            if flags & ~COMPRESSED in self.decoders:
-                kind = flags & ~COMPRESSED
-                whole = self._inflated(kind, data, budget)
+            kind = flags & ~PACKED
+            if kind in self.decoders and flags & PACKED != PACKED:
+                whole = self._inflated(flags, data, budget)
                 return self.decoders[kind](whole)
         except UndecodableError:
             raise
@@ -269,14 +281,14 @@ class Codec:
                 # The value says which name there is not.
                 reason = escaping.printable(f'{reason}: {error}', 200)
             raise UndecodableError(f'flags {flags}: {reason}') from error
-        if flags & ~COMPRESSED == PICKLE:
+        if flags & ~PACKED == PICKLE:
             raise UndecodableError('it is pickled, and not to be unpickled')
         raise UndecodableError(f'unknown flags {flags}')
 
     def _inflated(
-        self, kind: int, data: bytes, budget: Budget | None
+        self, flags: int, data: bytes, budget: Budget | None
     ) -> bytes:
-        if self.decompressor is not self._ours:
+        if flags & COMPRESSED and self.decompressor is not self._ours:
             # Only its maker knows where it ends.
             return self.decompressor(data)
         limit = self.max_inflated_len
@@ -284,11 +296,13 @@ class Codec:
             limit = min(limit, budget.limit(len(data)))
             if limit < self.max_inflated_len:
                 limit = _step_down(limit)
-        before, value, behind = deflated.part(data, limit)
+        part = deflated.part if flags & COMPRESSED else frames.part
+        before, value, behind = part(data, limit)
         if budget is not None:
             budget.use(len(value))
         # What is no text has none added to it, as where it is not compressed.
-        return before + value + behind if kind in PLAIN else value
+        is_plain = flags & ~PACKED in PLAIN
+        return before + value + behind if is_plain else value
 
     def decode_or(
         self,

@@ -620,7 +620,7 @@ class Batch:
                 continue
             flags, data, _ = item
             if flags not in plain:
-                if heavy + len(data) > limit or flags & values.COMPRESSED:
+                if heavy + len(data) > limit or flags & values.PACKED:
                     left.append(waiter)
                     continue
                 heavy += len(data)

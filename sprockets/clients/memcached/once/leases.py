@@ -191,7 +191,7 @@ class Outcome:
         self._value = value
         self._flags = flags
         self._data = data
-        rewritten = flags & ~values.COMPRESSED in values.REWRITTEN
+        rewritten = flags & ~values.PACKED in values.REWRITTEN
         self.computed = rewritten and not is_read
         """Whether the value is to be made of what was written of it."""
         self._original = [] if self.computed else [value]
