@@ -898,10 +898,7 @@ class Client(memcache.Client):  # type: ignore[misc]
             jitter,
             when,
         )
-        if tags != ():
-            group = shared.flow.generations.tags(tags)
-        else:
-            group = ()
+        group = shared.flow.generations.tags(tags) if tags != () else ()
         if group:
             # What is wrong with the key is said before anything is sent.
             shared.flow.generations.apart().route(key)

@@ -39,7 +39,17 @@ class Memo(aio.Scope):
 
     # Reading
 
-    def get(self, key: typing.Any, default: typing.Any = None) -> aio.Future:
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+        kind: type[typing.Any] | None = None,
+    ) -> aio.Future:
+        if timeout is not None or kind is not None:
+            # What is remembered may take longer, or be of another type.
+            return super().get(key, default, timeout=timeout, kind=kind)
         route = self._encoding.route(key)
         read = self._reads.get(route)
         if read is None:
@@ -48,8 +58,14 @@ class Memo(aio.Scope):
         return _given(read, default)
 
     def get_multi(
-        self, keys: abc.Iterable[typing.Any], key_prefix: typing.Any = ''
+        self,
+        keys: abc.Iterable[typing.Any],
+        key_prefix: typing.Any = '',
+        *,
+        timeout: float | None = None,
     ) -> aio.Future:
+        if timeout is not None:
+            return super().get_multi(keys, key_prefix, timeout=timeout)
         originals = list(keys)
         sent = self._encoding.keys(originals, key_prefix)
         hashes = sent.hashes or [None] * len(originals)
@@ -120,14 +136,22 @@ class Memo(aio.Scope):
             self._reads.pop(route, None)
             self._computed.pop(route, None)
 
-    def _one(self, request: descriptions.One[typing.Any]) -> aio.Future:
+    def _one(
+        self,
+        request: descriptions.One[typing.Any],
+        timeout: float | None = None,
+    ) -> aio.Future:
         self.forget(request.route)
-        return super()._one(request)
+        return super()._one(request, timeout)
 
-    def _many(self, request: descriptions.Many[typing.Any]) -> aio.Future:
+    def _many(
+        self,
+        request: descriptions.Many[typing.Any],
+        timeout: float | None = None,
+    ) -> aio.Future:
         if not isinstance(request, descriptions.ReadMany):
             self.forget()
-        return super()._many(request)
+        return super()._many(request, timeout)
 
     def _everywhere(
         self, request: descriptions.Everywhere[typing.Any]
@@ -150,6 +174,10 @@ class Memo(aio.Scope):
     async def _put(self, key: typing.Any, *args: typing.Any) -> int:
         self.forget(self._encoding.route(key))
         return await super()._put(key, *args)
+
+    async def invalidate_tags(self, *tags: str) -> int:
+        self.forget()
+        return await super().invalidate_tags(*tags)
 
     async def invalidate(self, key: typing.Any) -> int:
         self.forget(self._encoding.route(key))
