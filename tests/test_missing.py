@@ -15,6 +15,9 @@ class Squares:
     def __init__(self):
         self.asked = []
 
+    def __repr__(self):
+        return 'Squares()'
+
     def __call__(self, keys):
         self.asked.append(keys)
         return {key: [int(key) ** 2] for key in keys}
