@@ -42,6 +42,10 @@ LENGTH = (0.2, 1.5)
 BETWEEN = (1.0, 3.0)
 """Seconds from the end of one service to the next."""
 
+LIMIT = 5.0
+"""Seconds that sprockets.http waits for what is under way, and no longer.  A
+request may take more while servers hang."""
+
 PATIENCE = 60
 """Seconds within which a service starts, and ends."""
 
@@ -112,25 +116,29 @@ class Visitor(threading.Thread):
     :param str path: what to ask for
     :ivar Counter answers: how often it got which status and body
     :ivar Event answered: once it got the first
+    :ivar list cut_off: when connections ended behind a request
     """
 
     def __init__(self, port, path):
         super().__init__(daemon=True)
         self.answers = collections.Counter()
         self.answered = threading.Event()
+        self.cut_off = []
         self._port = port
         self._path = path
 
     def run(self):
         with contextlib.suppress(ConnectionRefusedError):
             while True:
+                try:
+                    self._ask()
                 # One that is kept open may be closed while nothing is asked.
-                with contextlib.suppress(
+                except (
                     ConnectionResetError,
                     BrokenPipeError,
-                    http.client.RemoteDisconnected,
+                    http.client.HTTPException,
                 ):
-                    self._ask()
+                    self.cut_off.append(time.monotonic())
 
     def _ask(self):
         with contextlib.closing(
@@ -217,6 +225,7 @@ class Visitors:
         for person in people:
             person.answered.wait(end - time.monotonic())
         service.tell(number)
+        limit = time.monotonic() + LIMIT
         status, begun, errors = service.end()
         for person in people:
             person.join()
@@ -224,6 +233,11 @@ class Visitors:
         good = answers.pop((200, 'value'), 0)
         self._counts[promises.REQUESTS] += begun
         lost = begun - good - answers.total()
+        if kind.startswith('sprockets.http'):
+            late = sum(at > limit for each in people for at in each.cut_off)
+            late = min(late, lost)
+            self._counts['services: requests that took too long'] += late
+            lost -= late
         if answers or lost or status or errors:
             text = (
                 f'{kind}, {path}, {number.name}: {begun} requests, {lost}'
