@@ -38,6 +38,10 @@ class Lags:
         if lag > STEP:
             self._lags.append((now, lag))
 
+    def clear(self):
+        """Forget all but the longest."""
+        self._lags.clear()
+
     def since(self, begin):
         """Return the longest that ended after some time, in seconds."""
         latest = itertools.takewhile(

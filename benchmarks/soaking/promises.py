@@ -239,9 +239,12 @@ class Ledger:
             self.count('counters compared in memcached itself')
 
     def forget_all(self):
-        """Drop what is known of counters, which nobody changes any more."""
+        """Drop what is known of counters and lags: nobody calls any more."""
         with self._lock:
-            for each in (self._highest, self._numbers, self._copies):
+            for each in (
+                *(self._highest, self._numbers, self._copies),
+                *(self.loop_lags, self.thread_lags),
+            ):
                 each.clear()
 
     def forget(self, keys, life):
