@@ -1,6 +1,7 @@
 """A real memcached for tests: it starts, obeys, and leaves nothing behind."""
 
 import asyncio
+import atexit
 import concurrent.futures
 import io
 import os
@@ -184,6 +185,15 @@ def test_taken_port_is_left_alone(monkeypatch):
             assert not taken
             assert second.port != first.port
             assert ask(first, b'version\r\n').startswith(b'VERSION ')
+
+
+def test_what_is_killed_and_started_often_keeps_nothing():
+    """It is to be stopped once at the end of the process."""
+    with testing.MemcachedServer() as server:
+        before = atexit._ncallbacks()
+        for _ in range(3):
+            server.restart()
+        assert atexit._ncallbacks() == before
 
 
 def test_starting_twice_is_starting_once():

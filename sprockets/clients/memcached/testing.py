@@ -106,6 +106,7 @@ class MemcachedServer:
         self._made: tuple[int, int] | None = None
         """What the folder is known by, besides its name."""
         self._owner = os.getpid()
+        self._ends_at_exit = False
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -224,7 +225,10 @@ class MemcachedServer:
         binary = _find()
         folder = self._make_folder()
         self._owner = os.getpid()
-        atexit.register(self.stop)
+        # Once, however often it is killed and started.
+        if not self._ends_at_exit:
+            self._ends_at_exit = True
+            atexit.register(self.stop)
         deadline = time.monotonic() + SECONDS
         try:
             while not self._launch(binary, folder, deadline):
@@ -275,6 +279,7 @@ class MemcachedServer:
             self._disown()
             return
         self.kill()
+        self._ends_at_exit = False
         atexit.unregister(self.stop)
         if self._folder is not None and self._folder_is_ours():
             shutil.rmtree(self._folder, ignore_errors=True)
