@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import faulthandler
 import logging
+import math
 import random
 import signal
 import sys
@@ -209,6 +210,8 @@ def _counts(title, counts):
 def _shown(value):
     if isinstance(value, list):
         return ' '.join(map(str, value))
+    if value == math.inf:
+        return tables.MISSING
     return f'{value / (1 << 20):.1f} MiB' if value > 1 << 20 else str(value)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import functools
+import math
 import random
 import threading
 import time
@@ -206,8 +207,10 @@ class Crowd:
         """Return what there may be where nothing grows.
 
         Threads and connections come when they are wanted, up to a number.
-        Memory takes some minutes to settle: each thread keeps some, and the
-        counts of the last minutes have to fill up.  From then on it stays.
+        What is in use takes some minutes to settle: the counts of the last
+        minutes have to fill up, and what callers know.  From then on it stays.
+        What is free in between, and cannot be given back, is another matter:
+        it is shown, and has no bound.
 
         :param Footprint before: what there is after some time
         :param Footprint middle: what there is after half of all
@@ -222,7 +225,7 @@ class Crowd:
             for thread in threading.enumerate()
         )
         return footprint.Footprint(
-            middle.memory + footprint.MAY_GROW,
+            math.inf,
             middle.blocks + footprint.MAY_GROW // footprint.BLOCK,
             middle.allocated + footprint.MAY_GROW,
             before.threads + coming - there,

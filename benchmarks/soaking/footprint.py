@@ -12,9 +12,8 @@ import typing
 
 from benchmarks.soaking import promises
 
-MAY_GROW = 8 << 20
-"""Bytes of memory that may come and go: that of threads, as their allocations
-happen to fall."""
+MAY_GROW = 4 << 20
+"""Bytes in use that may come and go: what callers and the ledger know."""
 BLOCK = 100
 """Bytes of one of Python's blocks, on an average."""
 
