@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import functools
+import gc
 import math
 import random
 import threading
@@ -194,6 +195,7 @@ class Crowd:
             client.disconnect_all()
         self._executor.shutdown()
         await _until(lambda: max(self._connections()) == 0)
+        kept = internals.kept(self._awaitable)
         # What they and the ledger know takes up as much as leaks might.
         for each in (
             *(self._callers, self._tasks, self._threads),
@@ -201,6 +203,11 @@ class Crowd:
         ):
             each.clear()
         self._ledger.forget_all()
+        # asyncio keeps a timer that was cancelled until it would be due, and
+        # with it what it was set for.
+        await _until(lambda: gc.collect() >= 0 and not internals.left(kept))
+        if internals.left(kept):
+            self._ledger.report(promises.GROWTH, 'clients that are closed')
         return footprint.take(self._sites)
 
     def limits(self, before, middle):

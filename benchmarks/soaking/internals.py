@@ -1,5 +1,7 @@
 """All that the soak knows of the inside of the package."""
 
+import weakref
+
 from sprockets.clients.memcached.loop import lanes, threads
 
 GRACE = lanes.GRACE
@@ -26,3 +28,17 @@ def start_threads(clients, count, job):
     for endpoint in endpoints:
         for _ in range(count):
             endpoint.workers.submit(job)
+
+
+def kept(clients):
+    """Return references to what awaitable clients keep.
+
+    :returns: for :func:`left`
+    :rtype: list
+    """
+    return [weakref.ref(client._engine) for client in clients]
+
+
+def left(references):
+    """Whether some of what clients kept is there, though they are gone."""
+    return any(reference() is not None for reference in references)
