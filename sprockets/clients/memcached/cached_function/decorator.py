@@ -198,7 +198,8 @@ class _Cached:
         list.
 
         :param time: when the results expire; see :meth:`.Client.set`
-        :param key: see :func:`~sprockets.clients.memcached.cached`; likewise the others
+        :param key: see :func:`~sprockets.clients.memcached.cached`; likewise
+            the others
 
         .. versionadded:: 2.0
 
