@@ -873,6 +873,29 @@ def test_nobody_gets_anothers_cookie():
     run(main, Page)
 
 
+def test_nobody_gets_anothers_refusal():
+    """Those who waited are asked about themselves."""
+    came = []
+
+    class Page(Handler):
+        def prepare(self):
+            came.append(self)
+
+        @memcached.cached_response(60)
+        async def get(self):
+            number = self.count()
+            await until(lambda: len(came) == 5)
+            if number == 1:
+                raise web.HTTPError(429)
+            self.write('page')
+
+    async def main(site):
+        pages = await asyncio.gather(*[site() for _ in range(5)])
+        assert sorted(page.code for page in pages) == [200] * 4 + [429]
+
+    run(main, Page)
+
+
 def test_one_that_cannot_be_stored_keeps_no_other_out():
     """The next one that can be is stored."""
 
@@ -1016,6 +1039,34 @@ def test_what_the_method_tells_browsers_counts():
             assert said == 'public, max-age=7'
 
     run(main, Page)
+
+
+@pytest.mark.parametrize('stale', [0, 60])
+@pytest.mark.parametrize('said', ['max-age=1', 'max-age=90, s-maxage=1'])
+def test_what_the_method_says_of_its_age_holds_here_too(said, stale):
+    """It is given for no longer, and computed anew."""
+
+    class Page(Handler):
+        @memcached.cached_response(60, stale=stale)
+        async def get(self):
+            self.set_header('Cache-Control', said)
+            self.write(f'{self.count()}')
+
+    async def main(site):
+        assert await site.texts('/') == ['1']
+        await until(lambda: site.texts('/'), ['2'])
+
+    run(main, Page)
+
+
+def test_what_is_not_to_be_given_at_all_is_not_stored():
+    def answer(self, _):
+        self.set_header('Cache-Control', 'max-age=0')
+
+    async def main(site):
+        assert await site.texts('/', '/') == ['1', '2']
+
+    run(main, answering(answer))
 
 
 # Without a server

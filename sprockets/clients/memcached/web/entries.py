@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
 import typing
 from collections import abc
@@ -45,11 +46,23 @@ class Entry(typing.NamedTuple):
     etag: str | None
     made: float
     """When it was computed, in seconds since the epoch."""
+    lasts: int | None
+    """For how many seconds it may be given, as the method has said."""
     headers: list[tuple[str, list[str]]]
     """Those that the method has set, with all of their values."""
     removed: list[str]
     """Those that were set before it, and that it has removed."""
     body: bytes
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is older than the method has said it may be."""
+        return self.lasts is not None and self.age >= self.lasts
+
+    @property
+    def age(self) -> int:
+        """How many seconds ago it was computed."""
+        return max(int(time.time() - self.made), 0)
 
     def encode(self) -> bytes:
         """Return the bytes that are stored, which no client unpickles."""
@@ -73,7 +86,7 @@ class Entry(typing.NamedTuple):
             for value in values[1:]:
                 headers.add(name, value)
         if not is_new:
-            headers['Age'] = str(max(int(time.time() - self.made), 0))
+            headers['Age'] = str(self.age)
         if handler.__dict__.get('_new_cookie'):
             # They were set before, for this request, and not by the method.
             headers['Cache-Control'] = 'private, no-cache'
@@ -104,7 +117,10 @@ def _parts(head: bytes) -> tuple[typing.Any, ...]:
 
 
 def entry_of(
-    recording: recordings.Recording, with_cookies: bool, now: float
+    recording: recordings.Recording,
+    with_cookies: bool,
+    now: float,
+    lasts: int | None,
 ) -> Entry:
     """Return what a method has answered, as it is to be stored."""
     before = recording.before
@@ -121,6 +137,7 @@ def entry_of(
         recording.reason,
         after.get('Etag') or recording.handler.compute_etag(),
         now,
+        lasts,
         headers,
         [
             name
@@ -140,3 +157,18 @@ def names_in(values: abc.Iterable[str]) -> set[str]:
         for part in value.split(',')
         if part.strip()
     }
+
+
+def lasts(values: abc.Iterable[str]) -> int | None:
+    """Return how long a response may be given, as ``Cache-Control`` says.
+
+    What is said to caches that others share comes first (RFC 9111, 5.2.2.10).
+
+    :return: seconds, None if nothing is said
+
+    """
+    said = dict(
+        re.findall(r'(s-maxage|max-age) *= *"?([0-9]{1,9})', ','.join(values))
+    )
+    seconds = said.get('s-maxage', said.get('max-age'))
+    return None if seconds is None else int(seconds)

@@ -238,7 +238,15 @@ class _NotStoredError(Exception):
 class _Answer:
     """The answer to one request."""
 
-    __slots__ = ('args', 'handler', 'kwargs', 'method', 'mine', 'rules')
+    __slots__ = (
+        'args',
+        'handler',
+        'kwargs',
+        'method',
+        'mine',
+        'refusal',
+        'rules',
+    )
 
     def __init__(
         self,
@@ -255,6 +263,8 @@ class _Answer:
         self.kwargs = kwargs
         self.mine: recordings.Recording | None = None
         """What was computed for this request."""
+        self.refusal: web.HTTPError | None = None
+        """With what it was refused instead."""
 
     async def give(self) -> None:
         """Answer the request."""
@@ -276,19 +286,38 @@ class _Answer:
                 await result
             return
         scope = handler._memcached_of(self.rules.prefix)
+        entry = await self._stored(scope, key)
+        if entry is not None and entry.is_over and self.mine is None:
+            stale = self.rules.plan.stale
+            if stale:
+                await scope.mark_stale(key, stale)
+            else:
+                await scope.delete(key)
+            entry = await self._stored(scope, key)
+        if entry is None and self.mine is None and self.refusal is None:
+            entry = await self._store_anew(scope, key)
+        if entry is not None:
+            entry.give(handler, self.mine is not None)
+        elif self.refusal is not None:
+            raise self.refusal
+        elif self.mine is not None:
+            self.mine.give(handler)
+
+    async def _stored(
+        self, scope: aio.Methods, key: str | bytes
+    ) -> entries.Entry | None:
+        """Return the response that is stored, or is now.
+
+        :return: None if it is none that can be
+
+        """
         compute = functools.partial(self._compute, scope, key)
         try:
             stored = await scope.get_or_set(key, compute, **self.rules.asked)
         except _NotStoredError:
             # It is the answer to another request.
-            stored = None
-        entry = entries.decode(stored)
-        if entry is None and self.mine is None:
-            entry = await self._store_anew(scope, key)
-        if entry is not None:
-            entry.give(handler, self.mine is not None)
-        elif self.mine is not None:
-            self.mine.give(handler)
+            return None
+        return entries.decode(stored)
 
     def _may_be_stored(self) -> bool:
         request = self.handler.request
@@ -355,7 +384,11 @@ class _Answer:
         except web.HTTPError as error:
             if error.status_code not in self.rules.statuses:
                 await self._drop(scope, key, error.status_code)
-                raise
+                if error.status_code >= 500:
+                    raise
+                # It may be about whoever asks here, and nobody else.
+                self.refusal = error
+                raise _NotStoredError(str(error)) from error
             recording.handler.send_error(
                 error.status_code, exc_info=(type(error), error, None)
             )
@@ -397,7 +430,11 @@ class _Answer:
         varies -= entries.names_in(recording.before.get_list('Vary'))
         if not varies.issubset(map(str.lower, rules.headers)):
             return entries.PASS
-        said = entries.names_in(headers.get_list('Cache-Control'))
+        control = headers.get_list('Cache-Control')
+        said = entries.names_in(control)
+        lasts = entries.lasts(control)
+        if lasts == 0:
+            return entries.PASS
         if 'no-store' in said or ('private' in said and rules.user is False):
             return entries.PASS
         for name in rules.headers:
@@ -407,7 +444,7 @@ class _Answer:
             recording.handler.set_header(
                 'Cache-Control', rules.cache_control()
             )
-        entry = entries.entry_of(recording, rules.cookies, clock.time())
+        entry = entries.entry_of(recording, rules.cookies, clock.time(), lasts)
         return entry.encode()
 
     async def _store_anew(
