@@ -22,6 +22,7 @@ SERVICES = [
 READS = {
     'articles.py': '/articles/tornado',
     'cart.py': '/cart',
+    'notebooks.py': '/view/demo.ipynb',
     'pages.py': '/',
     'rate_limit.py': '/search?q=x',
     'sessions.py': '/me',
