@@ -10,7 +10,7 @@ What such a service needs of a cache, and what does it here: pages that are
 kept the longer, the longer they took (``cached_response``, to which the page's
 own ``max-age`` is a limit); the notebooks, with the ETag by which their source
 says that they are still the same; a limit for what one address may have
-rendered (``incr``), which pages from the cache do not count for; and
+rendered (``limit``), which pages from the cache do not count for; and
 ``memory`` or ``none`` while one develops.
 
 What happens without memcached: each page is fetched and rendered for its
@@ -77,10 +77,10 @@ class Page(memcached.MemcachedMixin, guard.Guarded):
 
     async def count(self):
         """Refuse an address that has had too many pages rendered."""
-        count = await self.memcached.incr(
-            f'renderings:{self.request.remote_ip}', initial=1, time=SECONDS
-        )
-        if count is not None and count > RENDERINGS:
+        address = self.request.remote_ip
+        if not await self.memcached.limit(
+            f'renderings:{address}', RENDERINGS, SECONDS
+        ):
             raise web.HTTPError(429)
 
     async def fetch(self, name):

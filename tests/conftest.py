@@ -29,6 +29,9 @@ from sprockets.clients.memcached.wire import resolver
 MEMORY = ', memory'
 """What is behind a kind of client whose server is in this process."""
 
+ENDS = {'kill', 'pause', 'restart', 'stop'}
+"""What a test does to a server that is a process of its own."""
+
 LONG = {'installation', 'long', 'time_intensive'}
 """The marks of tests that take longest."""
 
@@ -37,9 +40,16 @@ NEAR = {
     'test_behaviour_data',
     'test_behaviour_loss',
     'test_commands',
+    'test_counts',
+    'test_kinds',
     'test_leases',
+    'test_limits',
+    'test_locks',
     'test_methods',
+    'test_missing',
+    'test_namespaces',
     'test_set_and_stale',
+    'test_times_of_values',
     'test_values',
 }
 """Modules whose tests hold for what is in this process as well."""
@@ -103,6 +113,7 @@ def pytest_generate_tests(metafunc):
             and metafunc.module.__name__ in NEAR
             and 'memcached_server' in metafunc.fixturenames
             and metafunc.definition.get_closest_marker('apart') is None
+            and ENDS.isdisjoint(metafunc.function.__code__.co_names)
         ):
             kinds += tuple(kind + MEMORY for kind in kinds)
         metafunc.parametrize('client_kind', kinds)
