@@ -1,6 +1,7 @@
 """Whole responses from memcached: real applications, over HTTP."""
 
 import asyncio
+import json
 import logging
 import shutil
 
@@ -873,6 +874,31 @@ def test_nobody_gets_anothers_cookie():
     run(main, Page)
 
 
+def test_nobody_gets_anothers_form():
+    """Each has a token of his own in it, and in a cookie."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            self.render('form.html')
+
+        def create_template_loader(self, _):
+            return template.DictLoader(
+                {'form.html': '{% module xsrf_form_html() %}'}
+            )
+
+    async def main(site):
+        pages = [await site() for _ in range(3)]
+        assert len({page.text for page in pages}) == 3
+        assert len(site.calls) == 3
+        token = pages[0].headers['Set-Cookie'].partition(';')[0]
+        again = await site(Cookie=token)
+        assert 'Set-Cookie' not in again.headers
+
+    run(main, Page, xsrf_cookies=True, template_path='form')
+
+
 def test_nobody_gets_anothers_refusal():
     """Those who waited are asked about themselves."""
     came = []
@@ -1091,7 +1117,36 @@ def test_what_somebody_else_has_stored_there(memcached_server, monkeypatch):
     client = memcached.Client(servers=memcached_server.address)
 
     async def main(site):
-        for stored in ('text', b'response 1 {}', b'response 1 [1]\nx', 7):
+        good = [200, 'OK', None, 1.0, None, [], []]
+        wrong = [
+            good[:-1],
+            [*good, 1],
+            [True, *good[1:]],
+            [99, *good[1:]],
+            [200, 'OK\r\nX: y', *good[2:]],
+            [200, 'OK', 7, *good[3:]],
+            [200, 'OK', None, 'now', *good[4:]],
+            [200, 'OK', None, float('nan'), *good[4:]],
+            [200, 'OK', None, 1.0, '1', [], []],
+            [*good[:5], [['X']], []],
+            [*good[:5], [['X', []]], []],
+            [*good[:5], [['X', [1]]], []],
+            [*good[:5], [['X', ['y\r\nSet-Cookie: z']]], []],
+            [*good[:6], [1]],
+            {},
+            7,
+        ]
+        for stored in (
+            'text',
+            7,
+            b'response 1 {}',
+            b'response 1 [1]\nx',
+            b'response 1 ' + b'[' * 100_000 + b'\nx',
+            *(
+                b'response 1 %b\nforged' % json.dumps(head).encode()
+                for head in wrong
+            ),
+        ):
             assert client.set('page', stored)
             number = len(site.calls) + 1
             assert await site.texts('/', '/') == [f'{number}'] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import time
 import typing
@@ -16,6 +17,8 @@ _BEGINNING = b'response 1 '
 PASS = b'response 1 pass'
 """What is stored in place of a response that is not to be stored, so that its
 requests need not wait for each other."""
+
+_CONTROLS = re.compile(r'[\x00-\x08\x0a-\x1f\x7f]')
 
 _OF_CONNECTIONS = {
     'Age',
@@ -101,7 +104,7 @@ def decode(stored: typing.Any) -> Entry | None:
     head, _, body = stored.partition(b'\n')
     try:
         return Entry._make((*_parts(head), body))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 
@@ -109,11 +112,35 @@ def decode(stored: typing.Any) -> Entry | None:
 def _parts(head: bytes) -> tuple[typing.Any, ...]:
     """Return a response without its body; the same few come again.
 
+    Whoever can write to the server can have stored anything.
+
     :raises ValueError: if it is none
     :raises TypeError: likewise
+    :raises RecursionError: likewise
 
     """
-    return tuple(json.loads(head[len(_BEGINNING) :]))
+    parts = json.loads(head[len(_BEGINNING) :])
+    status, reason, etag, made, lasts, headers, removed = parts
+    if not (
+        type(status) is int
+        and 200 <= status <= 599
+        and type(made) is float
+        and math.isfinite(made)
+        and (lasts is None or type(lasts) is int)
+        and _are_text([reason, *([] if etag is None else [etag]), *removed])
+        and all(
+            values and _are_text([name, *values]) for name, values in headers
+        )
+    ):
+        raise ValueError('this is no response')
+    return tuple(parts)
+
+
+def _are_text(parts: abc.Iterable[typing.Any]) -> bool:
+    """Whether all of them may be parts of a header."""
+    return all(
+        type(part) is str and not _CONTROLS.search(part) for part in parts
+    )
 
 
 def entry_of(
