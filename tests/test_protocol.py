@@ -567,6 +567,64 @@ def test_a_large_value_of_another_length(end):
     assert command.found == {b'key': (0, data, None)}
 
 
+# Many values, in one step
+
+
+def taken(keys, reply):
+    """Return a ``get`` of keys that took a whole reply, None if it did not."""
+    command = protocol.Get(keys)
+    lines = reply.split(b'\r\n')
+    return command if command.take(lines, 0) == len(lines) - 1 else None
+
+
+@pytest.mark.parametrize(
+    'items',
+    [
+        [(0, b'one'), (0, b'two'), (0, b'six')],
+        [(16, b'one'), (16, b'seven'), (16, b'')],
+        [(16, b'one'), (0, b'two'), (16, b'seven')],
+    ],
+    ids=['alike', 'of any length', 'of any kind'],
+)
+def test_a_value_for_each_key_is_taken_in_one_step(items):
+    """They are what they are where they are read one by one."""
+    held = dict(zip((b'a', b'key', b'other'), items, strict=True))
+    reply = b''.join(
+        b'VALUE %b %d %d\r\n%b\r\n' % (key, flags, len(data), data)
+        for key, (flags, data) in held.items()
+    )
+    command = taken(list(held), reply + b'END\r\n')
+    assert command.answered
+    assert command.size == sum(len(data) for _, data in items)
+    read = answer(protocol.Get(list(held)), reply + b'END\r\n')
+    assert command.found == read.found
+
+
+@pytest.mark.parametrize(
+    'reply',
+    [
+        b'VALUE a 0 1 VALUE\r\nx\r\nb 0 1\r\nx\r\n',
+        b'VALUE a 0 1 VALUE\r\nx\r\nb 0 2\r\nxy\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b 0 1\r\nxy\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b 0 2\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE a 0 1\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE c 0 1\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nITEM b 0 1\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b 0 +1\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b 0 \r\n\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b 0\r\nx\r\n',
+        b'VALUE a 0\r\nx\r\nVALUE b 0\r\nx\r\n',
+        b'VALUE a\r\nx\r\nVALUE b\r\nx\r\n',
+        b'\r\n\r\n\r\n\r\n',
+    ],
+)
+def test_what_is_no_value_for_each_key_is_not_taken(reply):
+    """Neither in one step nor, for it is an error then, one by one."""
+    assert taken([b'a', b'b'], reply + b'END\r\n') is None
+    with pytest.raises(protocol.ProtocolError):
+        answer(protocol.Get([b'a', b'b']), reply + b'END\r\n')
+
+
 # Meta commands
 
 
