@@ -178,13 +178,13 @@ class Connections:
     def ask(
         self, command: protocol.Command, began: float, deadline: float
     ) -> Loan | None:
-        """Run a command, as far as that goes in one step.
+        """Run a command on an idle connection, if all goes well.
 
-        It takes an idle connection, on which nothing unusual comes: then the
-        command is ``answered``.  All else is for :meth:`Endpoint.exchange`.
+        Then it is ``answered``.  All else is for :meth:`Endpoint.exchange`.
 
         :param float began: what time it is
-        :return: what was begun, if it is to go on with something
+        :return: what was begun, if it is to go on with something, or has
+            failed
 
         """
         epoch = self.epoch
@@ -194,16 +194,16 @@ class Connections:
             link = self.idle.pop()
         except IndexError:
             return None
-        failure: OSError | None = None
+        failure: Exception | None = None
         try:
             self.asked.add(link)
             if began - link.used_at <= self.max_idle and link.ask(
-                command, deadline - began
+                command, began, deadline
             ):
                 self.asked.remove(link)
                 self._let_idle(link, epoch, began)
                 return None
-        except OSError as error:
+        except (OSError, protocol.ProtocolError) as error:
             failure = error
         # A signal's: nobody will have it.
         except BaseException:

@@ -145,9 +145,11 @@ class Endpoint(health.Health):
         try:
             if began < deadline and not self.single_until:
                 loan = self._connections.ask(command, began, deadline)
-            return command.answered or self.exchange(
-                (command,), deadline, loan
-            )
+            if loan is not None or not command.answered:
+                return self.exchange((command,), deadline, loan)
+            if command.error is not None:
+                self.log_refused((command,))
+            return True
         # A signal's: nobody has it any more.
         except BaseException:
             if loan is not None:

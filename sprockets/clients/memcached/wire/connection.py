@@ -312,17 +312,21 @@ class Connection:
             raise ConnectionResetError('closed by the server')
         return data
 
-    def ask(self, command: protocol.Command, time_left: float) -> bool:
-        """Send a command and read its reply, if each is one step.
+    def ask(
+        self, command: protocol.Command, began: float, deadline: float
+    ) -> bool:
+        """Send a command and read its reply, each in one step if that can be.
 
         It is what is most usual, and said in as few steps as can be.
 
-        :param float time_left: seconds until the deadline
-        :return: False if it is something else, for :meth:`exchange` to go on
+        :param float began: what time it is
+        :return: False if nothing has come, for :meth:`exchange` to go on
             with if it :attr:`has_begun`
         :raises OSError: as :meth:`exchange` does
+        :raises protocol.ProtocolError: likewise
 
         """
+        time_left = deadline - began
         request = command.request
         sock = self._socket
         poll = self._poll.poll
@@ -355,7 +359,11 @@ class Connection:
             self.close()
             raise
         self._sent = sent
-        return False
+        if self.is_silent:
+            return False
+        # It is not all of it, or an unusual one.
+        self.exchange((command,), deadline)
+        return True
 
     @property
     def has_begun(self) -> bool:

@@ -763,7 +763,9 @@ class Connection(connection.Connection):
     def is_lost(self) -> bool:
         return not self.usable
 
-    def ask(self, command: protocol.Command, time_left: float) -> bool:
+    def ask(
+        self, command: protocol.Command, began: float, deadline: float
+    ) -> bool:
         if not self.usable:
             return False
         try:
@@ -778,7 +780,8 @@ class Connection(connection.Connection):
             self.close()
             raise
         self._sent = len(command.request)
-        return False
+        self.exchange((command,), deadline)
+        return True
 
     def _send(self, data: bytes | memoryview) -> int:
         if not self.usable:

@@ -123,7 +123,9 @@ class Connection(connection.Connection):
         except ssl.SSLWantWriteError:
             return 0
 
-    def ask(self, command: protocol.Command, time_left: float) -> bool:
+    def ask(
+        self, command: protocol.Command, began: float, deadline: float
+    ) -> bool:
         # What can be read may be a part of a record, which is nothing yet.
         return False
 
