@@ -424,9 +424,10 @@ class Connection:
         """
         sent = self._sent
         window, self._window = self._window, b''
-        if len(commands) == 1 and not sent:
-            sent = self._send(commands[0].request)
-            if sent == len(commands[0].request):
+        if len(commands) == 1:
+            request = commands[0].request
+            sent = sent or self._send(request)
+            if sent == len(request):
                 return
         for request in (window,) if window else _windows(commands):
             unsent = memoryview(request)[sent:]
