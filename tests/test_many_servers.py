@@ -12,6 +12,7 @@ from test_main import run
 from tornado import web
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.loop import threads
 from sprockets.clients.memcached.servers import journey, workers
 from sprockets.clients.memcached.watch import checks
 from sprockets.clients.memcached.web import status
@@ -52,16 +53,16 @@ def test_a_status_of_many_servers():
         application = web.Application()
         client = memcached.AsyncClient(servers=many(SERVERS))
         application.memcached_clients = {None: client}
-        with Threads() as threads:
+        with Threads() as counted:
             seen = await status.status_of(application, [None])
         await client.close()
-        return seen, threads.more
+        return seen, counted.more
 
-    seen, threads = asyncio.run(ask())
+    seen, most = asyncio.run(ask())
     servers = seen['clients'][0]['servers']
     assert len(servers) == SERVERS
     assert not any(server['up'] for server in servers)
-    assert threads <= checks.SIDE_BY_SIDE + workers.MOST_IDLE
+    assert most <= checks.SIDE_BY_SIDE + workers.MOST_IDLE
 
 
 def test_the_lookers_end():
@@ -114,13 +115,38 @@ def test_many_servers_that_hang():
     assert len(down) <= checks.SIDE_BY_SIDE
 
 
+def test_a_call_of_many_servers_that_hang():
+    """Awaited, it has a part of them wait; who waits in vain is not blamed."""
+    with socket.create_server(('0.0.0.0', 0)) as listening:
+        port = listening.getsockname()[1]
+        servers = [f'127.0.{n >> 8}.{n % 256}:{port}' for n in range(1, 600)]
+
+        async def ask():
+            client = memcached.AsyncClient(
+                servers=servers, socket_timeout=1, failover=False
+            )
+            with Threads() as counted:
+                began = time.monotonic()
+                keys = [f'key{n}' for n in range(3000)]
+                assert await client.get_multi(keys) == {}
+                assert time.monotonic() - began < 10
+                assert await client.get(keys[0], 'default') == 'default'
+            found = client._engine.cluster.endpoints
+            await client.close()
+            return counted.more, sum(not each.usable() for each in found)
+
+        most, down = asyncio.run(ask())
+    assert 0 < down <= threads.EXCHANGES
+    assert most <= threads.EXCHANGES + workers.MOST_IDLE
+
+
 def test_threads_of_many_servers_end():
     """Of those that have nothing to do, some are kept."""
     client = memcached.Client(servers=many(SERVERS), socket_timeout=5)
-    with Threads() as threads:
+    with Threads() as counted:
         client.get_multi([f'key{n}' for n in range(SERVERS * 3)])
         client.get_stats()
-    assert threads.more <= journey.SIDE_BY_SIDE + workers.MOST_IDLE
+    assert counted.more <= journey.SIDE_BY_SIDE + workers.MOST_IDLE
     end = time.monotonic() + 10
     while threading.active_count() > 1 + workers.MOST_IDLE + 40:
         assert time.monotonic() < end
@@ -131,15 +157,15 @@ def test_threads_of_many_servers_end():
 def test_a_read_of_many_servers(connect):
     """Each is tried, with few threads."""
     client = connect(*many(SERVERS), socket_timeout=5)
-    with Threads() as threads:
+    with Threads() as counted:
         assert client.get('key', 'default') == 'default'
-    assert threads.more <= journey.SIDE_BY_SIDE + workers.MOST_IDLE
+    assert counted.more <= journey.SIDE_BY_SIDE + workers.MOST_IDLE
 
 
 def test_discovered_servers_are_no_more(connect):
     """A thousand are taken, and are as if they were listed."""
     with Source(configuration(*many(SERVERS))) as source:
         client = connect(source.discover, socket_timeout=5)
-        with Threads() as threads:
+        with Threads() as counted:
             assert client.get('key', 'default') == 'default'
-        assert threads.more <= journey.SIDE_BY_SIDE + workers.MOST_IDLE
+        assert counted.more <= journey.SIDE_BY_SIDE + workers.MOST_IDLE

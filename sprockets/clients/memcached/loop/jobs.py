@@ -153,7 +153,7 @@ class Crew:
 
     def __init__(
         self,
-        threads: threads.Threads,
+        threads: threads.Source,
         submit: abc.Callable[[threads.Job], None],
     ) -> None:
         self._threads = threads

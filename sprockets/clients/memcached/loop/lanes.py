@@ -93,7 +93,7 @@ class Lane:
         self._exchanges = jobs.Crew(
             threads, functools.partial(threads.exchange, endpoint)
         )
-        self._values = jobs.Crew(threads, threads.make_values)
+        self._values = jobs.Crew(threads.for_values, threads.make_values)
         self._notices = notices.Notices(LOGGER)
         # Lists, for most lanes are idle, and an empty deque takes ten times
         # as much.

@@ -11,6 +11,10 @@ from sprockets.clients.memcached import process
 from sprockets.clients.memcached.loop import permits
 from sprockets.clients.memcached.servers import cluster, endpoints, workers
 
+EXCHANGES = 256
+"""Threads of servers that a client has do something at one time.  With a
+thousand servers that hang it would be a thousand."""
+
 VALUES = 4
 """Threads that a client has of its own to make values in."""
 
@@ -46,8 +50,8 @@ class Job(typing.Protocol):
         """Take note, in any thread, that an executor is done with it."""
 
 
-class Threads(typing.Protocol):
-    """Where a client has its threads from."""
+class Source(typing.Protocol):
+    """Where there are threads for jobs of one kind."""
 
     def take(
         self, lane: permits.Waiter, job: permits.Holder, running: int
@@ -64,6 +68,16 @@ class Threads(typing.Protocol):
 
     def withdraw(self, lane: permits.Waiter) -> None:
         """Take note that a lane does not wait for a thread any more."""
+
+
+class Threads(Source, typing.Protocol):
+    """Where a client has its threads from: those that may wait for a server.
+
+    :ivar for_values: those that make values
+
+    """
+
+    for_values: Source
 
     def exchange(self, endpoint: endpoints.Endpoint, job: Job) -> None:
         """Have a thread do what may wait for a server.
@@ -83,6 +97,18 @@ class Threads(typing.Protocol):
         """Let threads that are the client's own end, and return them."""
 
 
+class _Enough:
+    """Threads for whose jobs there is a queue."""
+
+    def take(
+        self, lane: permits.Waiter, job: permits.Holder, running: int
+    ) -> bool:
+        return True
+
+    def withdraw(self, lane: permits.Waiter) -> None:
+        """Nothing: nobody waits."""
+
+
 class OwnThreads:
     """The threads that each server has in this process, and some for values.
 
@@ -92,16 +118,18 @@ class OwnThreads:
     """
 
     def __init__(self) -> None:
+        self.for_values: Source = _Enough()
+        self._permits = permits.Permits(EXCHANGES)
         self._values = workers.Workers(VALUES, 'memcached values')
 
     def take(
         self, lane: permits.Waiter, job: permits.Holder, running: int
     ) -> bool:
-        # There is a thread for each batch that may be in flight.
-        return True
+        # A server has one for each batch that may be in flight.
+        return self._permits.take(lane, job)
 
     def withdraw(self, lane: permits.Waiter) -> None:
-        """Nothing: nobody waits."""
+        self._permits.withdraw(lane)
 
     def exchange(self, endpoint: endpoints.Endpoint, job: Job) -> None:
         endpoint.workers.submit(job)
@@ -130,6 +158,7 @@ class SharedThreads:
     _making = threading.Lock()
 
     def __init__(self, executor: concurrent.futures.Executor) -> None:
+        self.for_values: Source = self
         self._executor = weakref.ref(executor)
         # None of its own for an executor that does not say: no bound but
         # each server's.
