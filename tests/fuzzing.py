@@ -258,6 +258,10 @@ class Server(faults.ScriptedServer):
         self.rounds = 1
 
     async def _answer(self, connection):
+        # All that ever came is kept, which would be taken for growth.
+        self.connections[:] = [
+            each for each in self.connections if not each.closed
+        ]
         for _ in range(self.rounds):
             if not await connection.request():
                 return
