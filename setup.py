@@ -99,7 +99,7 @@ setuptools.setup(
         'cli': ['rich>=13'],
         'development': read_requirements('development.txt'),
         'docs': read_requirements('docs.txt'),
-        'opentelemetry': ['opentelemetry-api>=1.27'],
+        'opentelemetry': ['opentelemetry-api>=1.30'],
         'testing': read_requirements('testing.txt'),
         'zstd': ['backports.zstd>=1; python_version < "3.14"'],
     },

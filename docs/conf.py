@@ -15,10 +15,14 @@ extensions = [
 exclude_patterns = ['_build']
 
 autodoc_default_options = {'member-order': 'bysource'}
-autodoc_typehints = 'none'
+autodoc_typehints = 'signature'
+autodoc_typehints_format = 'short'
+python_use_unqualified_type_names = True
 
 OTHERS = (
+    '_asyncio',
     'asyncio',
+    'collections',
     'concurrent',
     'datetime',
     'logging',
@@ -28,6 +32,7 @@ OTHERS = (
     'pytest',
     'sprockets',
     'tornado',
+    'typing',
     'unittest',
 )
 
@@ -41,6 +46,11 @@ nitpick_ignore_regex = [
     (
         r'py:.*',
         r'(bool|bytes|dict|float|int|list|str|tuple|object|None)(\..*)?',
+    ),
+    # Types in signatures that are for type checkers, and on no page.
+    (
+        r'py:(class|obj)',
+        rf'{project}\.(aio\.Methods|cached_function|loop|watch)\b.*',
     ),
     # Docstrings of classes that have these methods by inheritance.
     (r'py:meth', r'(gets|cas)'),

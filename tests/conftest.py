@@ -20,8 +20,9 @@ import near
 import pytest
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached import notices
+from sprockets.clients.memcached import notices, oversights
 from sprockets.clients.memcached.loop import batches
+from sprockets.clients.memcached.servers import events
 from sprockets.clients.memcached.watch import tracing
 from sprockets.clients.memcached.web import status, tally
 from sprockets.clients.memcached.wire import resolver
@@ -185,10 +186,11 @@ def nothing_is_left():
 @pytest.fixture(autouse=True)
 def nothing_was_said(monkeypatch):
     """What was logged in another test is logged in this one as well."""
-    for module in (batches, resolver, status, tally, tracing):
+    for module in (batches, events, resolver, status, tally, tracing):
         quiet = module.NOTICES._quiet
         fresh = notices.Notices(module.LOGGER, quiet)
         monkeypatch.setattr(module, 'NOTICES', fresh)
+    monkeypatch.setattr(oversights, '_said', set())
 
 
 @pytest.fixture

@@ -857,7 +857,7 @@ def without_meta(address, answer):
                     await connection.send(answer)
                     continue
                 writer.write(request)
-                reads = request.startswith((b'get', b'gat'))
+                reads = request.startswith((b'get', b'gat', b'stats'))
                 end = b'END\r\n' if reads else b'\r\n'
                 reply = b''
                 while not reply.endswith(end):

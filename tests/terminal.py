@@ -25,9 +25,9 @@ class Terminal:
 
     """
 
-    def __init__(self, arguments, environ, width=120):
+    def __init__(self, arguments, environ, width=120, height=50):
         self._master, slave = pty.openpty()
-        size = struct.pack('HHHH', 50, width, 0, 0)
+        size = struct.pack('HHHH', height, width, 0, 0)
         fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
         self.process = subprocess.Popen(
             arguments,
@@ -52,6 +52,12 @@ class Terminal:
     @property
     def screen(self):
         return ESCAPES.sub('', self.written)
+
+    @property
+    def lines(self):
+        """The lines of what it wrote last, in place of what was there."""
+        frame = re.split(r'\x1b\[[0-9]*A', self.written)[-1]
+        return ESCAPES.sub('', frame).replace('\r', '').split('\n')
 
     def wait_for(self, pattern, times=1):
         """Wait until it has written something, so many times."""

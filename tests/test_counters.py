@@ -49,7 +49,7 @@ def test_moments_in_which_nothing_happens(count):
     assert (calls[-147], calls[-1], sum(calls)) == (0, 7, 12)
     assert sum(moment.calls for moment in count.moments(312)) == 7
     assert sum(moment.calls for moment in count.moments(10_000)) == 0
-    assert count.total() == (12, 2, 12, 0, 0, 0)
+    assert count.total() == (12, 2, 12, 0, 0, 0, 0)
 
 
 def test_memory_is_bounded(count):
@@ -64,7 +64,8 @@ def test_failed_calls(count):
     """They are errors; no server has had them."""
     count.fail(10, calls=3)
     count.fail(11)
-    assert count.total() == (4, 0, 0, 0, 4, 0)
+    count.fail(11, calls=5, steps=5)
+    assert count.total() == (4, 0, 0, 0, 4, 0, 5)
     assert count.moments(12)[-1].errors == 4
 
 
@@ -102,8 +103,8 @@ class Tests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
             client.get('a'), client.set('a', 2), client.incr('a')
         )
         assert count.calls == 11
-        # The ten found no other server to go to.
-        assert self.engine.unserved.total() == (13, 0, 0, 0, 13, 0)
+        # The three found no server at all.
+        assert self.engine.unserved.total() == (3, 0, 0, 0, 3, 0, 0)
 
     async def test_calls_that_are_refused_are_errors(self):
         """With too many waiting, one more fails, and is counted."""

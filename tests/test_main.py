@@ -10,6 +10,7 @@ import faults
 import pytest
 import terminal
 
+from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
 from sprockets.clients.memcached.testing import MemcachedServer
 
@@ -228,6 +229,97 @@ def test_watch(program):
             assert shown.interrupt() == 1
     assert 'Traceback' not in shown.screen
     assert 'KeyboardInterrupt' not in shown.screen
+
+
+@pytest.mark.parametrize('program', [MODULE, WITHOUT_RICH])
+@pytest.mark.parametrize(
+    'names', [[], ['pages', 'sessions', 'visits']], ids=['one', 'three']
+)
+def test_watch_in_a_small_terminal(program, names):
+    """All is seen in 80 by 24: servers first, those that are down above."""
+    hosts = [f'127.0.0.{n}' for n in range(1, 40)]
+    arguments = [*program, *names, '--watch']
+    with MemcachedServer('-l', ','.join(hosts[1:])) as server:
+        up = [f'{host}:{server.port}' for host in hosts]
+        variables = environ(MEMCACHED_SERVERS=','.join([*up, NOBODY]))
+        with terminal.Terminal(arguments, variables, 80, 24) as shown:
+            # The last of a look is there when the next one has begun.
+            shown.wait_for(r'39 of 40 up', times=2 * max(len(names), 1) + 1)
+            shown.wait_for(r' more ', times=2 * max(len(names), 1) + 1)
+            assert shown.interrupt() == 1
+    # What Ctrl-C brings is on the line of the cursor.
+    lines = [line for line in shown.lines if line.strip(' ^C')]
+    if program is WITHOUT_RICH:
+        lines = lines[-23:]
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    text = '\n'.join(lines)
+    assert text.count('39 of 40 up') == max(len(names), 1)
+    places = [text.index(name.upper() + ': ') for name in names]
+    assert places == sorted(places)
+    first = next(n for n, line in enumerate(lines) if '39 of 40' in line)
+    assert lines[first + 1].startswith('Server ')
+    assert lines[first + 2].startswith(NOBODY)
+    assert 'down: Connection ref' in lines[first + 2]
+    assert lines[first + 3].startswith('127.0.0.1:')
+    assert ' more ' in text
+
+
+def test_several_prefixes(memcached_server):
+    """Each has its own, and the exit status is that of the worst."""
+    variables = {
+        'PAGES_MEMCACHED_SERVERS': memcached_server.address,
+        'SESSIONS_MEMCACHED_SERVERS': NOBODY,
+    }
+    finished = run('pages', 'sessions', 'Pages', **variables)
+    assert finished.returncode == 1
+    for line in ('PAGES: 1 of 1 up', 'SESSIONS: 0 of 1 up'):
+        assert finished.stdout.splitlines().count(line) == 1
+    finished = run('pages', 'sessions', '--json', **variables)
+    assert finished.returncode == 1
+    reports = json.loads(finished.stdout)
+    assert [r['prefix'] for r in reports] == ['PAGES', 'SESSIONS']
+    assert [r['available'] for r in reports] == [True, False]
+    finished = run('pages', 'sessions', SESSIONS_MEMCACHED_SERVERS=':')
+    assert finished.returncode == 2
+    assert finished.stderr.startswith('error: SESSIONS_MEMCACHED_SERVERS: ')
+
+
+def test_version():
+    finished = run('--version')
+    assert finished.returncode == 0
+    version = f'sprockets.clients.memcached {memcached.__version__}\n'
+    assert finished.stdout == version
+
+
+def test_what_may_be_a_mistake(memcached_server):
+    """It is pointed out, beside what is shown, and in JSON."""
+    variables = {
+        'CD_MEMCACHED_SERVERS': '127.0.0.1:11211<:1000M>',
+        'MEMCACHED_SERVERS': memcached_server.address,
+        'MEMCACHED_SOCKET_TIMOUT': '0.5',
+    }
+    finished = run('cloud-detector', **variables)
+    assert finished.returncode == 0
+    notes = [
+        (
+            "The prefix 'CLOUD-DETECTOR' has characters that no shell"
+            ' exports, so that CLOUD_DETECTOR_MEMCACHED_<OPTION> is read too'
+        ),
+        (
+            'No variable begins with CLOUD_DETECTOR_MEMCACHED_, and the'
+            ' servers are those of MEMCACHED_SERVERS; set are'
+            ' CD_MEMCACHED_SERVERS'
+        ),
+        (
+            'Nobody reads MEMCACHED_SOCKET_TIMOUT: is'
+            ' MEMCACHED_SOCKET_TIMEOUT meant?'
+        ),
+    ]
+    assert finished.stderr.splitlines() == [f'note: {note}' for note in notes]
+    finished = run('cloud-detector', '--json', **variables)
+    assert finished.stderr == ''
+    assert json.loads(finished.stdout)['notes'] == notes
 
 
 def test_watch_as_json(memcached_server):

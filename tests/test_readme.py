@@ -1,11 +1,13 @@
 """README.rst says what is so, and its snippets run."""
 
+import io
 import os
 import pathlib
 import re
 
 import pytest
 import snippets
+from readme_renderer import rst
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
@@ -75,7 +77,9 @@ def test_the_commands_are_there():
 def test_the_package_to_install_is_this_one():
     """By its name on the package index."""
     *_, shown = (s for s in snippets.find(README) if s.language == 'sh')
-    assert shown.text.split() == ['pip', 'install', memcached.__name__]
+    # Without it, a Python that is too old gets 1.1.0.
+    wanted = f"pip install '{memcached.__name__}>=2'"
+    assert shown.text.strip() == wanted
 
 
 def rows():
@@ -105,6 +109,44 @@ def test_the_defaults_are_those_of_the_settings(name, monkeypatch):
         return
     parsed = settings.OPTIONS[name].parse(default)
     assert parsed == value
+
+
+@pytest.fixture(scope='module')
+def rendered():
+    """It as the package index shows it."""
+    page = rst.render(README.read_text('utf-8'), stream=io.StringIO())
+    assert page is not None
+    return page
+
+
+def test_links_work_wherever_it_is_shown(rendered):
+    """They are whole addresses, and so are those of images."""
+    links = re.findall(r'(?:href|src)="([^"]*)"', rendered)
+    assert len(links) > 10
+    for link in links:
+        assert link.startswith(('https://', '#'))
+
+
+def test_links_lead_to_pages_that_there_are(rendered):
+    """Of the documentation, and to files of the project."""
+    start = 'https://sprocketsclientsmemcached.readthedocs.io/en/latest/'
+    pages = re.findall(rf'"{start}([^"#]*)\.html"', rendered)
+    assert len(pages) >= 8
+    for page in pages:
+        assert (ROOT / 'docs' / f'{page}.rst').is_file()
+    (image,) = re.findall(r'<img[^>]*src="([^"]*)"', rendered)
+    assert (ROOT / image.partition('/main/')[2]).is_file()
+
+
+def test_the_first_screen_says_what_there_is():
+    """Without scrolling: what a service gets."""
+    text = README.read_text('utf-8').partition('Try it')[0]
+    assert len(text.splitlines()) < 60
+    for word in (
+        *('get_or_set', 'cached', 'status page', 'Prometheus', 'command line'),
+        *('pytest fixture', 'Kubernetes', 'OpenTelemetry', '>=2'),
+    ):
+        assert word in text
 
 
 @pytest.mark.parametrize(

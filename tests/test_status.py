@@ -125,6 +125,17 @@ class HandlerTests(MemcachedTestCase, testing.AsyncHTTPTestCase):
             client._engine.core.forget_dead_hosts()
         assert self.status()['available'] is True
 
+    def test_before_the_process_began(self):
+        """Nothing is known of it: that is no line at zero."""
+        self.fetch('/pages/a')
+        (client,) = self._app.memcached_clients.values()
+        client._engine.began -= 10
+        past = self.status('/status?history')['clients'][0]['history']
+        for name in ('calls_per_second', 'errors_per_second', 'hit_rate'):
+            assert len(past[name]) == counters.MOMENTS
+            assert past[name][:-30] == [None] * (counters.MOMENTS - 30)
+        assert past['calls_per_second'][-1] is not None
+
     def test_prefixes_of_the_handler(self):
         """They take the place of those of the application."""
         answer = self.status('/status/sessions')

@@ -97,6 +97,43 @@ class Refused(Recording):
         self.write({'errors': [f'{command} {type(error).__name__}']})
 
 
+class Second(Recording):
+    """It uses a client of another prefix, as its own."""
+
+    memcached_prefix = 'pages'
+    memcached_server_timing = True
+
+    async def get(self):
+        visits = self.memcached_for('visits')
+        assert visits is self.memcached_for('VISITS')
+        assert self.memcached_for('pages') is self.memcached
+        assert self.memcached_for(None) is not self.memcached
+        await asyncio.gather(self.memcached.get('a'), visits.get('a'))
+        await visits.gets('a')
+        await visits.cas('a', 1)
+        await self.memcached_for(None).incr('a')
+        self.write(
+            {
+                'commands': [command for command, _ in self.timings],
+                'misses': self._memcached_tally.misses,
+            }
+        )
+
+
+class SecondMetrics(Metrics):
+    async def get(self):
+        await self.memcached_for('visits').get('a')
+        self.write({'recorded': self.recorded})
+
+
+class Typo(Recording):
+    async def get(self):
+        try:
+            self.memcached_for(3)
+        except TypeError as error:
+            self.write(str(error))
+
+
 class Plain(memcached.MemcachedMixin, web.RequestHandler):
     async def get(self):
         await self.memcached.get('a')
@@ -113,12 +150,15 @@ class Tests(MemcachedTestCase, testing.AsyncHTTPTestCase):
                 ('/metrics', Metrics),
                 ('/plain', Plain),
                 ('/refused', Refused),
+                ('/second', Second),
+                ('/second/metrics', SecondMetrics),
+                ('/typo', Typo),
             ]
         )
 
     def tearDown(self):
-        client = self._app.memcached_clients[None]
-        self.io_loop.run_sync(client.close)
+        for client in getattr(self._app, 'memcached_clients', {}).values():
+            self.io_loop.run_sync(client.close)
         super().tearDown()
 
     def json(self, path):
@@ -181,6 +221,27 @@ class Tests(MemcachedTestCase, testing.AsyncHTTPTestCase):
             ['memcached', 'hits', 1],
             ['memcached', 'misses', 2],
         ]
+
+    def test_a_second_prefix(self):
+        """It has all that the first one has, and is counted with it."""
+        response = self.fetch('/second', raise_error=True)
+        answer = web.escape.json_decode(response.body)
+        commands = ['cas', 'get', 'get', 'gets', 'incr']
+        assert sorted(answer['commands']) == commands
+        assert answer['misses'] == 3
+        timing = response.headers['Server-Timing']
+        assert timing.endswith('desc="hits=0, misses=3, errors=0"')
+        clients = self._app.memcached_clients
+        assert set(clients) == {'PAGES', 'VISITS', None}
+
+    def test_metrics_of_a_second_prefix(self):
+        assert self.json('/second/metrics')['recorded'] == [
+            ['memcached', 'get'],
+            ['memcached', 'misses', 1],
+        ]
+
+    def test_what_is_no_prefix(self):
+        assert self.fetch('/typo').body.startswith(b'prefix is 3; expected a')
 
     def test_nothing_is_noted_where_nobody_looks(self):
         assert self.fetch('/plain').code == 200

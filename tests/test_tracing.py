@@ -111,6 +111,7 @@ def test_attributes(client_kind, memcached_server, exporter):
     assert dict(done[1].attributes) == {
         'db.system.name': 'memcached',
         'db.operation.name': 'get',
+        'cache.hit': True,
         'server.address': host,
         'server.port': port,
     }

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import enum
 import io
+import json
 import logging
 import pickle
 import threading
@@ -454,3 +455,65 @@ def test_a_pickle_may_raise_anything():
     codec = values.Codec()
     with pytest.raises(values.UndecodableError, match='RuntimeError'):
         codec.decode(values.PICKLE, file.getvalue())
+
+
+OTHERS = {
+    'text that Python takes for a number': (2, b'2024_11'),
+    'a number with a sign': (2, b'+5'),
+    'a number with blanks before it': (4, b' 5'),
+    'a number with a line end': (2, b'5\n'),
+    'digits that are no ASCII': (2, '\u0663'.encode()),
+    'a number with a point': (2, b'1.5'),
+    'nothing': (2, b''),
+    'PHP, serialized': (4, b'a:1:{i:0;i:1;}'),
+    'PHP, a number': (1, b'5'),
+    'PHP, a boolean': (3, b'1'),
+    'text with the flags of JSON': (32, b'hello'),
+    'digits with the flags of JSON': (32, b'123'),
+    'quotes with the flags of JSON': (32, b'"hello"'),
+    'flags of nobody': (1 << 20, b'text'),
+}
+
+
+@pytest.mark.parametrize('case', OTHERS)
+@pytest.mark.parametrize('serializer', ['pickle', 'json'])
+def test_what_others_stored_is_no_other_value(case, serializer):
+    """Where it can be told, it is a miss."""
+    flags, data = OTHERS[case]
+    codec = values.Codec(serializer=serializer)
+    assert codec.decode_or(flags, data, values.MISS) is values.MISS
+
+
+@pytest.mark.parametrize(
+    'flags, data, value',
+    [
+        (2, b'9 ', 9),
+        (2, b'-17', -17),
+        (4, b'0', 0),
+        (4, b'123456789012345678901234567890', 123456789012345678901234567890),
+        (32, b'true', True),
+        (32, b'null', None),
+        (32, b'1.5', 1.5),
+        (32, b'[1,"a"]', [1, 'a']),
+    ],
+)
+def test_what_is_read(flags, data, value):
+    """Also the blanks that memcached leaves behind a number."""
+    assert values.Codec().decode(flags, data) == value
+
+
+class Shade(enum.StrEnum):
+    RED = 'red'
+
+
+class Amount(enum.IntEnum):
+    SMALL = 1
+
+
+@pytest.mark.parametrize('value', [Shade.RED, Amount.SMALL])
+def test_json_of_text_and_numbers_of_their_own_type(value):
+    """It is read, by JSON's rules, though plain ones are not written so."""
+    codec = values.Codec(serializer='json')
+    flags, data = codec.encode(value)
+    assert flags == values.JSON
+    assert codec.decode(flags, data) == value.value == json.loads(data)

@@ -16,6 +16,7 @@ from sprockets.clients.memcached.requests.errors import (
     TooLargeError,
     UnavailableError,
 )
+from sprockets.clients.memcached.servers.events import ServerEvent
 from sprockets.clients.memcached.settings import DEFAULT_SERVER
 from sprockets.clients.memcached.settings import get_servers as _get_servers
 
@@ -36,6 +37,7 @@ __all__ = [
     'MemcachedError',
     'MemcachedMixin',
     'RefusedError',
+    'ServerEvent',
     'StatusHandler',
     'TimedOutError',
     'TooLargeError',

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import datetime
 import functools
@@ -22,7 +23,13 @@ import time
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import client, escaping, process, settings
+from sprockets.clients.memcached import (
+    client,
+    escaping,
+    oversights,
+    process,
+    settings,
+)
 from sprockets.clients.memcached.servers import endpoints, journey
 from sprockets.clients.memcached.watch import checks
 
@@ -44,19 +51,33 @@ def main(arguments: abc.Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # What it would say is shown.
     logging.getLogger(__package__).addHandler(logging.NullHandler())
-    try:
-        made = client.Client(options.prefix)
-    except (ValueError, OSError) as error:
-        print(_shown(f'error: {error}', sys.stderr), file=sys.stderr)
+    made: dict[str | None, client.Client] = {}
+    wrong = []
+    for prefix in options.prefixes or [None]:
+        try:
+            made.setdefault(prefix and prefix.upper(), client.Client(prefix))
+        except (ValueError, OSError) as error:
+            wrong.append(_shown(f'error: {error}', sys.stderr))
+    if wrong:
+        print(*dict.fromkeys(wrong), sep='\n', file=sys.stderr)
         return WRONG
+    if not options.json:
+        for text in dict.fromkeys(
+            text
+            for each in made.values()
+            for _, text in oversights.of(each._shared.settings)
+        ):
+            note = _shown(f'note: {text}', sys.stderr)
+            print(note, file=sys.stderr, flush=True)
     status = INTERRUPTED
     show = _shower(options)
     try:
         with show:
             while True:
-                report = report_of(options.prefix, made._shared)
-                status = OK if report['available'] else DOWN
-                show(report)
+                reports = _reports(made)
+                well = all(report['available'] for report in reports)
+                status = OK if well else DOWN
+                show(reports)
                 if not options.watch:
                     break
                 time.sleep(PAUSE)
@@ -67,6 +88,18 @@ def main(arguments: abc.Sequence[str] | None = None) -> int:
         # Whoever reads has seen enough; nothing is left to be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def _reports(made: abc.Mapping[str | None, client.Client]) -> list[Report]:
+    """Return a report for each prefix, within the time of the slowest."""
+    if len(made) == 1:
+        return [report_of(p, each._shared) for p, each in made.items()]
+    with concurrent.futures.ThreadPoolExecutor(len(made)) as executor:
+        return list(
+            executor.map(
+                lambda item: report_of(item[0], item[1]._shared), made.items()
+            )
+        )
 
 
 def report_of(prefix: str | None, shared: client.Shared) -> Report:
@@ -95,6 +128,7 @@ def report_of(prefix: str | None, shared: client.Shared) -> Report:
             for name in settings.OPTIONS
         },
         'servers': servers,
+        'notes': [text for _, text in oversights.of(chosen)],
     }
 
 
@@ -166,11 +200,6 @@ def _shown(text: str, stream: typing.TextIO) -> str:
     return line.encode(encoding, 'backslashreplace').decode(encoding)
 
 
-def _tables(report: Report) -> tuple[Rows, Rows]:
-    """Return the settings and the servers: all that a terminal is sent."""
-    return _harmless(_settings(report)), _harmless(_servers(report))
-
-
 def _harmless(rows: Rows) -> Rows:
     return [tuple(_shown(text, sys.stdout) for text in row) for row in rows]
 
@@ -202,16 +231,84 @@ WIDE = 120
 """Characters from which on a terminal has place for all columns."""
 
 
-def _servers(report: Report) -> Rows:
+def _servers(report: Report, most: int | None = None) -> Rows:
+    """Return a table of the servers.
+
+    :param int most: how many rows there is place for, None for any; then
+        those that are down come first
+
+    """
     columns = COLUMNS
     if sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE:
         columns = COLUMNS[:NARROW]
     rows: Rows = [tuple(name for name, _ in columns)]
-    for server in report['servers']:
+    servers = report['servers']
+    left = []
+    if most is not None:
+        servers = sorted(servers, key=lambda server: bool(server['up']))
+        if len(servers) > most:
+            servers, left = servers[: most - 1], servers[most - 1 :]
+    for server in servers:
         rows.append(tuple(write(server) for _, write in columns))
+    blank = len(columns) - 2
+    if left:
+        up = sum(server['up'] for server in left)
+        state = 'up' if up == len(left) else f'{up} up'
+        rows.append((f'{len(left)} more', state, *[''] * blank))
     if not report['servers']:
-        rows.append(('none is known', *['-'] * (len(columns) - 1)))
+        rows.append(('none is known', '-', *['-'] * blank))
     return rows
+
+
+def _title(report: Report) -> str:
+    servers = report['servers']
+    up = sum(server['up'] for server in servers)
+    name = report['prefix'] or 'No prefix'
+    return f'{name}: {up} of {len(servers)} up'
+
+
+def _watched(
+    reports: abc.Sequence[Report], height: int
+) -> list[tuple[str, Rows]]:
+    """Return what fits into a terminal: the servers, and then settings.
+
+    :return: tables with their titles
+
+    """
+    # Each has a title and a head; the cursor is on the last line.
+    left = height - 1 - 2 * len(reports)
+    tables = []
+    for place, report in enumerate(reports):
+        share = max(left // (len(reports) - place), 1)
+        rows = _servers(report, share)
+        left -= len(rows) - 1
+        tables.append((_title(report), rows))
+    now = datetime.datetime.now().astimezone()
+    tables[0] = (f'{tables[0][0]}, {now:%H:%M:%S}', tables[0][1])
+    for report in reports:
+        head, *rows = _settings(report)
+        chosen = [row for row in rows if row[-1] != 'default'][: left - 2]
+        if left > 2 and chosen:
+            name = report['prefix'] or 'No prefix'
+            tables.append((f'{name}: what is set', [head, *chosen]))
+            left -= 2 + len(chosen)
+    return [
+        (_shown(title, sys.stdout), _harmless(rows)) for title, rows in tables
+    ]
+
+
+def _blocks(
+    reports: abc.Sequence[Report],
+) -> list[tuple[str, Rows]]:
+    """Return all that there is to tell, as tables with their titles."""
+    blocks = []
+    for report in reports:
+        title = _title(report) if len(reports) > 1 else ''
+        blocks += [
+            (_shown(title, sys.stdout), _harmless(_settings(report))),
+            ('', _harmless(_servers(report))),
+        ]
+    return blocks
 
 
 def _state(up: bool, reason: str | None) -> str:
@@ -284,35 +381,45 @@ class Shower:
     def __exit__(self, *_: object) -> None:
         """Leave the terminal as it was."""
 
-    def __call__(self, report: Report) -> None:
-        """Show a report."""
+    def __call__(self, reports: abc.Sequence[Report]) -> None:
+        """Show the reports of all prefixes."""
         raise NotImplementedError
 
 
 class Json(Shower):
-    """For scripts: an object, or with --watch one on each line."""
+    """For scripts: an object, or a list if there are several prefixes.
 
-    def __call__(self, report: Report) -> None:
+    With --watch there is one on each line.
+
+    """
+
+    def __call__(self, reports: abc.Sequence[Report]) -> None:
         indent = None if self.watch else 2
+        shown = reports[0] if len(reports) == 1 else reports
         # It is ASCII, in which all else is spelt out.
-        print(json.dumps(report, indent=indent, allow_nan=False), flush=True)
+        print(json.dumps(shown, indent=indent, allow_nan=False), flush=True)
 
 
 class Plain(Shower):
     """Text in columns, for files, pipes, and terminals without rich."""
 
-    def __init__(self, watch: bool) -> None:
-        super().__init__(watch)
-        self._first = True
-
-    def __call__(self, report: Report) -> None:
-        settings, servers = _tables(report)
-        if self._first:
-            print(_lines(settings), end='\n\n')
-            self._first = False
-        elif self.watch:
-            print(f'\n{datetime.datetime.now().astimezone():%H:%M:%S}')
-        print(_lines(servers), flush=True)
+    def __call__(self, reports: abc.Sequence[Report]) -> None:
+        blocks = _blocks(reports)
+        size = None
+        if self.watch:
+            size = shutil.get_terminal_size()
+            height = size.lines if sys.stdout.isatty() else 1000
+            blocks = _watched(reports, height)
+        parts = []
+        for title, rows in blocks:
+            text = _lines(rows)
+            if size is not None and sys.stdout.isatty():
+                # Otherwise a line would take the place of two.
+                text = '\n'.join(
+                    line[: size.columns] for line in text.splitlines()
+                )
+            parts.append(f'{title}\n{text}' if title else text)
+        print(('\n' if self.watch else '\n\n').join(parts), flush=True)
 
 
 class Rich(Shower):
@@ -336,12 +443,19 @@ class Rich(Shower):
         if self.watch:
             self._live.stop()
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, reports: abc.Sequence[Report]) -> None:
         import rich.console
+        import rich.text
 
-        shown = rich.console.Group(
-            *[self._table(rows) for rows in _tables(report)]
-        )
+        blocks = _blocks(reports)
+        if self.watch:
+            blocks = _watched(reports, self._console.size.height)
+        parts = []
+        for title, rows in blocks:
+            if title:
+                parts.append(rich.text.Text(title, style='bold'))
+            parts.append(self._table(rows))
+        shown = rich.console.Group(*parts)
         if self.watch:
             self._live.update(shown, refresh=True)
         else:
@@ -354,10 +468,17 @@ class Rich(Shower):
 
         head, *body = rows
         table = rich.table.Table(
-            box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+            box=None if self.watch else rich.box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
         )
         for name in head:
-            table.add_column(name, overflow='fold')
+            # In what is watched each row has one line.
+            table.add_column(
+                name,
+                overflow='ellipsis' if self.watch else 'fold',
+                no_wrap=self.watch,
+            )
         for row in body:
             table.add_row(
                 *[rich.text.Text(text, style=_style(text)) for text in row]
@@ -390,22 +511,29 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        'prefix',
-        nargs='?',
+        'prefixes',
+        nargs='*',
         metavar='PREFIX',
-        help='the prefix of the client; without one, variables without one'
-        ' count',
+        help='the prefix of a client, or of several; without one, variables'
+        ' without one count',
+    )
+    package: typing.Any = sys.modules[__package__]
+    parser.add_argument(
+        '--version',
+        action='version',
+        version=f'{__package__} {package.__version__}',
     )
     parser.add_argument(
         '--watch',
         action='store_true',
-        help='look again and again, until Ctrl-C; then the exit status is'
-        ' that of the last look',
+        help='look again and again, until Ctrl-C: the servers first, those'
+        ' that are down above; then the exit status is that of the last look',
     )
     parser.add_argument(
         '--json',
         action='store_true',
-        help='write JSON; with --watch an object on each line',
+        help='write JSON: an object, or a list for several prefixes; with'
+        ' --watch on one line each time',
     )
     return parser
 
@@ -430,7 +558,7 @@ def _variables() -> str:
         '',
         'Example:',
         '',
-        '  python -m sprockets.clients.memcached pages',
+        '  python -m sprockets.clients.memcached pages sessions',
     ]
     return '\n'.join(lines)
 

@@ -44,7 +44,7 @@ from sprockets.clients.memcached.requests import (
     methods,
     tokens,
 )
-from sprockets.clients.memcached.servers import endpoints
+from sprockets.clients.memcached.servers import endpoints, events
 from sprockets.clients.memcached.watch import observers
 from sprockets.clients.memcached.wire import protocol
 
@@ -625,10 +625,10 @@ class Methods:
         """Compute a value anew, though there may be one."""
         here = self._engine.enter()
         want = plans.Want(self._encoding.route(key), plan, plans.MISS)
-        runner = computing.Runner(here, self._observe, 'refresh')
+        whole = self._whole(here, 'refresh', at_first=True)
         with nesting.part_of((here.computing, want.route), nesting.runner()):
-            outcome = await steps.follow_awaited(
-                here.computing.flow.refresh(want), runner, factory
+            outcome = await whole.follow(
+                here.computing.flow.refresh(want), factory
             )
         future = here.loop.create_future()
         computing.give(here, future, outcome, plan.patience)
@@ -640,10 +640,8 @@ class Methods:
         """Store a value as if it had been computed."""
         here = self._engine.enter()
         want = plans.Want(self._encoding.route(key), plan, plans.MISS)
-        runner = computing.Runner(here, self._observe, 'set')
-        return await steps.follow_awaited(
-            here.computing.flow.put(want, value), runner
-        )
+        whole = self._whole(here, 'set')
+        return await whole.follow(here.computing.flow.put(want, value))
 
     async def invalidate(self, key: typing.Any) -> int:
         """Awaitable :meth:`.Client.invalidate`.
@@ -655,8 +653,8 @@ class Methods:
         here = engine.enter()
         route = self._encoding.route(key)
         here.computing.forget(route)
-        runner = self._runner(here, 'invalidate')
-        return await steps.follow_awaited(leases.invalidate(route), runner)
+        whole = self._whole(here, 'invalidate')
+        return await whole.follow(leases.invalidate(route))
 
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Awaitable :meth:`.Client.mark_stale`.
@@ -669,9 +667,9 @@ class Methods:
         route = self._encoding.route(key)
         seconds = arguments.whole_seconds('stale', stale, 1)
         here.computing.forget(route)
-        runner = self._runner(here, 'mark_stale')
-        return await steps.follow_awaited(
-            here.computing.flow.mark_stale(route, seconds), runner
+        whole = self._whole(here, 'mark_stale')
+        return await whole.follow(
+            here.computing.flow.mark_stale(route, seconds)
         )
 
     async def update(
@@ -695,13 +693,14 @@ class Methods:
         plans.check_callable('function', function)
         route = self._encoding.route(key)
         arguments.exptime(time)
-        runner = computing.Runner(here, self._observe, 'update')
+        arguments.attempts(attempts)
+        arguments.min_compress_len(min_compress_len)
         async with here.computing.locked(route):
-            return await steps.follow_awaited(
+            whole = self._whole(here, 'update')
+            return await whole.follow(
                 here.computing.flow.update(
                     route, time, min_compress_len, attempts
                 ),
-                runner,
                 function,
             )
 
@@ -830,9 +829,10 @@ class Methods:
     async def _end(self, group: generations.Group) -> int:
         """Give groups other generations; return whether all of them have."""
         here = self._engine.enter()
-        runner = self._runner(here, 'invalidate')
         work = self._flow.generations.end
-        ends = [steps.follow_awaited(work(key), runner) for key in group]
+        ends = [
+            self._whole(here, 'invalidate').follow(work(key)) for key in group
+        ]
         return int(all(await asyncio.gather(*ends)))
 
     # What processes have in common
@@ -873,10 +873,8 @@ class Methods:
         """
         here = self._engine.enter()
         limit = limits.check(self._encoding, key, calls, seconds, default)
-        runner = computing.Runner(here, self._observe, 'limit')
-        return await steps.follow_awaited(
-            limits.take(self._flow, limit), runner
-        )
+        whole = self._whole(here, 'limit')
+        return await whole.follow(limits.take(self._flow, limit))
 
     async def _unobserved(self, work: steps.Steps[T]) -> T:
         """Do one step after another, of which nobody is told."""
@@ -947,10 +945,8 @@ class Methods:
         asked: counts.Count,
         noreply: bool,
     ) -> int | None:
-        number = await steps.follow_awaited(
-            counts.number(here.computing.flow, asked),
-            self._runner(here, name),
-        )
+        whole = self._whole(here, name)
+        number = await whole.follow(counts.number(here.computing.flow, asked))
         return None if noreply else number
 
     # Expiry and deletion
@@ -1062,6 +1058,18 @@ class Methods:
         servers = settings.hide_servers(servers)
         return self._engine.set_servers(servers)
 
+    def watch_servers(self, callback: events.Listener) -> Future:
+        """Awaitable :meth:`.Client.watch_servers`; done once it returns.
+
+        The function is called in the event loop that the client is used in.
+
+        .. versionadded:: 2.0
+
+        """
+        plans.check_callable('callback', callback)
+        self._engine.watch_servers(callback)
+        return self._done()
+
     def forget_dead_hosts(self) -> Future:
         """Awaitable :meth:`.Client.forget_dead_hosts`; done at once."""
         self._engine.core.forget_dead_hosts()
@@ -1117,9 +1125,21 @@ class Methods:
         here = self._engine.enter()
         return calls.everywhere(here, request, self._observe)
 
-    def _runner(self, here: state.LoopState, name: str) -> computing.Runner:
-        """Return who runs the commands of a method of several steps."""
-        return computing.Runner(here, self._observe, name, self._strict)
+    def _whole(
+        self, here: state.LoopState, name: str, at_first: bool = False
+    ) -> computing.Whole:
+        """Return a call of several steps, which is to be done.
+
+        :param bool at_first: see :class:`.Whole`
+
+        """
+        return computing.Whole(
+            here,
+            observe=self._observe,
+            method=name,
+            at_first=at_first,
+            strict=self._strict and name != 'update',
+        )
 
     def _bounded(
         self,
@@ -1543,8 +1563,8 @@ class AsyncClient(Methods):
         Default: threads of the library, up to ``max_connections`` for each
         server in this process, and four for values that take long to make
     :param options: the options of :class:`Client`, ``strict`` as well
-    :raises TypeError: for an option that there is not, or an executor that
-        is none, or one of processes
+    :raises TypeError: for an option that there is not, and for what is no
+        executor of threads
     :raises ValueError: for a value that cannot be; it names the variable
 
     .. versionadded:: 2.0

@@ -38,7 +38,12 @@ from sprockets.clients.memcached.requests import (
     methods,
     tokens,
 )
-from sprockets.clients.memcached.servers import endpoints, journey
+from sprockets.clients.memcached.servers import (
+    endpoints,
+    events,
+    journey,
+)
+from sprockets.clients.memcached.watch import tracing
 from sprockets.clients.memcached.wire import protocol
 
 LOGGER = notices.harmless(logging.getLogger(__name__))
@@ -105,6 +110,7 @@ class Shared(core.Core):
                 self.cluster, command, route, only, timeout
             )
             call.error = command.error
+            call.found = descriptions.found(command)
         return call.endpoint
 
     def one(
@@ -150,7 +156,8 @@ class Shared(core.Core):
         with call or contextlib.nullcontext():
             done = journey.run_many(self.cluster, request, timeout)
             if call is not None:
-                call.error = descriptions.outcome(keys.keys, done)[0]
+                call.error, *found = descriptions.outcome(keys.keys, done)
+                call.found = found[0], found[1]
         for command in done:
             request.unpack(command)
             if self.cluster.debug and isinstance(command, protocol.Many):
@@ -188,6 +195,73 @@ class Shared(core.Core):
             if call is not None:
                 call.error = descriptions.outcome((), asked.values())[0]
         return request.result({e: c for e, c in asked.items() if e in reached})
+
+    def follow(
+        self,
+        work: steps.Steps[typing.Any],
+        function: abc.Callable[..., typing.Any] | None = None,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        strict: bool = False,
+        at_first: bool = False,
+        call: tracing.TracedCall | None = None,
+    ) -> typing.Any:
+        """Do one step after another, and return what came of it.
+
+        :param str name: the method that all of them are for, which is traced
+            as one call; None if it was traced already
+        :param float timeout: the seconds for them all, if the client's are
+            not less
+        :param bool strict: whether to raise what goes wrong, but for what a
+            server refuses, which it may not know
+        :param bool at_first: whether the call is over, as far as traces go,
+            when the first of its commands is
+        :param TracedCall call: what takes note of the last command, which
+            does what the others are for
+
+        """
+        until = None if timeout is None else clock.monotonic() + timeout
+        begins = name if call is None else None
+
+        def ask(step: steps.Ask) -> endpoints.Endpoint | None:
+            nonlocal begins, call
+            if begins is not None:
+                call, begins = self.tracing.call(begins, step.route[:1]), None
+                if call is not None:
+                    ended.enter_context(call)
+            left = None if until is None else until - clock.monotonic()
+            command = step.command
+            endpoint = journey.run(self.cluster, *step, left)
+            error = command.error
+            if call is not None:
+                call.endpoint, call.error = endpoint, error
+            if at_first:
+                ended.close()
+            if (
+                strict
+                and error is not None
+                and not isinstance(error, protocol.RefusedError)
+            ):
+                raise errors.of(name or command.name, error)
+            return endpoint
+
+        with contextlib.ExitStack() as ended:
+            return steps.follow(
+                work, ask, function, lambda step: self.run_many(step.request)
+            )
+
+    def look(self, want: plans.Want) -> tuple[typing.Any, typing.Any]:
+        """Look for a value that may be stale, and let it be traced."""
+        call = self.tracing.call('get_or_set', (want.route.key,))
+        with call or contextlib.nullcontext():
+            value, stale = self.follow(self.flow.look(want), call=call)
+            if call is not None:
+                if value is not plans.MISS:
+                    call.error, call.found = None, (1, 0)
+                elif call.error is None:
+                    call.found = 0, 1
+        return value, stale
 
     def _debug_reply(self, wanted: str, reply: bytes) -> None:
         """Print a reply that python-memcached prints too."""
@@ -326,6 +400,18 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         servers = settings.hide_servers(servers)
         self._shared.set_servers(servers)
+
+    def watch_servers(self, callback: events.Listener) -> None:
+        """Have a function called when something happens to a server.
+
+        :param callback: is called in the thread that has noticed it, with a
+            :class:`.ServerEvent`; it should not take long
+
+        .. versionadded:: 2.0
+
+        """
+        plans.check_callable('callback', callback)
+        self._shared.cluster.listeners.append(callback)
 
     def forget_dead_hosts(self) -> None:
         """Take every server for one that is up, in every thread."""
@@ -572,7 +658,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param time: when it expires; see :meth:`set`
         :param default: as for :meth:`get`
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: if the time is none
+        :raises ValueError: for a time that cannot be one
 
         .. versionadded:: 2.0
 
@@ -627,7 +713,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :return: nonzero if it was stored
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: if the time is none
+        :raises ValueError: for a time that cannot be one
 
         """
         shared = self._shared
@@ -770,7 +856,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :rtype: int
         :raises RuntimeError: if there was no ``gets`` of the key
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: if the time is none
+        :raises ValueError: for a time that cannot be one
 
         """
         shared = self._shared
@@ -806,7 +892,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :return: the keys of which it is not certain that they were stored
         :rtype: list
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
-        :raises ValueError: if the time is none
+        :raises ValueError: for a time that cannot be one
         :raises Exception: what pickling raises; it names the key
 
         """
@@ -878,7 +964,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param when: a function that is given the value and returns whether
             it is stored; None stores any
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: for what is no time, or no tag
+        :raises ValueError: for a time that cannot be one, and for what is no
+            tag
         :raises TypeError: if the factory cannot be called
         :raises Exception: what the factory raises
 
@@ -996,7 +1083,7 @@ class Client(memcache.Client):  # type: ignore[misc]
     ) -> typing.Any:
         """Return a value, computed anew if that is for this caller to do."""
         flow = self._shared.flow
-        value, stale = self._follow(flow.look(want))
+        value, stale = self._shared.look(want)
         if stale is None or not self._follow(flow.is_stale(want, stale)):
             return value
         try:
@@ -1018,7 +1105,12 @@ class Client(memcache.Client):  # type: ignore[misc]
         want = plans.Want(shared.encoding.route(key), plan, plans.MISS)
         work = shared.computations, want.route
         with nesting.part_of(work, nesting.runner()):
-            return self._follow(shared.flow.refresh(want), factory).take()
+            return shared.follow(
+                shared.flow.refresh(want),
+                factory,
+                name='refresh',
+                at_first=True,
+            ).take()
 
     def _put(
         self, key: typing.Any, value: typing.Any, plan: plans.Plan
@@ -1026,7 +1118,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         """Store a value as if it had been computed."""
         shared = self._shared
         want = plans.Want(shared.encoding.route(key), plan, plans.MISS)
-        return typing.cast(int, self._follow(shared.flow.put(want, value)))
+        result = self._follow(shared.flow.put(want, value), None, 'set')
+        return typing.cast(int, result)
 
     def invalidate(self, key: typing.Any) -> int:
         """Delete a key, and let nothing stay that was computed before.
@@ -1049,7 +1142,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared.computations.forget(route)
         work = leases.invalidate(route)
         strict = shared.strict
-        return typing.cast(int, self._follow(work, strict=strict))
+        result = self._follow(work, None, 'invalidate', strict=strict)
+        return typing.cast(int, result)
 
     def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         """Have a value computed anew, though its time has not passed.
@@ -1062,7 +1156,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :return: nonzero if there was such a key
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: for what is no time
+        :raises ValueError: for a time that cannot be one
 
         .. versionadded:: 2.0
 
@@ -1072,12 +1166,10 @@ class Client(memcache.Client):  # type: ignore[misc]
         route = shared.encoding.route(key)
         seconds = arguments.whole_seconds('stale', stale, 1)
         shared.computations.forget(route)
-        return typing.cast(
-            int,
-            self._follow(
-                shared.flow.mark_stale(route, seconds), strict=shared.strict
-            ),
-        )
+        work = shared.flow.mark_stale(route, seconds)
+        strict = shared.strict
+        result = self._follow(work, None, 'mark_stale', strict=strict)
+        return typing.cast(int, result)
 
     def update(
         self,
@@ -1103,7 +1195,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :raises UpdateError: if it did not come about, or if it is not known
             whether it did: no server, too many others, a value too large
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: if the time is none
+        :raises ValueError: for a time that cannot be one
 
         .. versionadded:: 2.0
 
@@ -1113,10 +1205,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         plans.check_callable('function', function)
         route = shared.encoding.route(key)
         arguments.exptime(time)
+        arguments.attempts(attempts)
+        arguments.min_compress_len(min_compress_len)
         with shared.computations.locked(route):
             return self._follow(
                 shared.flow.update(route, time, min_compress_len, attempts),
                 function,
+                'update',
             )
 
     def _follow(
@@ -1138,24 +1233,8 @@ class Client(memcache.Client):  # type: ignore[misc]
             server refuses, which it may not know
 
         """
-        shared = self._shared
-        until = None if timeout is None else clock.monotonic() + timeout
-
-        def ask(step: steps.Ask) -> endpoints.Endpoint | None:
-            left = None if until is None else until - clock.monotonic()
-            command = step.command
-            endpoint = shared.run(name or command.name, *step, left)
-            error = command.error
-            if (
-                strict
-                and error is not None
-                and not isinstance(error, protocol.RefusedError)
-            ):
-                raise errors.of(name or command.name, error)
-            return endpoint
-
-        return steps.follow(
-            work, ask, function, lambda step: shared.run_many(step.request)
+        return self._shared.follow(
+            work, function, name=name, timeout=timeout, strict=strict
         )
 
     # What ends together
@@ -1371,8 +1450,8 @@ class Client(memcache.Client):  # type: ignore[misc]
             if there is no number, and where the server does not answer
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: if the delta or the initial number are none, and
-            for a time without an initial number
+        :raises ValueError: for a delta or an initial number that cannot be
+            one, and for a time without an initial number
 
         .. versionchanged:: 2.0
            ``initial`` and ``time``.
@@ -1443,7 +1522,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :return: nonzero if there was such a key
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: if the time is none
+        :raises ValueError: for a time that cannot be one
 
         """
         shared = self._shared

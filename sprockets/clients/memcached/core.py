@@ -6,7 +6,7 @@ import operator
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import process, settings
+from sprockets.clients.memcached import oversights, process, settings
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.requests import anykeys, encodings
 from sprockets.clients.memcached.servers import cluster
@@ -82,6 +82,7 @@ class Core:
                 if k not in BASE_OPTIONS and k != 'strict'
             },
         )
+        oversights.log(self.settings)
         self.codec = values.Codec(
             self.settings.min_compress_len,
             self.settings.max_inflated_len,

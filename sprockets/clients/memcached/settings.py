@@ -10,7 +10,7 @@ import socket
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import certificates
+from sprockets.clients.memcached import certificates, words
 from sprockets.clients.memcached.data import deflated, frames, values
 
 DEFAULT_SERVER = '127.0.0.1:11211'
@@ -192,7 +192,7 @@ def discovered(servers: abc.Sequence[Weighted]) -> Address | None:
 
     """
     for server in servers:
-        name = server if isinstance(server, str) else server[0]
+        name = server if isinstance(server, str) else weighted(server)[0]
         if name in IN_PROCESS and len(servers) > 1:
             raise ValueError(
                 f'{name!r} is not alone; a host of that name is'
@@ -205,7 +205,10 @@ def discovered(servers: abc.Sequence[Weighted]) -> Address | None:
                     f'{server!r} is not of the form {DISCOVER}host[:port]'
                 )
             if len(servers) > 1:
-                raise ValueError(f'{server!r} is not alone')
+                raise ValueError(
+                    f'{server!r} is not alone; expected it without other'
+                    ' servers, for it tells them'
+                )
             return address
     return None
 
@@ -266,7 +269,10 @@ def _one_of(*names: str) -> abc.Callable[[typing.Any], str]:
 
 def _username(text: typing.Any) -> str:
     if not _is_username(text):
-        raise ValueError('it has blanks or control characters or is no text')
+        raise ValueError(
+            'it has blanks or control characters or is no text; expected text'
+            ' without them'
+        )
     return typing.cast(str, text)
 
 
@@ -286,13 +292,13 @@ def _password(given: typing.Any) -> Secret:
 
 def _wrong_with(password: typing.Any) -> str | None:
     if not isinstance(password, str) or not password:
-        return 'is no text'
+        return 'is no text; expected text'
     try:
         encoded = password.encode('utf-8', 'surrogateescape')
     except UnicodeEncodeError:
         return 'is no text that can be sent'
     if re.search(rb'[\x00-\x1f\x7f]', encoded):
-        return 'has control characters'
+        return 'has control characters; expected none of them'
     return None
 
 
@@ -300,7 +306,10 @@ def _serializer(value: typing.Any) -> typing.Any:
     if not isinstance(value, str):
         for name in ('dumps', 'loads'):
             if not callable(getattr(value, name, None)):
-                raise ValueError(f'{value!r} has no {name}')
+                raise ValueError(
+                    f'{words.shown(value)} has no {name}; expected pickle,'
+                    ' json, or an object with dumps and loads'
+                )
         return value
     return _one_of('pickle', 'json')(value)
 
@@ -318,7 +327,9 @@ def _file(path: typing.Any) -> str:
         with open(name, 'rb'):
             return name
     except TypeError:
-        raise ValueError(f'{path!r} is no path') from None
+        raise ValueError(
+            f'{words.shown(path)} is no path; expected that of a file'
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise ValueError(f'{path!r} cannot be read: {reason}') from None
@@ -328,7 +339,10 @@ def _server_name(text: typing.Any) -> str:
     if not isinstance(text, str) or not re.fullmatch(
         r'[\w.:-]+', text.strip()
     ):
-        raise ValueError(f'{text!r} is no name of a host')
+        raise ValueError(
+            f'{words.shown(text)} is no name of a host; expected one as in a'
+            ' certificate'
+        )
     return text.strip()
 
 
@@ -339,7 +353,8 @@ def _key_prefix(text: typing.Any) -> bytes:
     value = text.encode() if isinstance(text, str) else text
     if not isinstance(value, bytes) or not _KEY_PREFIX.fullmatch(value):
         raise ValueError(
-            f'{text!r} has blanks or control characters or is no text'
+            f'{text!r} has blanks or control characters or is no text;'
+            ' expected text without them'
         )
     if len(value) >= 250:
         raise ValueError(
@@ -347,6 +362,26 @@ def _key_prefix(text: typing.Any) -> bytes:
             ' of a key'
         )
     return value
+
+
+def weighted(server: typing.Any) -> tuple[str, int]:
+    """Return a ``(string, weight)`` that a caller gave.
+
+    :raises ValueError: if it is none
+
+    """
+    try:
+        text, weight = server
+    except (TypeError, ValueError):
+        text = weight = None
+    if not isinstance(text, str):
+        raise ValueError(
+            f'{words.shown(server)} is neither a string nor (string, weight)'
+        )
+    parse_server(text)
+    if not isinstance(weight, int) or weight < 1:
+        raise ValueError(f'the weight {weight!r} of {text!r} is not 1 or more')
+    return text, weight
 
 
 def hide_servers(value: typing.Any) -> typing.Any:
@@ -387,22 +422,18 @@ def _servers(value: typing.Any) -> list[Weighted]:
     if isinstance(value, str):
         return parse_servers(value)
     servers: list[Weighted] = []
-    for server in value:
+    try:
+        listed = list(value)
+    except TypeError:
+        raise ValueError(
+            f'{words.shown(value)} is no list of servers; expected'
+            f' {SERVER_FORMS}, in a list or with commas between them'
+        ) from None
+    for server in listed:
         if isinstance(server, str):
             servers.extend(parse_servers(server))
             continue
-        try:
-            text, weight = server
-        except (TypeError, ValueError):
-            raise ValueError(
-                f'{server!r} is neither a string nor (string, weight)'
-            ) from None
-        parse_server(text)
-        if not isinstance(weight, int) or weight < 1:
-            raise ValueError(
-                f'the weight {weight!r} of {text!r} is not 1 or more'
-            )
-        servers.append((text, weight))
+        servers.append(weighted(server))
     if not servers:
         raise ValueError(f'no server given; {SERVER_FORMS} expected')
     discovered(servers)
@@ -514,10 +545,31 @@ _NEEDED = {
 """Options that make no sense without another one."""
 
 
+def prefix_name(prefix: str | None) -> str | None:
+    """Return a prefix as clients have it, None if there is none.
+
+    :raises TypeError: for what is no text
+
+    """
+    # Its callers may not be typed.
+    given: typing.Any = prefix
+    if given is not None and not isinstance(given, str):
+        raise TypeError(
+            f'prefix is {words.shown(given)}; expected a string, as in'
+            " Client('pages') for PAGES_MEMCACHED_SERVERS, or None"
+        )
+    return prefix.upper() if prefix else None
+
+
 def variable(name: str, prefix: str | None) -> str:
     """Return the environment variable of an option for a prefix."""
     start = f'{prefix.upper()}_' if prefix else ''
     return f'{start}MEMCACHED_{name.upper()}'
+
+
+def plain_prefix(prefix: str) -> str:
+    """Return a prefix as a shell can export it: ``MY_APP`` for ``my-app``."""
+    return re.sub('[^A-Z0-9_]', '_', prefix.upper())
 
 
 SECRETS = frozenset(('password',))
@@ -556,7 +608,8 @@ def lookup(name: str, prefix: str | None) -> tuple[str, typing.Any] | None:
     An empty variable counts as unset.  What is secret, or may be, is wrapped.
 
     """
-    for key in dict.fromkeys((variable(name, prefix), variable(name, None))):
+    prefixes = [None] if not prefix else [prefix, plain_prefix(prefix), None]
+    for key in dict.fromkeys(variable(name, each) for each in prefixes):
         if os.environ.get(key, '').strip():
             found = {name: os.environ[key]}
             hide(found)
@@ -606,13 +659,15 @@ class Settings:
     ) -> None:
         options = dict(options)
         hide(options)
-        if prefix is not None and not isinstance(prefix, str):
-            raise TypeError(f'prefix is {prefix!r}; expected a string or None')
+        self.prefix = prefix = prefix_name(prefix)
         self.sources: dict[str, str] = {}
         for name in options:
             if name not in OPTIONS:
+                meant = words.meant(name, OPTIONS)
+                hint = '' if meant is None else f', do you mean {meant}?'
                 raise TypeError(
-                    f'unknown option {name!r}; there are {", ".join(OPTIONS)}'
+                    f'unknown option {name!r}{hint}; there are'
+                    f' {", ".join(OPTIONS)}'
                 )
         for name, option in OPTIONS.items():
             value, source = option.default, 'default'
@@ -645,7 +700,9 @@ class Settings:
             )
         for name, needed in _NEEDED.items():
             if getattr(self, name) and not getattr(self, needed):
-                raise ValueError(f'{self._where(name)}: no {needed} with it')
+                raise ValueError(
+                    f'{self._where(name)}: no {needed} with it; expected both'
+                )
         files = self._files
         for name, part in (
             ('tls_ca_file', files._replace(cert_file=None, key_file=None)),
@@ -684,7 +741,10 @@ class Settings:
         if not self.tls or address.family in IN_PROCESS:
             return None
         if address.family == 'unix' and not self.tls_server_name:
-            raise ValueError(f'tls: no tls_server_name for {address}')
+            raise ValueError(
+                f'tls: no tls_server_name for {address}; expected the name in'
+                ' its certificate'
+            )
         return Tls(self._files, self.tls_server_name)
 
 

@@ -7,7 +7,7 @@ import re
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import aio
+from sprockets.clients.memcached import aio, words
 from sprockets.clients.memcached import client as blocking
 from sprockets.clients.memcached.cached_function import (
     calls,
@@ -340,7 +340,8 @@ def _make(
 ) -> functions.Function:
     if not callable(function):
         raise TypeError(
-            f'{function!r} is not a function; cached needs a time: @cached(60)'
+            f'{words.shown(function)} is not a function; cached needs a time:'
+            ' @cached(60)'
         )
     if isinstance(function, functions.Function):
         raise TypeError(f'{function!r} is cached already')

@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 import pickle
+import re
 import typing
 import zlib
 from collections import abc
@@ -180,10 +181,10 @@ class Codec:
         self.decoders: dict[int, abc.Callable[[bytes], typing.Any]] = {
             0: bytes,
             TEXT: bytes.decode,
-            INTEGER: int,
-            LONG: int,
+            INTEGER: _number,
+            LONG: _number,
             # Whatever is written: there is no harm in it.
-            JSON: _json.loads,
+            JSON: _structure,
         }
         """What makes values of bytes, by the flags that are stored."""
         self._serialize: abc.Callable[[typing.Any], bytes]
@@ -193,7 +194,7 @@ class Codec:
             self.decoders[PICKLE] = self._unpickle
         elif serializer == 'json':
             self._kind = JSON
-            self._serialize = _json.dumps
+            self._serialize = _written
         else:
             self._kind = CUSTOM
             self._serialize = functools.partial(_as_bytes, serializer.dumps)
@@ -454,6 +455,56 @@ def _as_bytes(
     if not isinstance(data, bytes):
         raise TypeError(f'dumps returned {type(data).__name__}, not bytes')
     return data
+
+
+_NUMBER = re.compile(rb'-?[0-9]+ *')
+"""A number as clients write it, and as memcached does: where ``decr`` has made
+it shorter, it has blanks at its end (protocol.txt, "Increment/Decrement")."""
+
+
+def _number(data: bytes) -> int:
+    """Return a number, and nothing that Python alone takes for one.
+
+    What others put under these flags may be text, ``2024_11`` say.
+
+    :raises ValueError: if it is none
+
+    """
+    if not data.isdigit() and not _NUMBER.fullmatch(data):
+        raise ValueError('no number')
+    return int(data)
+
+
+OURS = b' '
+"""What is before text and numbers that are written as JSON, whose types are
+of their own: enum members, say."""
+
+
+def _written(value: typing.Any) -> bytes:
+    """Return a value as JSON.
+
+    :raises TypeError: if JSON cannot hold it
+
+    """
+    data = _json.dumps(value)
+    if isinstance(value, str | int) and type(value) is not bool:
+        return OURS + data
+    return data
+
+
+def _structure(data: bytes) -> typing.Any:
+    """Return what is written as JSON, if it may be this package's.
+
+    Text and numbers have flags of their own here: with those of JSON they are
+    another client's text, which looks like JSON by chance.
+
+    :raises ValueError: if it is none
+
+    """
+    value = _json.loads(data)
+    if type(value) in (str, int) and not data.startswith(OURS):
+        raise ValueError('text with the flags of JSON')
+    return value
 
 
 @functools.lru_cache(maxsize=16)

@@ -102,6 +102,8 @@ class Part(typing.Protocol):
     """How many of a batch's calls it counts for."""
     size: int
     """The bytes of its requests."""
+    steps: int
+    """How many of these calls are steps of one that counts itself."""
 
     @property
     def commands(self) -> abc.Sequence[protocol.Command]:
@@ -222,6 +224,7 @@ class Batch:
         'seconds',
         'size',
         'state',
+        'steps',
         'trial',
         'waiters',
         'writing',
@@ -248,9 +251,9 @@ class Batch:
         self.deadline = deadline
         """Until when the last of its callers waits."""
         self.after = after
-        self.calls = self.size = 0
-        """How many there are, and the bytes of their requests, but for the
-        keys that are read."""
+        self.calls = self.size = self.steps = 0
+        """How many there are, the bytes of their requests, but for the keys
+        that are read, and how many of them are steps of a call."""
         self.writing: list[Part] = []
         self.reading: list[Part] = []
         self.keys: abc.Collection[bytes] = ()
@@ -351,6 +354,8 @@ class Batch:
                 )
                 for joined in self._early[1:]
             ]
+            self._errors += waiters
+            self._errors += sum(part.calls - part.steps for part in parts)
             _give_defaults(over, self.endpoint, error)
             for part in parts:
                 tell(part.fail, error)
@@ -469,12 +474,9 @@ class Batch:
                 get, [w for w in self.waiters if w[0] not in refused]
             )
         else:
-            self._errors += len(self.waiters) - 1
+            self._errors += len(self.waiters)
             if self.reached:
                 _give_defaults(self.waiters, self.endpoint, get.error)
-        for command in self._commands:
-            if command.error is not None:
-                self._errors += 1
         if self.writing or self.reading:
             self._count_parts()
             self._give_parts(heavy)
@@ -576,9 +578,18 @@ class Batch:
         self._heavy_parts = left
 
     def _count_parts(self) -> None:
+        for part in self.writing:
+            self._errors += _failed(part)
         for part in self.reading:
+            self._errors += _failed(part)
+            if part.steps:
+                continue
+            if _is_unknown(part):
+                # It is asked in another way.
+                self.steps += part.calls
+                continue
             for command in part.commands:
-                if not command.answered:
+                if not command.answered or command.error is not None:
                     continue
                 if isinstance(command, protocol.Get):
                     self._hits += len(command.found)
@@ -641,6 +652,7 @@ class Batch:
                 hit = value is not miss
                 extras.tell(None, hit, not hit, self.endpoint)
             if value is miss:
+                misses += 1
                 fall_back(future, default, otherwise)
                 continue
             try:
@@ -678,6 +690,7 @@ class Batch:
             except Exception:  # noqa: BLE001
                 value = self._codec.decode_or(flags, data, miss)
                 if value is miss:
+                    self._misses += 1
                     if extras is not None:
                         extras.tell(None, 0, 1, self.endpoint)
                     fall_back(future, default, otherwise)
@@ -689,7 +702,7 @@ class Batch:
             except asyncio.InvalidStateError:
                 # A caller may have been cancelled, or have timed out.
                 continue
-        self._hits = len(waiters)
+        self._hits = len(waiters) - self._misses
         self._bytes = get.size
         return True
 
@@ -701,6 +714,7 @@ class Batch:
         budget = values.Budget()
         made: list[tuple[Waiter, typing.Any]] = []
         known: dict[bytes, typing.Any] = {}
+        misses = 0
         for waiter in self.waiters:
             key = waiter[0]
             flags, data, _ = found[key]
@@ -708,11 +722,12 @@ class Batch:
                 made.append((waiter, known[key]))
                 continue
             value = decode_or(flags, data, values.MISS, budget)
+            misses += value is values.MISS
             # What can be changed is not shared by its readers.
             if flags in values.SHAREABLE:
                 known[key] = value
             made.append((waiter, value))
-        self._note(0, len(made), 0)
+        self._note(0, len(made), misses)
         return made
 
     def _note(self, size: int, count: int, misses: int) -> None:
@@ -727,16 +742,31 @@ class Batch:
         self._bytes += size
 
     def count(self, counters: counters.Counters) -> None:
-        """Add up, in the loop, what the batch did."""
+        """Add up, in the loop, what the batch did.
+
+        Calls that go on to another server count there.
+
+        """
         now = time.monotonic()
         if now >= counters.until:
             counters.turn(now)
+        if not self.reached:
+            return
         counters.batches += 1
         counters.seconds += self.seconds
-        counters.calls += self.calls
+        counters.calls += self.calls - self.steps
+        counters.steps += self.steps
         counters.hits += self._hits
         counters.misses += self._misses
         counters.errors += self._errors
+
+    def count_failed(self, counters: counters.Counters) -> None:
+        """Add up that nothing comes any more for those who wait."""
+        if self.state is ANSWERED:
+            self._errors += len(self.waiters)
+            self.count(counters)
+        else:
+            counters.fail(time.monotonic(), self.calls, self.steps)
 
 
 class OneRead(Batch):
@@ -807,6 +837,27 @@ class OneRead(Batch):
         # Nothing of it is kept.
         self.waiters = []
         return True
+
+
+def _failed(part: Part) -> int:
+    """Return how many of the calls of a part have failed."""
+    if part.steps or _is_unknown(part):
+        return 0
+    failed = 0
+    for command in part.commands:
+        if command.error is not None:
+            failed += 1 if command.answered else command.count
+    return part.calls if failed and len(part.commands) == 1 else failed
+
+
+def _is_unknown(part: Part) -> bool:
+    """Whether a part is a meta command that the server does not know."""
+    command = part.commands[0]
+    return (
+        command.is_meta
+        and isinstance(command.error, protocol.RefusedError)
+        and 'SERVER_ERROR' not in str(command.error)
+    )
 
 
 def _give_defaults(

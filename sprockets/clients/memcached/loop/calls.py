@@ -57,6 +57,8 @@ class Call:
         'size',
     )
 
+    steps = 0
+
     def __init__(
         self,
         here: state.LoopState,
@@ -95,14 +97,19 @@ class Call:
         """The server that it was sent to, None if there is none."""
         return self._endpoint
 
-    def _send(self) -> None:
+    def _send(self, last: endpoints.Endpoint | None = None) -> None:
+        """Set out for a server.
+
+        :param Endpoint last: where it was in vain, None if nowhere
+
+        """
         here = self._here
         command = self.command
         endpoint = self._journey.to(*self.route)
         if endpoint is None:
             error = endpoints.UnavailableError('no server is up')
             command.error = command.error or error
-            here.engine.unserved.fail(clock.monotonic())
+            here.failed_at(last, self.calls, self.steps)
             # Not at once: who only ever awaits this must let the loop turn.
             self._future.get_loop().call_soon(self._end)
             return
@@ -127,6 +134,7 @@ class Call:
         if not self._journey.turn_back(endpoint):
             # Nobody has tried if it went down while the call waited.
             self._endpoint = endpoint
+            self._here.failed_at(endpoint, self.calls, self.steps)
             error = endpoints.UnavailableError(f'{endpoint} is down')
             self.command.error = self.command.error or error
             self._end()
@@ -134,7 +142,7 @@ class Call:
         if not further:
             self._here.limit(self._future, self._deadline, self.give_up)
         self.command.start_over()
-        self._send()
+        self._send(endpoint)
 
     def fail(self, error: BaseException) -> None:
         command = self.command
@@ -162,14 +170,10 @@ class Call:
         self._finish = None
         if self._observer is not None:
             command = self.command
-            found = getattr(command, 'found', None)
-            hits = int(bool(found))
-            misses = int(command.answered and not found)
             batches.tell(
                 self._observer.over,
                 command.error,
-                hits if found is not None else 0,
-                misses if found is not None else 0,
+                *descriptions.found(command),
                 self._endpoint,
             )
 
@@ -177,6 +181,14 @@ class Call:
         if self._finish is None:
             return self.command.result
         return self._finish(self)
+
+
+class Step(Call):
+    """A command of a call that takes several, and counts as one itself."""
+
+    __slots__ = ()
+
+    steps = 1
 
 
 class OneCall(Call):
@@ -252,6 +264,8 @@ class Chunk:
         'places',
         'size',
     )
+
+    steps = 0
 
     def __init__(
         self,
@@ -469,7 +483,11 @@ class ManyCall(Several):
                 self._unplaced.appendleft(places[PLACES:])
                 places = places[:PLACES]
             if places:
-                self._journey.spread(self._request.keys, places, self._placed)
+                lost = self._journey.spread(
+                    self._request.keys, places, self._placed
+                )
+                if lost:
+                    self._here.engine.unserved.fail(clock.monotonic(), lost)
             if not self._unplaced:
                 self._hungry.extend(self._placed)
             return True
@@ -522,6 +540,9 @@ class ManyCall(Several):
         if self._journey.turn_back(endpoint):
             self.limit()
             self._unplaced.extend((chunk.places, *left))
+        else:
+            count = sum([len(places) for places in (chunk.places, *left)])
+            self._here.failed_at(endpoint, count)
 
     def result(self) -> typing.Any:
         return self._request.result()

@@ -12,7 +12,7 @@ from collections import abc
 
 from sprockets.clients.memcached import core, process, settings
 from sprockets.clients.memcached.loop import futures, state, threads
-from sprockets.clients.memcached.servers import cluster, endpoints
+from sprockets.clients.memcached.servers import cluster, endpoints, events
 from sprockets.clients.memcached.watch import counters, observers
 
 CLOSED = 'the memcached client is closed'
@@ -53,6 +53,10 @@ class Engine:
         self.counters: dict[endpoints.Endpoint, counters.Counters] = {}
         self.unserved = counters.Counters()
         """Counts the calls for which no server was up."""
+        self.began = clock.monotonic()
+        """Since when it may be used, on the monotonic clock."""
+        self.former = counters.NOTHING
+        """What was done with servers that are gone."""
         self.closed = False
         """Whether calls are let in no more."""
         self.released = False
@@ -126,6 +130,24 @@ class Engine:
                 return future
         futures.settle(future, change.make)
         return future
+
+    def watch_servers(self, callback: events.Listener) -> None:
+        """Have a function called, in the loop, when something happens.
+
+        Whoever notices it may be in another thread.
+
+        """
+
+        def told(event: events.ServerEvent) -> None:
+            here = self.state
+            # A loop that is closed has nobody who wants to know.
+            if here is not None:
+                with contextlib.suppress(RuntimeError):
+                    here.loop.call_soon_threadsafe(
+                        events.tell, (callback,), event
+                    )
+
+        self.cluster.listeners.append(told)
 
     def _servers_changed(self) -> None:
         """Take note, in any thread, that there are other servers."""

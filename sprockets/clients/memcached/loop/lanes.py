@@ -178,11 +178,12 @@ class Lane:
                 error = OverloadError(str(self.endpoint))
                 for command in part.commands:
                     command.error = error
-                self.counters.fail(time.monotonic(), part.calls)
+                self.counters.fail(time.monotonic(), part.calls, part.steps)
                 self.loop.call_soon(part.back, True)
                 return
         batch.calls += part.calls
         batch.size += part.size
+        batch.steps += part.steps
         (batch.reading if reads else batch.writing).append(part)
 
     def _next(self, size: int) -> batches.Batch | None:
@@ -540,7 +541,7 @@ class Lane:
             self._stop_reading(batch)
         batch.drop_exchange()
         batch.release()
-        self.counters.fail(time.monotonic(), batch.calls)
+        batch.count_failed(self.counters)
         batch.fail(error)
         batch.become(batches.OVER)
         self._in_flight.discard(batch)
@@ -636,7 +637,7 @@ class Lane:
             # Only the loop is late.
             batch.job.end()
         else:
-            self.counters.fail(time.monotonic(), batch.calls)
+            batch.count_failed(self.counters)
             batch.fail(error)
             batch.become(batches.GIVEN_UP)
 

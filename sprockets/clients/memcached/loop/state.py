@@ -19,7 +19,7 @@ from sprockets.clients.memcached.loop import (
     threads,
 )
 from sprockets.clients.memcached.servers import endpoints, journey
-from sprockets.clients.memcached.watch.counters import Counters
+from sprockets.clients.memcached.watch.counters import Counters, Moment
 
 Future = futures.Future
 
@@ -58,6 +58,7 @@ class Belongings(typing.Protocol):
     threads: threads.Threads
     counters: dict[endpoints.Endpoint, Counters]
     unserved: Counters
+    former: Moment
     closed: bool
     released: bool
 
@@ -102,10 +103,33 @@ class LoopState:
         for endpoint in gone:
             if not self.lanes[endpoint].busy:
                 self.lanes.pop(endpoint).end()
-                self.engine.counters.pop(endpoint, None)
+                did = self.engine.counters.pop(endpoint, None)
+                if did is not None:
+                    self.engine.former = self.engine.former.plus(did.total())
         if any(endpoint in self.lanes for endpoint in gone):
             # By then every call that is under way is over.
             self.loop.call_later(self.cluster.timeout + 1, self.drop_gone)
+
+    def failed_at(
+        self,
+        endpoint: endpoints.Endpoint | None,
+        calls: int = 1,
+        steps: int = 0,
+    ) -> None:
+        """Count calls that go nowhere any more.
+
+        :param Endpoint endpoint: where they were last, None if nowhere
+        :param int steps: how many of them are no calls, but steps of one
+
+        """
+        self.counters_of(endpoint).fail(clock.monotonic(), calls, steps)
+
+    def counters_of(self, endpoint: endpoints.Endpoint | None) -> Counters:
+        """Return what counts for a server, or for those that have none."""
+        unserved = self.engine.unserved
+        if endpoint is None:
+            return unserved
+        return self.engine.counters.get(endpoint, unserved)
 
     def _redirect(
         self,
@@ -139,7 +163,7 @@ class LoopState:
                     (key, future, default, otherwise, extras)
                 )
                 continue
-            self.engine.unserved.fail(clock.monotonic())
+            self.failed_at(unreachable)
             batches.fall_back(future, default, otherwise)
             if observer is not None:
                 batches.tell(observer.over, endpoints.UnavailableError(), 0, 0)

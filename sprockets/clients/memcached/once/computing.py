@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time as clock
 import typing
 import weakref
 from collections import abc
 
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.loop import (
+    batches,
     calls,
     engines,
     futures,
@@ -47,6 +49,8 @@ Result = leases.Outcome | steps.Failure | None
 """What comes of a computation: a failure is one that ends its caller."""
 
 Task = asyncio.Task[Result]
+
+T = typing.TypeVar('T')
 
 
 class Computing:
@@ -114,12 +118,16 @@ class Computing:
                 lock.release()
 
 
-class Runner:
-    """Runs commands, and makes values, for what takes several steps.
+class Whole:
+    """A call of several steps, which counts as one.
 
     :param LoopState here: what the client has in the loop
-    :param observe: is told about each command
+    :param Observer observer: is told about it, once
+    :param observe: begins to observe it with its first command, if nobody
+        does so yet
     :param str method: by this name
+    :param bool at_first: whether all there is to tell is known when the first
+        of its commands is over, and what comes then takes time of its own
     :param bool strict: whether to raise what goes wrong, but for what a server
         refuses, which it may not know
 
@@ -128,36 +136,117 @@ class Runner:
     def __init__(
         self,
         here: state.LoopState,
+        observer: observers.Observer | None = None,
+        *,
         observe: observers.Observe | None = None,
         method: str = '',
+        at_first: bool = False,
         strict: bool = False,
     ) -> None:
         self._here = here
+        self._observer = observer
         self._observe = observe
         self._method = method
-        self._finish = self._checked if strict else calls.endpoint_of
+        self._at_first = at_first
+        self._strict = strict
+        self._is_over = False
+        self._error: BaseException | None = None
+        self._endpoint: endpoints.Endpoint | None = None
+
+    def begin(self, key: bytes) -> None:
+        """Take note that a command is sent."""
+        observe, self._observe = self._observe, None
+        if observe is not None:
+            self._observer = observe(self._method, (key,))
+
+    def took(self, call: calls.Call) -> endpoints.Endpoint | None:
+        """Take note of a command, and return the server it went to."""
+        self._error = error = call.command.error
+        self._endpoint = call.endpoint
+        if self._at_first:
+            self.over()
+        if (
+            self._strict
+            and error is not None
+            and not isinstance(error, protocol.RefusedError)
+        ):
+            raise errors.of(self._method, error)
+        return call.endpoint
+
+    def over(
+        self,
+        error: BaseException | None = None,
+        hits: int = 0,
+        misses: int = 0,
+    ) -> None:
+        """Count the call, and tell of it, once.
+
+        It has failed if the last of its commands has, for that is the one
+        that does what the others are for; but not if there is a value.
+
+        """
+        if self._is_over:
+            return
+        self._is_over = True
+        if not hits:
+            error = error or self._error
+        if error is not None:
+            misses = 0
+        self._here.counters_of(self._endpoint).count(
+            clock.monotonic(), error is not None, hits, misses
+        )
+        if self._observer is not None:
+            batches.tell(
+                self._observer.over, error, hits, misses, self._endpoint
+            )
+
+    async def follow(
+        self,
+        work: steps.Steps[T | steps.Failure],
+        function: steps.Function | None = None,
+    ) -> T:
+        """Do one step after another, and return what came of it."""
+        try:
+            return await steps.follow_awaited(
+                work, Runner(self._here, self), function
+            )
+        except leases.UpdateError as error:
+            self.over(error)
+            raise
+        finally:
+            self.over()
+
+
+class Runner:
+    """Runs commands, and makes values, for what takes several steps.
+
+    :param LoopState here: what the client has in the loop
+    :param Whole whole: the call that the steps are of, if it is not one that
+        is counted already
+
+    """
+
+    def __init__(
+        self, here: state.LoopState, whole: Whole | None = None
+    ) -> None:
+        self._here = here
+        self._whole = whole
+        self._took = calls.endpoint_of if whole is None else whole.took
 
     def ask(self, step: steps.Ask) -> futures.Future:
         """Run a command, and return a future for the server it went to."""
         if self._here.engine.released:
             raise RuntimeError(engines.CLOSED)
-        observer = None
-        if self._observe is not None:
-            observer = self._observe(self._method, (step.route.key,))
-        call = calls.Call(self._here, *step, self._finish, observer)
+        if self._whole is not None:
+            self._whole.begin(step.route.key)
+        call = calls.Step(self._here, *step, self._took, None)
         return call.start(self._here.loop)
-
-    def _checked(self, call: calls.Call) -> endpoints.Endpoint | None:
-        error = call.command.error
-        if error is not None and not isinstance(error, protocol.RefusedError):
-            raise errors.of(self._method, error)
-        return call.endpoint
 
     def ask_many(self, step: steps.AskMany) -> futures.Future:
         """Run what is described, of many keys."""
         if self._here.engine.released:
             raise RuntimeError(engines.CLOSED)
-        return calls.many(self._here, step.request, self._observe)
+        return calls.many(self._here, step.request, None)
 
     async def make(self, step: steps.Make) -> typing.Any:
         """Return a value; MISS if it cannot be made in the time of a call."""

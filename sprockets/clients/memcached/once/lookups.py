@@ -25,7 +25,6 @@ from sprockets.clients.memcached.once import (
 )
 from sprockets.clients.memcached.requests import descriptions
 from sprockets.clients.memcached.servers import cluster, endpoints
-from sprockets.clients.memcached.watch import observers
 from sprockets.clients.memcached.wire import protocol
 
 Future = asyncio.Future[typing.Any]
@@ -48,6 +47,7 @@ class Lookup:
     """A ``get_or_set`` that found no value, or looks for one that is stale.
 
     :param Future future: what the caller awaits
+    :param Whole whole: the call, if it is not counted already
 
     """
 
@@ -56,14 +56,21 @@ class Lookup:
         '_factory',
         '_here',
         '_runner',
+        '_whole',
         'future',
         'want',
     )
 
-    def __init__(self, wanted: Wanted, future: Future) -> None:
+    def __init__(
+        self,
+        wanted: Wanted,
+        future: Future,
+        whole: computing.Whole | None = None,
+    ) -> None:
         # The answer does not come in the caller's context.
         here, context, factory, key, hashed, plan, default = wanted
         self._runner = computing.Runner(here)
+        self._whole = whole
         self._here = here
         self._context = context
         self._factory = factory
@@ -136,9 +143,17 @@ class Lookup:
 
     async def _get_stale(self) -> typing.Any:
         here = self._here
-        value, stale = await steps.follow_awaited(
-            here.computing.flow.look(self.want), self._runner
-        )
+        whole, self._whole = self._whole, None
+        value: typing.Any = plans.MISS
+        try:
+            value, stale = await steps.follow_awaited(
+                here.computing.flow.look(self.want),
+                computing.Runner(here, whole),
+            )
+        finally:
+            if whole is not None:
+                hit = value is not plans.MISS
+                whole.over(None, int(hit), int(not hit))
         if stale is not None and await self._is_stale(stale):
             here.spawn(self._recompute(stale))
         return value if value is not plans.MISS else await self._get()
@@ -370,20 +385,25 @@ class StaleRead:
         # It has the call, and both would wait for the collector.
         self._batch = None
         command = typing.cast(leases.Look, self._look.command)
-        for _, _, observer in self._askers:
-            if observer is not None:
-                self._tell(observer, command)
         if self._look.endpoint is plans.NO_META:
-            self._go_on(Lookup.look)
+            for asker in self._askers:
+                # A caller may have been cancelled, or have timed out.
+                if not asker[0].done():
+                    _look_alone(asker)
+                elif asker[2] is not None:
+                    batches.tell(asker[2].over, None, 0, 0)
             return
         error = done.exception()
+        self._tell(command, error is None and done.result() is plans.MISS)
         if error is not None:
             for future, _, _ in self._askers:
                 futures.fail(future, error)
             return
         value = done.result()
         if value is plans.MISS:
-            self._go_on(Lookup.compute)
+            for future, wanted, _ in self._askers:
+                if not future.done():
+                    compute(wanted, future)
             return
         item = command.item
         assert item is not None
@@ -401,22 +421,25 @@ class StaleRead:
                 patience = wanted[5].patience
                 computing.give(self._here, future, outcome, patience)
 
-    def _go_on(self, how: abc.Callable[[Lookup], None]) -> None:
-        """Get for everybody what this did not bring."""
-        for future, wanted, _ in self._askers:
-            if not future.done():
-                how(Lookup(wanted, future))
+    def _tell(self, command: protocol.MetaGet, is_missing: bool) -> None:
+        """Tell those who observe what came, and count it."""
+        endpoint = self._call.endpoint
+        hits, misses = descriptions.found(command)
+        if hits and is_missing:
+            # What is there is no value.
+            hits, misses = 0, 1
+            self._here.counters_of(endpoint).lose(len(self._askers))
+        for _, _, observer in self._askers:
+            if observer is not None:
+                batches.tell(
+                    observer.over, command.error, hits, misses, endpoint
+                )
 
-    def _tell(
-        self, observer: observers.Observer, command: protocol.MetaGet
-    ) -> None:
-        batches.tell(
-            observer.over,
-            command.error,
-            int(command.item is not None),
-            int(command.answered and command.item is None),
-            self._call.endpoint,
-        )
+
+def _look_alone(asker: computing.Asker) -> None:
+    """Look for a value that may be stale, step by step."""
+    future, wanted, observer = asker
+    Lookup(wanted, future, computing.Whole(wanted[0], observer)).look()
 
 
 def look(asker: computing.Asker, name: abc.Hashable) -> None:
@@ -425,12 +448,12 @@ def look(asker: computing.Asker, name: abc.Hashable) -> None:
     :param name: what those have in common who want the same
 
     """
-    future, wanted, _ = asker
+    wanted = asker[1]
     here: state.LoopState = wanted[0]
     read = here.computing.reads.get(name)
     if read is not None and read.join(wanted[5].stale, asker):
         return
     if here.computing.flow.lacks_meta():
-        Lookup(wanted, future).look()
+        _look_alone(asker)
     else:
         StaleRead(asker, name).start()

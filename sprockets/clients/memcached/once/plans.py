@@ -10,6 +10,7 @@ import random
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.requests import arguments
 from sprockets.clients.memcached.servers import cluster
@@ -193,7 +194,7 @@ def _plan(
         if wait is None
         else arguments.seconds('wait', wait),
         cache_none,
-        min_compress_len,
+        arguments.min_compress_len(min_compress_len),
         arguments.seconds('jitter', jitter),
         when,
     )
@@ -240,7 +241,14 @@ def plan(
     try:
         return remembered(*given, jitter)
     except TypeError:
-        hash((stale, lease, wait, jitter))
+        spans = {'stale': stale, 'lease': lease, 'wait': wait}
+        for name, value in {**spans, 'jitter': jitter}.items():
+            # A time span can be hashed.
+            if not isinstance(value, abc.Hashable):
+                raise TypeError(
+                    f'{name} is {words.shown(value)}; expected seconds or a'
+                    ' timedelta'
+                ) from None
         return _plan(*given, jitter)
 
 
@@ -260,4 +268,6 @@ USUAL = _Usual()
 def check_callable(name: str, function: typing.Any) -> None:
     """Raise :exc:`TypeError` for what cannot be called."""
     if not callable(function):
-        raise TypeError(f'{name} is {function!r}; expected a function')
+        raise TypeError(
+            f'{name} is {words.shown(function)}; expected a function'
+        )

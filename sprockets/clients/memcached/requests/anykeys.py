@@ -77,11 +77,9 @@ class Encoding(encodings.Encoding):
         return key
 
     def _joined(self, prefix: bytes, key: typing.Any) -> bytes:
-        if not isinstance(key, bytes):
-            memcache.Client.check_key(self, key, len(prefix))
+        encodings.check_kind(key, 'key')
         limit = self.server_max_key_length or memcache.SERVER_MAX_KEY_LENGTH
         return fit(prefix + key, limit)
 
     def _check_prefix(self, prefix: typing.Any) -> None:
-        if not isinstance(prefix, bytes):
-            memcache.Client.check_key(self, prefix)
+        encodings.check_kind(prefix, 'key_prefix')

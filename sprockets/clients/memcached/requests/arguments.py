@@ -9,6 +9,7 @@ import operator
 import time as clock
 import typing
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.wire import protocol
 
 MONTH = 60 * 60 * 24 * 30
@@ -48,13 +49,15 @@ def exptime(time: typing.Any) -> int:
     except (TypeError, OverflowError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):
-        raise ValueError(f'time is {time!r}; expected seconds or a timedelta')
+        raise ValueError(
+            f'time is {words.shown(time)}; expected seconds or a timedelta'
+        )
     if seconds < EARLIEST_DATE:
         return _from_delta(seconds)
     if seconds > LATEST_DATE:
         raise ValueError(
-            f'time is {time!r}, too late for memcached as a date in seconds'
-            ' since the epoch; milliseconds?'
+            f'time is {words.shown(time)}, too late for memcached as a date in'
+            ' seconds since the epoch; milliseconds?'
         )
     return math.ceil(seconds)
 
@@ -71,7 +74,7 @@ def seconds(name: str, value: typing.Any) -> float:
         value = value.total_seconds()
     if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
         raise ValueError(
-            f'{name} is {value!r}; expected seconds or a timedelta'
+            f'{name} is {words.shown(value)}; expected seconds or a timedelta'
         )
     return float(value)
 
@@ -87,7 +90,8 @@ def whole_seconds(name: str, value: typing.Any, least: int) -> int:
     whole = math.ceil(seconds(name, value))
     if not least <= whole <= MONTH:
         raise ValueError(
-            f'{name} is {value!r}; expected {least} to {MONTH} seconds'
+            f'{name} is {words.shown(value)}; expected {least} to {MONTH}'
+            ' seconds'
         )
     return whole
 
@@ -111,8 +115,8 @@ def check_no_delay(time: typing.Any) -> None:
     if time is None or (isinstance(time, numbers.Real) and time == 0):
         return
     raise ValueError(
-        f'time is {time!r}; memcached does not delay deletions any more, None'
-        ' or 0 expected'
+        f'time is {words.shown(time)}; expected None or 0, for memcached'
+        ' does not delay deletions any more'
     )
 
 
@@ -155,8 +159,80 @@ def number(name: str, value: typing.Any) -> int:
         whole = operator.index(value)
     except TypeError:
         raise ValueError(
-            f'{name} is {value!r}; expected a whole number'
+            f'{name} is {words.shown(value)}; expected a whole number'
         ) from None
     if not 0 <= whole <= MAX_DELTA:
-        raise ValueError(f'{name} is {value!r}; expected 0 to 2**64 - 1')
+        raise ValueError(
+            f'{name} is {words.shown(value)}; expected 0 to 2**64 - 1'
+        )
     return whole
+
+
+def min_compress_len(value: typing.Any) -> int:
+    """Return from how many bytes on a value is compressed.
+
+    :raises ValueError: if it is no whole number, 0 or more
+
+    """
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        raise ValueError(
+            f'min_compress_len is {words.shown(value)}; expected a whole'
+            ' number of bytes, 0 or more'
+        )
+    return whole
+
+
+def attempts(value: typing.Any) -> int:
+    """Return how often something is tried.
+
+    :raises ValueError: if it is no whole number, 1 or more
+
+    """
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = 0
+    if whole < 1:
+        raise ValueError(
+            f'attempts is {words.shown(value)}; expected a whole number, 1 or'
+            ' more'
+        )
+    return whole
+
+
+def items(name: str, value: typing.Any) -> list[typing.Any]:
+    """Return what a caller gave to be gone through, as a list.
+
+    :raises TypeError: if it is nothing of the kind
+
+    """
+    try:
+        return list(value)
+    except TypeError:
+        if hasattr(type(value), '__iter__'):
+            # It is its own error.
+            raise
+    raise TypeError(f'{name} is {words.shown(value)}; expected a list of keys')
+
+
+def mapping(value: typing.Any) -> tuple[list[typing.Any], list[typing.Any]]:
+    """Return the keys that a caller gave, and their values.
+
+    :raises TypeError: if it is no mapping
+
+    """
+    if type(value) is dict:
+        return [*value], [*value.values()]
+    if not hasattr(type(value), '__getitem__') or isinstance(
+        value, str | bytes | list | tuple
+    ):
+        raise TypeError(
+            f'mapping is {words.shown(value)}; expected a dict of values by'
+            ' their keys'
+        )
+    keys = [*value]
+    return keys, [value[key] for key in keys]

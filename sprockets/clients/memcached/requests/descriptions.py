@@ -450,6 +450,14 @@ class Everywhere(typing.Generic[R]):
         self.result = result
 
 
+def found(command: protocol.Command) -> tuple[int, int]:
+    """Return the hits and the misses of a command of one key."""
+    values_ = getattr(command, 'found', None)
+    if values_ is None or not command.answered or command.error is not None:
+        return 0, 0
+    return (1, 0) if values_ else (0, 1)
+
+
 def outcome(
     keys: abc.Sequence[bytes],
     done: abc.Iterable[protocol.Command],

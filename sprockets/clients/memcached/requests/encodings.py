@@ -9,7 +9,7 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import notices
+from sprockets.clients.memcached import notices, words
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.wire import protocol
@@ -217,16 +217,26 @@ class Encoding:
         return key, hashed
 
     def _encoded(self, key: typing.Any) -> typing.Any:
-        return key.encode('utf-8') if isinstance(key, str) else key
+        if not isinstance(key, str):
+            return key
+        try:
+            return key.encode('utf-8')
+        except UnicodeEncodeError:
+            raise memcache.Client.MemcachedKeyCharacterError(
+                f'key={words.shown(key)} has half a surrogate pair; expected'
+                ' text that UTF-8 can hold'
+            ) from None
 
     def _check_prefix(self, prefix: typing.Any) -> None:
-        self._checked(prefix, len(self.prefix))
+        self._checked(prefix, len(self.prefix), 'key_prefix')
 
     def _joined(self, prefix: bytes, key: typing.Any) -> bytes:
         """Return a key with what goes before it, as it is sent."""
         return prefix + self._checked(key, len(prefix))
 
-    def _checked(self, key: typing.Any, extra: int) -> bytes:
+    def _checked(
+        self, key: typing.Any, extra: int, name: str = 'key'
+    ) -> bytes:
         limit = self.server_max_key_length
         if (
             type(key) is bytes
@@ -235,15 +245,21 @@ class Encoding:
         ):
             # As most are, in fewer steps.
             return key
-        if self.do_check_key or not isinstance(key, bytes):
-            memcache.Client.check_key(self, key, extra)
-        # check_key lets a newline at the end pass, which would end the
-        # command and begin another.
-        if not _KEY_CHARACTERS.fullmatch(key):
-            raise memcache.Client.MemcachedKeyCharacterError(
-                f'Control/space characters not allowed (key={key!r})'
+        checked = check_kind(key, name)
+        if self.do_check_key and limit and len(checked) + extra > limit:
+            before = f' and {extra} before them' if extra else ''
+            raise memcache.Client.MemcachedKeyLengthError(
+                f'{name}={_text(checked)} has {len(checked)} bytes{before};'
+                f' expected {limit} at most; HASH_BAD_KEYS allows any'
             )
-        return typing.cast(bytes, key)
+        # Also where python-memcached's check lets it pass: a newline at the
+        # end would end the command and begin another.
+        if not _KEY_CHARACTERS.fullmatch(checked):
+            raise memcache.Client.MemcachedKeyCharacterError(
+                f'{name}={_text(checked)} is empty, or has blanks or control'
+                ' characters; expected others; HASH_BAD_KEYS allows any'
+            )
+        return checked
 
     def encoded(
         self, verb: protocol.Verb, value: typing.Any, min_compress_len: int
@@ -293,6 +309,31 @@ def _split(key: typing.Any) -> tuple[typing.Any, int | None]:
         return key, None
     if len(key) != 2 or not isinstance(key[0], int):
         raise memcache.Client.MemcachedKeyTypeError(
-            f'{key!r} is not a tuple of a whole number and a key'
+            f'key={words.shown(key)}; expected text, bytes, or a tuple of'
+            ' a whole number and one of these'
         )
     return key[1], key[0]
+
+
+def check_kind(key: typing.Any, name: str) -> bytes:
+    """Return what is to be sent if it is bytes.
+
+    :raises memcache.Client.MemcachedKeyError: if it is none
+
+    """
+    if isinstance(key, bytes):
+        return key
+    error = memcache.Client.MemcachedKeyTypeError
+    if key is None:
+        error = memcache.Client.MemcachedKeyNoneError
+    raise error(
+        f'{name}={words.shown(key)} is no string; expected text or bytes'
+    )
+
+
+def _text(key: bytes) -> str:
+    """Return a key as its caller has most likely written it."""
+    try:
+        return words.shown(key.decode('utf-8'))
+    except UnicodeDecodeError:
+        return words.shown(key)

@@ -90,7 +90,7 @@ def get_multi(
     keys: abc.Iterable[typing.Any],
     key_prefix: typing.Any,
 ) -> descriptions.Many[dict[typing.Any, typing.Any]]:
-    originals = list(keys)
+    originals = arguments.items('keys', keys)
     parts = encoding.parts(originals, key_prefix)
     return _begun(
         descriptions.ReadMany('get_multi', originals, parts, encoding.codec)
@@ -117,6 +117,8 @@ def store(
     """Describe ``set``, ``add``, ``replace``, ``append`` and ``prepend``."""
     route = encoding.route(key)
     when = arguments.exptime(time)
+    if min_compress_len != 0:
+        arguments.min_compress_len(min_compress_len)
     data = encoding.encoded(verb, val, min_compress_len)
     command: protocol.Command | None = None
     if data is not None:
@@ -150,6 +152,8 @@ def cas_of(
 ) -> descriptions.One[int]:
     """Describe ``cas`` of a key that is checked and encoded already."""
     when = arguments.exptime(time)
+    if min_compress_len != 0:
+        arguments.min_compress_len(min_compress_len)
     data = encoding.encoded(protocol.CAS, val, min_compress_len)
     token = saw.take(route)
     command: protocol.Command | None = None
@@ -184,11 +188,8 @@ def set_multi(
 
     """
     when = arguments.exptime(time)
-    originals = list(mapping)
-    if type(mapping) is dict:
-        vals = [*mapping.values()]
-    else:
-        vals = [mapping[original] for original in originals]
+    originals, vals = arguments.mapping(mapping)
+    arguments.min_compress_len(min_compress_len)
     requests: list[bytes] = []
     dropped: set[int] = set()
     parts = encoding.parts(originals, key_prefix, FEW)
@@ -311,7 +312,7 @@ def delete_multi(
     key_prefix: typing.Any,
 ) -> descriptions.Many[int]:
     arguments.check_no_delay(time)
-    originals = list(keys)
+    originals = arguments.items('keys', keys)
     requests: list[bytes] = []
     return _begun(
         descriptions.DeleteMany(

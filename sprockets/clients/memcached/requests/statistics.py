@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
@@ -28,7 +29,10 @@ def argument(given: typing.Any) -> bytes:
     if not (
         isinstance(given, str) and given.isascii() and given.isprintable()
     ):
-        raise ValueError(f'{given!r} is no argument of stats')
+        raise ValueError(
+            f'stat_args is {words.shown(given)}, which is no argument of'
+            " stats; expected plain text, such as 'items'"
+        )
     return given.encode('ascii')
 
 
@@ -53,7 +57,10 @@ def of(
             # fault and not the caller's.
             has_argument = command.request != protocol.Statistics().request
             if has_argument and 'SERVER_ERROR' not in str(command.error):
-                raise ValueError(f'memcached refuses {command.error}')
+                raise ValueError(
+                    f'memcached refuses {command.error}; expected a stat_args'
+                    " that it knows, such as 'items'"
+                )
         if command.result is not None:
             result.append((server.name, command.result))
     return result

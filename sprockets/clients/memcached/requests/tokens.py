@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
@@ -61,8 +62,9 @@ class Tokens:
             return self._tokens.pop(route)
         except KeyError:
             raise RuntimeError(
-                'cas without gets: this key was not read with gets before, or'
-                ' there was a cas since then'
+                f'cas without gets: {words.shown(route.key.decode("latin-1"))}'
+                ' was not read with gets before, or there was a cas since;'
+                ' expected a gets for each cas'
             ) from None
 
     def clear(self) -> None:

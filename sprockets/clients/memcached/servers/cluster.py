@@ -15,6 +15,7 @@ from sprockets.clients.memcached.servers import (
     connections,
     discovery,
     distribution,
+    events,
     health,
 )
 from sprockets.clients.memcached.servers.endpoints import (
@@ -278,6 +279,8 @@ class Cluster:
         """Where calls go while the servers are not known."""
         self._source: discovery.Discovery | None = None
         self._lock = threading.Lock()
+        self.listeners: list[events.Listener] = []
+        """Who is told what happens to the servers, in any thread."""
         self._change = 0
         """Counts what was told about servers, of which the last counts."""
         self.set_servers(options.servers)
@@ -306,7 +309,11 @@ class Cluster:
             return Change(self, self._next(), [], self._identity(address))
         parsed = []
         for server in servers:
-            text, weight = (server, 0) if isinstance(server, str) else server
+            text, weight = (
+                (server, 0)
+                if isinstance(server, str)
+                else settings.weighted(server)
+            )
             address, _, own_weight = settings.parse_server(text)
             parsed.append((address, weight or own_weight))
         return Change(self, self._next(), parsed)
@@ -389,6 +396,20 @@ class Cluster:
         changed = self.changed and self.changed()
         if changed is not None:
             changed()
+        if self.listeners:
+            self._tell_of(gone)
+
+    def _tell_of(self, before: abc.Sequence[Endpoint]) -> None:
+        """Tell who listens which servers are new, and which are gone."""
+        now = self.endpoints
+        for kind, these, those in (
+            (events.DISCOVERED, now, before),
+            (events.GONE, before, now),
+        ):
+            for endpoint in these:
+                if endpoint not in those:
+                    event = events.ServerEvent(kind, str(endpoint))
+                    events.tell(self.listeners, event)
 
     def _spread(self, servers: abc.Sequence[Server]) -> Spreading:
         """Return how keys are spread over servers."""
@@ -429,6 +450,12 @@ class Cluster:
         """
         spreading = self._spreading
         return None if spreading is None else spreading.home(key)
+
+    @property
+    def only(self) -> Endpoint | None:
+        """The server, None if there are several."""
+        servers = self.servers
+        return servers[0].endpoint if len(servers) == 1 else None
 
     @property
     def endpoints(self) -> list[Endpoint]:

@@ -226,6 +226,10 @@ class Connections:
             loan.drop()
             raise
 
+    def count_idle(self) -> int:
+        """Return how many of them are not in an exchange."""
+        return len(self.idle) + sum(loan.is_idle for loan in list(self.out))
+
     def take(self) -> Loan | None:
         """Take an idle connection that is still good, if there is one."""
         epoch = self.epoch

@@ -12,7 +12,7 @@ import weakref
 from collections import abc
 
 from sprockets.clients.memcached import notices, process, settings
-from sprockets.clients.memcached.servers import health, workers
+from sprockets.clients.memcached.servers import events, health, workers
 from sprockets.clients.memcached.servers.connections import (
     Connections,
     Loan,
@@ -41,6 +41,12 @@ class Identity(typing.NamedTuple):
     max_connections: int
     flush_on_reconnect: bool
     max_idle: float
+
+
+class User(typing.Protocol):
+    """A client's cluster, as far as it matters here."""
+
+    listeners: list[events.Listener]
 
 
 class Endpoint(health.Health):
@@ -78,7 +84,7 @@ class Endpoint(health.Health):
         self._connections = Connections(
             self.max_connections, identity.max_idle
         )
-        self._users: weakref.WeakSet[object] = weakref.WeakSet()
+        self._users: weakref.WeakSet[User] = weakref.WeakSet()
         weakref.finalize(self, self._connections.close).atexit = False
         process.after_fork(self)
 
@@ -89,6 +95,11 @@ class Endpoint(health.Health):
     def connections(self) -> int:
         """How many connections there are, in use or idle."""
         return len(self._connections)
+
+    @property
+    def idle_connections(self) -> int:
+        """How many of them nobody has a use for just now."""
+        return self._connections.count_idle()
 
     @property
     def incarnation(self) -> int:
@@ -577,13 +588,20 @@ class Endpoint(health.Health):
         self.log_refused([flush])
         return loan
 
-    def enter(self, user: object) -> None:
+    def _tell(
+        self, kind: str, reason: str | None, seconds: float | None
+    ) -> None:
+        event = events.ServerEvent(kind, str(self), reason, seconds)
+        for user in list(self._users):
+            events.tell(user.listeners, event)
+
+    def enter(self, user: User) -> None:
         """Take note of a client's cluster that uses the server."""
         self._users.add(user)
         # Its log is another one's.
         self.notices = notices.Notices(LOGGER)
 
-    def let_go(self, user: object) -> bool:
+    def let_go(self, user: User) -> bool:
         """Take note that it does so no more, and return whether nobody does.
 
         :rtype: bool

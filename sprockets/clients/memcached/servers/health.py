@@ -7,6 +7,7 @@ import threading
 import time
 
 from sprockets.clients.memcached import clock, notices
+from sprockets.clients.memcached.servers import events
 from sprockets.clients.memcached.wire import protocol
 
 LOGGER = logging.getLogger(__name__)
@@ -171,6 +172,7 @@ class Health:
             self.reason = words(reason)
             if was_up:
                 self.down_since = time.time()
+            told = self.reason
         if was_up or not self._said:
             # What was left out is said when that turns out to last.
             self._said = self._notices.warning(
@@ -178,6 +180,8 @@ class Health:
                 self._name,
                 str(reason) or type(reason).__name__,
             )
+        if was_up:
+            self._tell(events.DOWN, told, None)
 
     def mark_up(self, trial: Trial | None = None) -> None:
         """Let everybody use this server again.
@@ -203,6 +207,13 @@ class Health:
                 self._name,
                 time.time() - down_since,
             )
+        if down_since is not None:
+            self._tell(events.UP, None, time.time() - down_since)
+
+    def _tell(
+        self, kind: str, reason: str | None, seconds: float | None
+    ) -> None:
+        """Tell whoever wants to know that it is down, or up."""
 
     def _came_back(self) -> None:
         """Forget what may be another in its next life."""

@@ -86,17 +86,19 @@ class Journey:
         keys: cluster.Keys,
         places: abc.Sequence[int],
         chosen: dict[endpoints.Endpoint, list[abc.Sequence[int]]],
-    ) -> None:
+    ) -> int:
         """Find the servers for the keys at some places.
 
         :param dict chosen: receives the places that each server has
+        :return: how many of the keys have none
 
         """
         if len(self._servers.servers) == 1:
             endpoint = self.to(b'', None)
-            if endpoint is not None:
-                chosen.setdefault(endpoint, []).append(places)
-            return
+            if endpoint is None:
+                return len(places)
+            chosen.setdefault(endpoint, []).append(places)
+            return 0
         pick = self._servers.pick
         turned_back = self._turned_back
         encoded, hashes = keys
@@ -112,12 +114,15 @@ class Journey:
                     found[endpoint].append(place)
                 else:
                     found[endpoint] = [place]
+        lost = len(places)
         for endpoint, some in found.items():
+            lost -= len(some)
             before = chosen.setdefault(endpoint, [])
             if before and isinstance(before[-1], list):
                 before[-1].extend(some)
             else:
                 before.append(some)
+        return lost
 
 
 def run(

@@ -21,10 +21,14 @@ class Moment(typing.NamedTuple):
     misses: int = 0
     errors: int = 0
     seconds: float = 0.0
+    steps: int = 0
 
     def plus(self, other: Moment) -> Moment:
         """Return the sum of two, of different servers say."""
         return Moment._make(a + b for a, b in zip(self, other, strict=True))
+
+
+NOTHING = Moment()
 
 
 @dataclasses.dataclass
@@ -39,6 +43,9 @@ class Counters:
     """Calls that were not answered, or refused."""
     seconds: float = 0.0
     """The time that batches were with the server, all together."""
+    steps: int = 0
+    """Commands that calls of several steps, a ``get_or_set`` say, took
+    besides; they are no calls, hits, misses or errors."""
     until: float = 0.0
     """When the present moment ends (:func:`time.monotonic`)."""
     _begins: list[tuple[int, Moment]] = dataclasses.field(default_factory=list)
@@ -54,12 +61,33 @@ class Counters:
         del self._begins[: -MOMENTS - 1]
         self.until = (number + 1) * STEP
 
-    def fail(self, now: float, calls: int = 1) -> None:
-        """Count calls that failed without having been with the server."""
+    def fail(self, now: float, calls: int = 1, steps: int = 0) -> None:
+        """Count calls that failed without having been with the server.
+
+        :param int steps: how many of them are no calls, but steps of one
+
+        """
         if now >= self.until:
             self.turn(now)
-        self.calls += calls
-        self.errors += calls
+        self.calls += calls - steps
+        self.errors += calls - steps
+        self.steps += steps
+
+    def count(
+        self, now: float, failed: bool, hits: int = 0, misses: int = 0
+    ) -> None:
+        """Count a call whose commands are all steps."""
+        if now >= self.until:
+            self.turn(now)
+        self.calls += 1
+        self.errors += failed
+        self.hits += hits
+        self.misses += misses
+
+    def lose(self, count: int) -> None:
+        """Take hits for misses: what was there is no value."""
+        self.hits -= count
+        self.misses += count
 
     def total(self) -> Moment:
         """Return the sums of all time."""
@@ -70,6 +98,7 @@ class Counters:
             self.misses,
             self.errors,
             self.seconds,
+            self.steps,
         )
 
     def moments(self, now: float) -> list[Moment]:

@@ -36,6 +36,14 @@ Observe = abc.Callable[[str, Keys], Observer]
 is told about the call."""
 
 
+def type_of(error: BaseException) -> str:
+    """Return the name of an error's class as OpenTelemetry has it."""
+    kind = type(error)
+    if kind.__module__ == 'builtins':
+        return kind.__qualname__
+    return f'{kind.__module__}.{kind.__qualname__}'
+
+
 def both(first: Observe | None, second: Observe | None) -> Observe | None:
     """Return what tells two of each call, or one or none if that is all."""
     if first is None or second is None:

@@ -1,4 +1,4 @@
-"""A span for each call, where OpenTelemetry is configured.
+"""A span for each call, and metrics, where OpenTelemetry is configured.
 
 Names and attributes are those of the semantic conventions for database
 clients that are stable.  See
@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
 
 from sprockets.clients.memcached import clock, escaping, notices
 from sprockets.clients.memcached.servers import cluster, endpoints
-from sprockets.clients.memcached.watch import observers
+from sprockets.clients.memcached.watch import metering, observers
 
 LOGGER = logging.getLogger(__name__)
 NOTICES = notices.Notices(LOGGER)
@@ -35,10 +35,11 @@ MAX_TEXT = 1000
 
 
 class Tracing:
-    """Whether and how the calls of one client become spans.
+    """Whether and how the calls of one client become spans, and are measured.
 
     As long as nobody has imported ``opentelemetry.trace`` and set a tracer
-    provider, there is nothing to do, and nothing is done.
+    provider, or the same for metrics, there is nothing to do, and nothing is
+    done.
 
     :param Cluster servers: the client's servers
     :param bool keys: whether to record keys
@@ -47,7 +48,11 @@ class Tracing:
 
     def __init__(self, servers: cluster.Cluster, keys: bool) -> None:
         self._servers = servers
+        self._metering = metering.Metering(servers)
         self._next_search = 0.0
+        self._spans: observers.Observe | None = None
+        self._metrics: observers.Observe | None = None
+        self._observe: observers.Observe | None = None
         self.keys = keys
         self.tracer: typing.Any = None
         self.trace: typing.Any = None
@@ -55,41 +60,53 @@ class Tracing:
 
     def off(self) -> bool:
         """Whether there is no provider, and so nothing to do."""
-        if self.tracer is not None:
-            return False
-        return (
-            TRACE not in sys.modules
-            or clock.now() < self._next_search
-            or not self._find()
-        )
+        if (
+            (self._spans is None and TRACE in sys.modules)
+            or (self._metrics is None and metering.METRICS in sys.modules)
+        ) and clock.now() >= self._next_search:
+            self._find()
+        return self._observe is None
 
     def observe(self) -> observers.Observe | None:
-        """Return what begins a span, None while there is no provider."""
-        return None if self.off() else self._begin
+        """Return what begins a span, and measures a call, as is wanted.
+
+        None while there is no provider of either kind.
+
+        """
+        self.off()
+        return self._observe
 
     def call(self, method: str, keys: observers.Keys) -> TracedCall | None:
         """Return a context for a call that blocks, None if nobody traces."""
         return None if self.off() else self.traced(method, keys)
 
     def traced(self, method: str, keys: observers.Keys) -> TracedCall:
-        """Return such a context where it is known that there is a tracer."""
-        return TracedCall(self._begin(method, keys))
+        """Return such a context where it is known that there is a provider."""
+        assert self._observe is not None
+        return TracedCall(self._observe(method, keys))
 
     def _begin(self, method: str, keys: observers.Keys) -> Span:
         return Span(self, method, keys)
 
-    def _find(self) -> bool:
-        """Whether there is a provider, and so a tracer, now."""
+    def _find(self) -> None:
+        """Look for providers, and so for a tracer and a meter."""
         self._next_search = clock.now() + PATIENCE
-        trace: typing.Any = sys.modules[TRACE]
+        package: typing.Any = sys.modules[NAME]
+        if self._spans is None and self._find_tracer(package.__version__):
+            self._spans = self._begin
+        if self._metrics is None:
+            self._metrics = self._metering.find(NAME, package.__version__)
+        self._observe = observers.both(self._spans, self._metrics)
+
+    def _find_tracer(self, version: str) -> bool:
+        trace: typing.Any = sys.modules.get(TRACE)
         if not hasattr(trace, 'get_tracer_provider'):
             # Another thread has not come to the end of it.
             return False
         provider = trace.get_tracer_provider()
         if isinstance(provider, trace.ProxyTracerProvider):
             return False
-        package: typing.Any = sys.modules[NAME]
-        tracer = provider.get_tracer(NAME, package.__version__)
+        tracer = provider.get_tracer(NAME, version)
         if isinstance(tracer, trace.NoOpTracer):
             # That is what one gets with OTEL_SDK_DISABLED.
             return False
@@ -100,8 +117,7 @@ class Tracing:
 
     def only_server(self) -> endpoints.Endpoint | None:
         """Return the client's server, None if it has several."""
-        servers = self._servers.servers
-        return servers[0].endpoint if len(servers) == 1 else None
+        return self._servers.only
 
 
 class Span:
@@ -133,7 +149,7 @@ class Span:
         """Record the span."""
         tracing = self._tracing
         name = self._method
-        attributes: dict[str, str | int] = {
+        attributes: dict[str, str | int | bool] = {
             'db.system.name': 'memcached',
             'db.operation.name': name,
         }
@@ -150,7 +166,12 @@ class Span:
         if tracing.keys:
             attributes['db.query.text'] = _text(self._method, self._keys)
         if error is not None:
-            attributes['error.type'] = _type(error)
+            attributes['error.type'] = observers.type_of(error)
+        elif hits or misses:
+            attributes['cache.hit'] = not misses
+            if len(self._keys) > 1:
+                attributes['cache.hits'] = hits
+                attributes['cache.misses'] = misses
         span = tracing.tracer.start_span(
             name,
             context=self._context,
@@ -169,12 +190,14 @@ class TracedCall:
 
     :ivar error: why it failed, though nothing was raised
     :ivar endpoint: the server that it was sent to
+    :ivar found: the hits and the misses
 
     """
 
     def __init__(self, observer: observers.Observer) -> None:
         self.error: BaseException | None = None
         self.endpoint: endpoints.Endpoint | None = None
+        self.found = 0, 0
         self._observer = observer
 
     def __enter__(self) -> TracedCall:
@@ -187,7 +210,9 @@ class TracedCall:
         traceback: types.TracebackType | None,
     ) -> None:
         try:
-            self._observer.over(error or self.error, 0, 0, self.endpoint)
+            self._observer.over(
+                error or self.error, *self.found, self.endpoint
+            )
         # The call is over, and its caller gets what came of it.
         except Exception as error:  # noqa: BLE001
             NOTICES.error('A call could not be traced', error=error)
@@ -204,11 +229,3 @@ def _text(method: str, keys: observers.Keys) -> str:
             break
         words.append(key.decode('utf-8', 'backslashreplace'))
     return escaping.printable(' '.join(words), MAX_TEXT)
-
-
-def _type(error: BaseException) -> str:
-    """Return the name of an error's class as OpenTelemetry has it."""
-    kind = type(error)
-    if kind.__module__ == 'builtins':
-        return kind.__qualname__
-    return f'{kind.__module__}.{kind.__qualname__}'

@@ -107,6 +107,43 @@ class ApplicationMixin:
         core.hide(options)
         return handlers.client_of(self, prefix, **options)
 
+    def on_memcached_server_down(
+        self, prefix: str | None, server: str, reason: str
+    ) -> None:
+        """Is called when a server was found to be down; a hook to override.
+
+        As the other ones, it is called in the event loop, once for each client
+        of the application that has this server.
+
+        :param str prefix: the client's, upper-cased, or None
+        :param str server: its address, as it is in the log
+        :param str reason: why it is down, in words
+
+        """
+
+    def on_memcached_server_up(
+        self, prefix: str | None, server: str, seconds: float
+    ) -> None:
+        """Is called when a server is back; a hook to override.
+
+        :param float seconds: for how long it was down
+
+        """
+
+    def on_memcached_server_discovered(
+        self, prefix: str | None, server: str
+    ) -> None:
+        """Is called for a server that is new; a hook to override.
+
+        It was told by a configuration endpoint, or by ``set_servers``.
+
+        """
+
+    def on_memcached_server_gone(
+        self, prefix: str | None, server: str
+    ) -> None:
+        """Is called for a server that is one no more; a hook to override."""
+
     async def memcached_status(self) -> dict[str, typing.Any]:
         """Return how the servers are, and what the clients did with them.
 
@@ -141,6 +178,7 @@ class ApplicationMixin:
                 ],
                 'client': {
                     'calls': 1250,
+                    'steps': 16,
                     'batches': 431,
                     'calls_per_batch': 2.9,
                     'hits': 1002,
@@ -149,11 +187,16 @@ class ApplicationMixin:
                     'errors': 0,
                     'seconds_per_batch': 0.000187,
                 },
+                'unserved': {...},
+                'gone': {...},
             }
 
         What a server says of itself counts all its clients; ``client`` is
-        what this process did, with one server or with all.  Times are in
-        seconds, memory is in bytes, and what is not known is None.
+        what this process did, with one server or with all: ``unserved`` are
+        calls for which none was up, and ``gone`` is what was done with servers
+        that the client has no more, so that the sums add up.  ``steps`` are
+        commands that a call took besides, as ``get_or_set`` does.  Times are
+        in seconds, memory is in bytes, and what is not known is None.
 
         Each server is asked, over the connections that there are.  One that
         hangs is waited for no longer than its ``socket_timeout``; one that is

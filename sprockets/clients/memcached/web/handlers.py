@@ -8,7 +8,8 @@ import weakref
 
 from tornado import locale, web, websocket
 
-from sprockets.clients.memcached import aio, core, current
+from sprockets.clients.memcached import aio, core, current, settings
+from sprockets.clients.memcached.servers import events
 from sprockets.clients.memcached.web import looks, memo, tally
 
 ATTRIBUTE = 'memcached_clients'
@@ -39,16 +40,36 @@ def client_of(
     if clients is None:
         clients = {}
         setattr(application, ATTRIBUTE, clients)
-    name = prefix.upper() if prefix else None
+    name = settings.prefix_name(prefix)
     client = clients.get(name)
     if client is None:
         client = clients[name] = aio.AsyncClient(name, **options)
+        if hasattr(application, 'on_memcached_server_down'):
+            client._engine.watch_servers(_Hooks(application, name))
     elif options:
         raise RuntimeError(
-            f'the memcached client for prefix {prefix!r} was made before, and'
-            ' takes no options any more'
+            f'the memcached client for prefix {prefix!r} was made before;'
+            f' expected its options ({", ".join(options)}) at the first time'
         )
     return typing.cast(aio.AsyncClient, client)
+
+
+class _Hooks:
+    """Tells an application what happens to the servers of a client."""
+
+    def __init__(self, application: typing.Any, prefix: str | None) -> None:
+        self._application = weakref.ref(application)
+        self._prefix = prefix
+
+    def __call__(self, event: events.ServerEvent) -> None:
+        application = self._application()
+        if application is not None:
+            hook = getattr(application, f'on_memcached_server_{event.kind}')
+            detail = {
+                events.DOWN: (event.reason,),
+                events.UP: (event.seconds,),
+            }.get(event.kind, ())
+            hook(self._prefix, event.server, *detail)
 
 
 class MemcachedMixin(web.RequestHandler):
@@ -83,7 +104,7 @@ class MemcachedMixin(web.RequestHandler):
     difference for a websocket."""
 
     _memcached: aio.Scope | None = None
-    _memcached_others: dict[str, aio.Scope] | None = None
+    _memcached_others: dict[str | None, aio.Scope] | None = None
     _memcached_tally: tally.Tally | None = None
 
     _memcached_looks: looks.Looks | None = None
@@ -108,12 +129,35 @@ class MemcachedMixin(web.RequestHandler):
             scope = self._memcached = self._memcached_scope(
                 self.memcached_prefix
             )
-            drain = getattr(self.application, DRAIN, None)
-            # How long a websocket goes on nobody knows.
-            if drain is not None and not isinstance(
-                self, websocket.WebSocketHandler
-            ):
-                drain.note_user()
+        return scope
+
+    def memcached_for(self, prefix: str | None) -> aio.Scope:
+        """Return the methods of another client, for this request.
+
+        .. code-block:: python
+
+            visits = await self.memcached_for('visits').incr('front')
+
+        All else is as with :attr:`memcached`: its calls are told to the
+        hooks, recorded in the metrics and in the ``Server-Timing`` header, and
+        its :meth:`~.AsyncClient.gets` is for this request's
+        :meth:`~.AsyncClient.cas`.
+
+        :param str prefix: the prefix of the variables; None for
+            ``MEMCACHED_SERVERS``
+        :rtype: Scope
+        :raises ValueError: for a variable that is wrong
+
+        """
+        name = settings.prefix_name(prefix)
+        if name == settings.prefix_name(self.memcached_prefix):
+            return self.memcached
+        if self._memcached_others is None:
+            self._memcached_others = {}
+        scope = self._memcached_others.get(name)
+        if scope is None:
+            scope = self._memcached_scope(name)
+            self._memcached_others[name] = scope
         return scope
 
     def _memcached_scope(self, prefix: str | None) -> aio.Scope:
@@ -123,29 +167,14 @@ class MemcachedMixin(web.RequestHandler):
                 self._memcached_tally = tally.Tally(self)
             observe = self._memcached_tally.observe
         scope = client_of(self.application, prefix).scope(observe)
+        drain = getattr(self.application, DRAIN, None)
         # How long a websocket goes on nobody knows.
-        if self.memcached_memo and not isinstance(
-            self, websocket.WebSocketHandler
-        ):
+        if isinstance(self, websocket.WebSocketHandler):
+            return scope
+        if drain is not None:
+            drain.note_user()
+        if self.memcached_memo:
             return memo.Memo(scope._engine, scope._observe)
-        return scope
-
-    def _memcached_of(self, prefix: str | None) -> aio.Scope:
-        """Return this request's methods for a prefix, its own if it is None.
-
-        It is counted with the rest of the request.
-
-        """
-        own = (self.memcached_prefix or '').upper()
-        name = own if prefix is None else prefix.upper()
-        if name == own:
-            return self.memcached
-        if self._memcached_others is None:
-            self._memcached_others = {}
-        scope = self._memcached_others.get(name)
-        if scope is None:
-            scope = self._memcached_scope(name)
-            self._memcached_others[name] = scope
         return scope
 
     async def _execute(
@@ -322,7 +351,9 @@ class _Request:
         """Return the client for a prefix; None if there is none any more."""
         handler = self._handler()
         if handler is not None:
-            return handler._memcached_of(prefix)
+            if prefix is None:
+                return handler.memcached
+            return handler.memcached_for(prefix)
         application = self._application()
         if application is None:
             return None

@@ -285,7 +285,12 @@ class _Answer:
             if result is not None:
                 await result
             return
-        scope = handler._memcached_of(self.rules.prefix)
+        prefix = self.rules.prefix
+        scope = (
+            handler.memcached
+            if prefix is None
+            else handler.memcached_for(prefix)
+        )
         entry = await self._stored(scope, key)
         if entry is not None and entry.is_over and self.mine is None:
             stale = self.rules.plan.stale

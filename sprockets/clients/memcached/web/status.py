@@ -18,11 +18,11 @@ from collections import abc
 
 from tornado import routing, web
 
-from sprockets.clients.memcached import notices, process
+from sprockets.clients.memcached import notices, process, words
 from sprockets.clients.memcached.loop import engines, lanes
 from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import checks, counters
-from sprockets.clients.memcached.web import handlers
+from sprockets.clients.memcached.web import handlers, prometheus
 
 LOGGER = logging.getLogger(__name__)
 NOTICES = notices.Notices(LOGGER)
@@ -119,16 +119,27 @@ async def _client_status(
         for endpoint, finding in zip(endpoints, findings, strict=True)
     ]
     everything = [*engine.counters.values(), engine.unserved]
+    gone = functools.reduce(
+        counters.Moment.plus,
+        [
+            count.total()
+            for endpoint, count in engine.counters.items()
+            if endpoint not in endpoints
+        ],
+        engine.former,
+    )
     up = [server['up'] for server in servers]
     status = {
         'prefix': prefix,
         'available': bool(up)
         and (any(up) if engine.cluster.failover else all(up)),
         'servers': servers,
-        'client': _counts(everything),
+        'client': _counts(everything, engine.former),
+        'unserved': _counts([engine.unserved]),
+        'gone': _counts([], gone),
     }
     if history:
-        status['history'] = _history(everything)
+        status['history'] = _history(everything, engine.began)
     return status
 
 
@@ -139,39 +150,53 @@ def _counters(
     return [] if count is None else [count]
 
 
-def _counts(several: abc.Iterable[counters.Counters]) -> Status:
+def _counts(
+    several: abc.Iterable[counters.Counters],
+    besides: counters.Moment = counters.NOTHING,
+) -> Status:
     """Return what was done since the client was made."""
     total = functools.reduce(
-        counters.Moment.plus,
-        [count.total() for count in several],
-        counters.Moment(),
+        counters.Moment.plus, [count.total() for count in several], besides
     )
     return {
         'calls': total.calls,
+        'steps': total.steps,
         'batches': total.batches,
         'calls_per_batch': _ratio(total.calls, total.batches, 2),
         'hits': total.hits,
         'misses': total.misses,
         'hit_rate': checks.rate(total.hits, total.misses),
         'errors': total.errors,
+        'seconds': round(total.seconds, 6),
         'seconds_per_batch': _ratio(total.seconds, total.batches, 6),
     }
 
 
-def _history(several: abc.Iterable[counters.Counters]) -> Status:
-    """Return the last minutes, oldest first."""
+def _history(
+    several: abc.Iterable[counters.Counters], began: float = 0.0
+) -> Status:
+    """Return the last minutes, oldest first.
+
+    :param float began: when there was nothing before, on the monotonic clock;
+        what was then is None
+
+    """
     now = time.monotonic()
     moments = [
         functools.reduce(counters.Moment.plus, together)
         for together in zip(*[c.moments(now) for c in several], strict=True)
     ]
+    first = int(now // counters.STEP) - len(moments)
+    unborn = max(int(began // counters.STEP) - first, 0)
     return {
         'step': counters.STEP,
         'calls_per_second': [
-            round(moment.calls / counters.STEP, 1) for moment in moments
+            None if place < unborn else round(moment.calls / counters.STEP, 1)
+            for place, moment in enumerate(moments)
         ],
         'errors_per_second': [
-            round(moment.errors / counters.STEP, 1) for moment in moments
+            None if place < unborn else round(moment.errors / counters.STEP, 1)
+            for place, moment in enumerate(moments)
         ],
         'hit_rate': [
             checks.rate(moment.hits, moment.misses) for moment in moments
@@ -258,6 +283,9 @@ class _Job:
 
 # The handler
 
+FORMATS = '', 'json', 'html', 'prometheus'
+"""What the status may be asked for in; nothing is as the client accepts."""
+
 _HTML = pathlib.Path(__file__).with_name('status.html')
 
 
@@ -287,7 +315,8 @@ class StatusHandler(web.RequestHandler):
 
     A probe gets JSON, :meth:`.ApplicationMixin.memcached_status`; a browser a
     page of the same, which refreshes itself and draws the last minutes.  The
-    status code is 200, or 503 if the servers are not available.
+    status code is 200, or 503 if the servers are not available.  With
+    ``?format=prometheus`` it is what Prometheus scrapes, always with 200.
 
     It tells of the prefixes of the application's handlers and clients, or of
     those in the argument ``memcached_prefixes``, a list.  It tells no keys,
@@ -312,13 +341,31 @@ class StatusHandler(web.RequestHandler):
     async def get(self) -> None:
         """Answer with the status, or a page that shows it."""
         history = bool(self.get_query_arguments('history'))
-        page = not history and _wants_html(
-            self.request.headers.get('Accept', '')
+        written = self.get_query_argument('format', '')
+        if written not in FORMATS:
+            self.set_status(400)
+            self.finish(
+                {
+                    'error': f'format is {words.shown(written)}; expected'
+                    f' {" or ".join(filter(None, FORMATS))}'
+                }
+            )
+            return
+        page = written == 'html' or (
+            not (written or history)
+            and _wants_html(self.request.headers.get('Accept', ''))
         )
         status = await status_of(
             self.application, self.memcached_prefixes, history or page
         )
-        if not status['available']:
+        if written == 'prometheus':
+            # What is down is in the metrics, which another code would hide.
+            self.set_header('Content-Type', prometheus.CONTENT_TYPE)
+            self.set_header('Cache-Control', 'no-store')
+            self.set_header('X-Content-Type-Options', 'nosniff')
+            self.write(prometheus.text(status))
+            return
+        if not status['available'] and not self._asked_by_page():
             self.set_status(503)
         self.set_header('Cache-Control', 'no-store')
         self.set_header('Vary', 'Accept')
@@ -330,6 +377,15 @@ class StatusHandler(web.RequestHandler):
             self.write(_json(status))
 
     head = get
+
+    def _asked_by_page(self) -> bool:
+        """Whether the page asks, which gets what it asked for.
+
+        It asks every other second, and the log of an application has a line
+        for each answer that is an error.
+
+        """
+        return self.request.headers.get('X-Requested-With') == 'status page'
 
     def _write_page(self, status: Status) -> None:
         page, policy = _page()
