@@ -272,3 +272,37 @@ def test_spans_of_a_blocking_client(memcached_server, stale, tracing):
     assert [span.attributes['db.operation.name'] for span in spans] == [
         *('get_or_set', 'get_or_set', 'update', 'invalidate', 'mark_stale')
     ]
+
+
+def test_values_that_end_together(memcached_server):
+    """The generation of a namespace is read besides, and is no call."""
+
+    async def work(client):
+        group = client.namespace('user:7')
+        await group.set('a', 1)
+        await group.get('a')
+        await group.get_or_set('b', compute, 60)
+
+    shown, _ = figures(work, memcached_server.address)
+    did = shown['client']
+    assert {name: did[name] for name in COUNTED} == {
+        'calls': 3,
+        'hits': 1,
+        'misses': 1,
+        'errors': 0,
+    }
+
+
+def test_many_values_that_are_computed(memcached_server):
+    """A key is one call and one miss, then one call and one hit."""
+
+    async def work(client):
+        def compute(keys):
+            return dict.fromkeys(keys, 1)
+
+        await client.get_or_set_multi(['a', 'b'], compute, 60)
+
+    shown, _ = figures(work, memcached_server.address)
+    assert shown['client']['calls'] == shown['client']['misses'] == 2
+    shown, _ = figures(work, memcached_server.address)
+    assert shown['client']['calls'] == shown['client']['hits'] == 2

@@ -263,9 +263,8 @@ class Chunk:
         'endpoint',
         'places',
         'size',
+        'steps',
     )
-
-    steps = 0
 
     def __init__(
         self,
@@ -282,6 +281,7 @@ class Chunk:
         """The places of its keys among those of the call."""
         self.calls = sum([command.count for command in commands])
         self.size = sum([len(command.request) for command in commands])
+        self.steps = 0
 
     def weigh(self) -> int:
         owner = self._owner
@@ -324,6 +324,9 @@ class Several:
     between: those of the loop, and those that wait for the same server.
 
     """
+
+    is_step = False
+    """Whether it is a part of another call, which counts itself."""
 
     def __init__(
         self,
@@ -388,9 +391,10 @@ class Several:
         lane = here.lanes.get(endpoint) or here.lane(endpoint)
         self._away += 1
         self._burst += 1
-        lane.add(
-            Chunk(self, endpoint, commands, places), commands[0].only_reads
-        )
+        chunk = Chunk(self, endpoint, commands, places)
+        if self.is_step:
+            chunk.steps = chunk.calls
+        lane.add(chunk, commands[0].only_reads)
 
     def back(self, chunk: Chunk, sent: bool, unpack: Unpack | None) -> None:
         """Go on with what came back from a server, or did not get there.
@@ -487,7 +491,9 @@ class ManyCall(Several):
                     self._request.keys, places, self._placed
                 )
                 if lost:
-                    self._here.engine.unserved.fail(clock.monotonic(), lost)
+                    self._here.failed_at(
+                        None, lost, lost if self.is_step else 0
+                    )
             if not self._unplaced:
                 self._hungry.extend(self._placed)
             return True
@@ -542,7 +548,7 @@ class ManyCall(Several):
             self._unplaced.extend((chunk.places, *left))
         else:
             count = sum([len(places) for places in (chunk.places, *left)])
-            self._here.failed_at(endpoint, count)
+            self._here.failed_at(endpoint, count, count if self.is_step else 0)
 
     def result(self) -> typing.Any:
         return self._request.result()
@@ -556,13 +562,19 @@ def many(
     request: descriptions.Many[typing.Any],
     observe: observers.Observe | None,
     timeout: float | None = None,
+    is_step: bool = False,
 ) -> Future:
-    """Run what is described, likewise."""
+    """Run what is described, likewise.
+
+    :param bool is_step: whether it is a part of another call
+
+    """
     future = here.loop.create_future()
     observer = None
     if observe is not None:
         observer = observe(request.name, request.keys.keys)
     call = ManyCall(here, future, request, observer)
+    call.is_step = is_step
     call.start()
     if timeout is not None:
         here.within(future, timeout, call.give_up)

@@ -166,7 +166,8 @@ class LoopState:
             self.failed_at(unreachable)
             batches.fall_back(future, default, otherwise)
             if observer is not None:
-                batches.tell(observer.over, endpoints.UnavailableError(), 0, 0)
+                error = endpoints.UnavailableError()
+                batches.tell(observer.over, error, 0, 0, unreachable)
 
     def limit(
         self,

@@ -246,7 +246,7 @@ class Runner:
         """Run what is described, of many keys."""
         if self._here.engine.released:
             raise RuntimeError(engines.CLOSED)
-        return calls.many(self._here, step.request, None)
+        return calls.many(self._here, step.request, None, is_step=True)
 
     async def make(self, step: steps.Make) -> typing.Any:
         """Return a value; MISS if it cannot be made in the time of a call."""

@@ -6,12 +6,32 @@ import asyncio
 import typing
 from collections import abc
 
-from sprockets.clients.memcached.loop import state
+from sprockets.clients.memcached.loop import batches, state
 from sprockets.clients.memcached.once import generations
+from sprockets.clients.memcached.servers import endpoints
 
 _set_result: abc.Callable[[typing.Any, typing.Any], None] = (
     asyncio.Future.set_result
 )
+
+
+class _Step:
+    """Counts the read of a generation as a step of the call it is for."""
+
+    __slots__ = ('_here',)
+
+    def __init__(self, here: state.LoopState) -> None:
+        self._here = here
+
+    def over(
+        self,
+        error: BaseException | None,
+        hits: int,
+        misses: int,
+        endpoint: endpoints.Endpoint | None = None,
+    ) -> None:
+        """Take note that it is over."""
+        self._here.counters_of(endpoint).step(error, hits, misses)
 
 
 class Turn:
@@ -122,7 +142,8 @@ def turn(
         future.token = token
         future.turn = made
         lane = here.lanes.get(home) or here.lane(home)
-        lane.read((key, future, None, None, None))
+        extras = batches.Extras(None, None, _Step(here))
+        lane.read((key, future, None, None, extras))
     return made
 
 

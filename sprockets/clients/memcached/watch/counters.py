@@ -84,6 +84,16 @@ class Counters:
         self.hits += hits
         self.misses += misses
 
+    def step(
+        self, error: BaseException | None, hits: int, misses: int
+    ) -> None:
+        """Take a call that was counted, or will be, for a step of another."""
+        self.calls -= 1
+        self.steps += 1
+        self.errors -= error is not None
+        self.hits -= hits
+        self.misses -= misses
+
     def lose(self, count: int) -> None:
         """Take hits for misses: what was there is no value."""
         self.hits -= count
