@@ -80,8 +80,8 @@ async def main(seconds):
         messages = await browser.picture(
             f'http://127.0.0.1:{sockets[0].getsockname()[1]}/status/memcached',
             HERE / '_static' / 'status.png',
-            width=1120,
-            height=612,
+            width=1280,
+            height=700,
         )
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
