@@ -50,7 +50,12 @@ nitpick_ignore_regex = [
     # Types in signatures that are for type checkers, and on no page.
     (
         r'py:(class|obj)',
-        rf'{project}\.(aio\.Methods|cached_function|loop|watch)\b.*',
+        rf'{project}\.(aio\.Methods|cached_function|loop|once|requests|watch)\b.*',
+    ),
+    (
+        r'py:(class|obj)',
+        rf'({project}\.(client\.[A-Z]|web\.responses\.Decorator)'
+        r'|_\w+|abc\.Callable|functions\.Source)',
     ),
     # Docstrings of classes that have these methods by inheritance.
     (r'py:meth', r'(gets|cas)'),
