@@ -54,8 +54,11 @@ nitpick_ignore_regex = [
     ),
     (
         r'py:(class|obj)',
-        rf'({project}\.(client\.[A-Z]|web\.responses\.Decorator)'
-        r'|_\w+|abc\.Callable|functions\.Source)',
+        rf'{project}\.(client\.[A-Z]|web\.responses\.Decorator)',
+    ),
+    (
+        r'py:(class|obj)',
+        r'(_\w+|abc\.Callable|functions\.Source)',
     ),
     # Docstrings of classes that have these methods by inheritance.
     (r'py:meth', r'(gets|cas)'),

@@ -54,12 +54,7 @@ class Limited(memcached.MemcachedMixin, web.RequestHandler):
         prepared = super().prepare()
         if prepared is not None:
             await prepared
-        allowance = await self.memcached.limit(
-            self.key(),
-            self.limit,
-            self.limit_seconds,
-            default=self.limit_fails_open,
-        )
+        allowance = await self.ask()
         if allowance.left is None:
             if not allowance:
                 self.refuse(503, 5)
@@ -69,6 +64,15 @@ class Limited(memcached.MemcachedMixin, web.RequestHandler):
         if not allowance:
             # The requests turned away do not prolong it.
             self.refuse(429, max(allowance.seconds, 1))
+
+    async def ask(self):
+        """Count this request, and return whether it may go on."""
+        return await self.memcached.limit(
+            self.key(),
+            self.limit,
+            self.limit_seconds,
+            default=self.limit_fails_open,
+        )
 
     def refuse(self, status, seconds):
         """End the request, and say when to come back."""

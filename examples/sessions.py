@@ -208,10 +208,15 @@ class Login(rate_limit.Limited, Handler):
     limit = 10
     limit_seconds = 300
 
-    async def count(self):
+    async def ask(self):
         """Extended: without memcached, this process counts."""
-        count = await super().count()
-        return self.count_here() if count is None else count
+        allowance = await super().ask()
+        if allowance.left is not None:
+            return allowance
+        left, seconds = self.count_here()
+        return allowance._replace(
+            allowed=left >= 0, left=max(left, 0), seconds=seconds
+        )
 
     def count_here(self):
         attempts = self.application.attempts
@@ -224,7 +229,7 @@ class Login(rate_limit.Limited, Handler):
             # There are no more addresses than this: the oldest goes.
             del attempts[next(iter(attempts))]
         attempts[key] = count + 1, end
-        return count + 1
+        return self.limit - count - 1, int(end - now)
 
     async def post(self):
         given = self.json()

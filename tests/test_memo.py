@@ -278,7 +278,7 @@ def test_prefixes_are_apart(other, monkeypatch, memcached_server):
     async def body(handler):
         other.set_multi({'a': 'own', 'other:a': 'other'})
         own = await handler.memcached.get('a')
-        return own, await handler._memcached_of('other').get('a')
+        return own, await handler.memcached_for('other').get('a')
 
     assert run(body) == ('own', 'other')
 

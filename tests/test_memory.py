@@ -110,7 +110,6 @@ SCRIPT = [
     b'get quiet\r\n',
     b'delete quiet noreply\r\n',
     b'get quiet\r\n',
-    b'set bad 0 0 1\r\nxyz\r\n',
     b'nonsense\r\n',
     b'mn\r\n',
     b'mg none v\r\n',

@@ -1046,7 +1046,11 @@ class Methods:
             await asyncio.sleep(READY_PAUSE)
 
     def __repr__(self) -> str:
-        return self._engine.core.describe(type(self).__name__)
+        name = type(self).__name__
+        if not hasattr(self, '_engine'):
+            # A debugger may ask while it is made.
+            return f'<{name}>'
+        return self._engine.core.describe(name)
 
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> Future:
         """Awaitable :meth:`.Client.set_servers`.

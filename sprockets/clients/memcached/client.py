@@ -534,7 +534,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         self.disconnect_all()
 
     def __repr__(self) -> str:
-        return self._shared.describe(type(self).__name__)
+        name = type(self).__name__
+        if not hasattr(self, '_shared'):
+            # A debugger may ask while it is made.
+            return f'<{name}>'
+        return self._shared.describe(name)
 
     # Reading
 
