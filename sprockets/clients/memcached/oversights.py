@@ -8,9 +8,9 @@ import re
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import settings, words
+from sprockets.clients.memcached import notices, settings, words
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 _KUBERNETES = re.compile(
     r'(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)(_\w+)?)?)'

@@ -20,7 +20,7 @@ from sprockets.clients.memcached.data.deflated import (
     inflate,
 )
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 # python-memcached's flags (memcache.Client._FLAG_*).
 PICKLE = 1

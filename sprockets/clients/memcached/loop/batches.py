@@ -21,7 +21,7 @@ from sprockets.clients.memcached.servers import (
 from sprockets.clients.memcached.watch import counters, observers
 from sprockets.clients.memcached.wire import protocol
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 NOTICES = notices.Notices(LOGGER)
 

@@ -8,7 +8,7 @@ from collections import abc
 
 from sprockets.clients.memcached import clock, notices, process
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0

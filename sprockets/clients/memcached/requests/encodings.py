@@ -14,7 +14,7 @@ from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.wire import protocol
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 _KEY_CHARACTERS = re.compile(rb'[\x21-\x7e\x80-\xff]+')
 

@@ -8,7 +8,7 @@ from collections import abc
 
 from sprockets.clients.memcached import notices
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 NOTICES = notices.Notices(LOGGER)
 
 DOWN = 'down'

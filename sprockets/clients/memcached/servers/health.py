@@ -10,7 +10,7 @@ from sprockets.clients.memcached import clock, notices
 from sprockets.clients.memcached.servers import events
 from sprockets.clients.memcached.wire import protocol
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 QUIET = 10.0
 """Seconds in which one server that goes down again and again is logged once;

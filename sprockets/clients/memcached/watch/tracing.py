@@ -20,7 +20,7 @@ from sprockets.clients.memcached import clock, escaping, notices
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.watch import metering, observers
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 NOTICES = notices.Notices(LOGGER)
 
 NAME = 'sprockets.clients.memcached'

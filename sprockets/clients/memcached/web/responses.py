@@ -24,7 +24,7 @@ from sprockets.clients.memcached.web import (
 )
 from sprockets.clients.memcached.wire import protocol
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 NOTICES = notices.Notices(LOGGER)
 

@@ -24,7 +24,7 @@ from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import checks, counters
 from sprockets.clients.memcached.web import handlers, prometheus
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 NOTICES = notices.Notices(LOGGER)
 
 Status = dict[str, typing.Any]

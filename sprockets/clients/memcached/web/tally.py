@@ -10,7 +10,7 @@ from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import observers
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 
 NOTICES = notices.Notices(LOGGER)
 

@@ -11,7 +11,7 @@ import typing
 
 from sprockets.clients.memcached import notices, process, settings
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = notices.harmless(logging.getLogger(__name__))
 NOTICES = notices.Notices(LOGGER, math.inf)
 
 Resolved = tuple[socket.AddressFamily, typing.Any]
