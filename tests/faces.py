@@ -17,6 +17,7 @@ test need not know which it has:
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 
 import memcache
@@ -130,7 +131,19 @@ class Awaitable:
         async def run():
             return await asyncio.wait_for(call(), SECONDS)
 
-        return self._loop.run_until_complete(run())
+        task = self._loop.create_task(run())
+        try:
+            return self._loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            # Before Python 3.12 it was raised in another task, for which this
+            # one would wait in the next run.
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(
+                    asyncio.CancelledError, KeyboardInterrupt
+                ):
+                    self._loop.run_until_complete(task)
+            raise
 
     def together(self, count, body):
         async def all_of_them():

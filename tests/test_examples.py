@@ -66,7 +66,8 @@ def accepts(service):
     address = urllib.parse.urlsplit(service.address)
     try:
         socket.create_connection((address.hostname, address.port), 10).close()
-    except ConnectionRefusedError:
+    # Reset, where it had not been accepted when the service ended.
+    except (ConnectionRefusedError, ConnectionResetError):
         return False
     return True
 

@@ -19,6 +19,10 @@ FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
 """Seconds between two looks for a lock that somebody else holds."""
 
+SPARE = TICK + 1
+"""Seconds for which a lock is there after its owner may not have it any more:
+memcached counts whole seconds, and late where the machine is busy."""
+
 
 class Claim:
     """What one owner wants of a lock, step by step.
@@ -46,7 +50,7 @@ class Claim:
         self.name: str = name
         self.seconds = arguments.whole_seconds('time', time, 1)
         self.wait = (
-            float(self.seconds + TICK)
+            float(self.seconds + SPARE)
             if wait is None
             else arguments.seconds('wait', wait)
         )
@@ -99,7 +103,7 @@ class Claim:
         """Try to get the lock; None where it cannot be had."""
         began = clock.monotonic()
         command = protocol.store(
-            protocol.ADD, self._route.key, 0, self.seconds + TICK, token
+            protocol.ADD, self._route.key, 0, self.seconds + SPARE, token
         )
         home = self._flow.home(self._route.key)
         yield Ask(command, self._route, home)
@@ -169,7 +173,7 @@ class Claim:
         command = protocol.compare_and_swap(
             self._route.key,
             0,
-            seconds + TICK,
+            seconds + SPARE,
             token,
             place.unique,
             place.incarnation,
