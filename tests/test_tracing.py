@@ -393,7 +393,8 @@ def test_an_interrupted_call(memcached_server, exporter, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(endpoints.Endpoint, 'exchange', interrupted)
+    for name in ('ask', 'exchange'):
+        monkeypatch.setattr(endpoints.Endpoint, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         client.get('k')
     (span,) = spans(exporter)

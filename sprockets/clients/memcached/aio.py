@@ -58,6 +58,10 @@ D = typing.TypeVar('D')
 READY_PAUSE = 0.05
 """Seconds between two looks whether all servers answer."""
 
+GOING_ON = frozenset(('limit', 'refresh', 'set', 'update'))
+"""Methods of several steps that have something to return, or an error of their
+own, whatever becomes of a step."""
+
 
 class Methods:
     """The methods of :class:`~sprockets.clients.memcached.Client`, awaitable.
@@ -1142,7 +1146,7 @@ class Methods:
             observe=self._observe,
             method=name,
             at_first=at_first,
-            strict=self._strict and name != 'update',
+            strict=self._strict and name not in GOING_ON,
         )
 
     def _bounded(
