@@ -230,17 +230,33 @@ def test_the_error_of_set_multi_says_which_key(connect, address, value):
 
 @pytest.fixture
 def interrupt():
-    """Raise KeyboardInterrupt in the main thread; a function to call."""
+    """Raise KeyboardInterrupt in the main thread, once; a function to call."""
+    handled = threading.Event()
+    threads = []
 
     def handle(number, frame):
-        raise KeyboardInterrupt
+        if not handled.is_set():
+            handled.set()
+            raise KeyboardInterrupt
+
+    def send():
+        # Where a thread is about to wait in the kernel, it finds out about a
+        # signal only when that ends, or when there is another one.
+        while not handled.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            handled.wait(0.01)
+
+    def interrupt():
+        threads.append(threading.Thread(target=send))
+        threads[-1].start()
 
     before = signal.signal(signal.SIGUSR1, handle)
     try:
-        yield lambda: signal.pthread_kill(
-            threading.main_thread().ident, signal.SIGUSR1
-        )
+        yield interrupt
     finally:
+        handled.set()
+        for thread in threads:
+            thread.join()
         signal.signal(signal.SIGUSR1, before)
 
 
