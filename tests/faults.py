@@ -37,6 +37,7 @@ import enum
 import gc
 import re
 import select
+import signal
 import socket
 import struct
 import sys
@@ -117,6 +118,42 @@ def interrupted(at):
             warnings.simplefilter('ignore', ResourceWarning)
             gc.collect()
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def interrupting():
+    """Give a function that raises KeyboardInterrupt in the main thread, once.
+
+    It may be called in any thread, and does not wait.
+
+    """
+    handled = threading.Event()
+    threads = []
+
+    def handle(number, frame):
+        if not handled.is_set():
+            handled.set()
+            raise KeyboardInterrupt
+
+    def send():
+        # Where a thread is about to wait in the kernel, it finds out about a
+        # signal only when that ends, or when there is another one.
+        while not handled.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            handled.wait(0.01)
+
+    def interrupt():
+        threads.append(threading.Thread(target=send))
+        threads[-1].start()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        yield interrupt
+    finally:
+        handled.set()
+        for thread in threads:
+            thread.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def cut(at, end=Do.CLOSE):

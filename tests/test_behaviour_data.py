@@ -7,7 +7,6 @@ Each test fails on python-memcached, unless it is marked as ``kept``.
 import logging
 import os
 import pickle
-import signal
 import threading
 import tracemalloc
 import zlib
@@ -230,34 +229,8 @@ def test_the_error_of_set_multi_says_which_key(connect, address, value):
 
 @pytest.fixture
 def interrupt():
-    """Raise KeyboardInterrupt in the main thread, once; a function to call."""
-    handled = threading.Event()
-    threads = []
-
-    def handle(number, frame):
-        if not handled.is_set():
-            handled.set()
-            raise KeyboardInterrupt
-
-    def send():
-        # Where a thread is about to wait in the kernel, it finds out about a
-        # signal only when that ends, or when there is another one.
-        while not handled.is_set():
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-            handled.wait(0.01)
-
-    def interrupt():
-        threads.append(threading.Thread(target=send))
-        threads[-1].start()
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
+    with faults.interrupting() as interrupt:
         yield interrupt
-    finally:
-        handled.set()
-        for thread in threads:
-            thread.join()
-        signal.signal(signal.SIGUSR1, before)
 
 
 def test_an_interrupted_read_leaves_no_reply_behind(connect, interrupt):

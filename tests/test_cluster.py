@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import signal
 import threading
 import time
 
@@ -621,17 +620,8 @@ def test_a_connection_in_use_is_closed_when_it_comes_back(connect, threads):
 
 @pytest.fixture
 def interrupt():
-    """Raise in the main thread when a function is called."""
-
-    def handle(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    main = threading.main_thread().ident
-    try:
-        yield lambda: signal.pthread_kill(main, signal.SIGUSR1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with faults.interrupting() as interrupt:
+        yield interrupt
 
 
 def test_an_interrupt_leaves_no_connection(connect, interrupt):

@@ -634,16 +634,8 @@ def test_the_end_while_sending(make, call, end):
 
 @pytest.fixture
 def interrupt():
-    """Raise in the main thread, once, when a function is called."""
-
-    def handle(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
-        yield lambda: signal.pthread_kill(MAIN, signal.SIGUSR1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with faults.interrupting() as interrupt:
+        yield interrupt
 
 
 @pytest.mark.parametrize(
