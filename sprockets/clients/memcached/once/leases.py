@@ -681,6 +681,11 @@ class Flow:
             return NO_META
         return endpoint
 
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a command is over, however it went."""
+        return self._cluster.timeout
+
     def home(self, key: bytes) -> endpoints.Endpoint | None:
         """Return the one server that a key is on, whether it is up or not.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time as clock
 import types
@@ -58,6 +59,8 @@ class Claim:
         self._route = cluster.Route(flow.generations.key('lock', name), None)
         self._token: bytes | None = None
         self._until = 0.0
+        self._added: protocol.Command | None = None
+        """What was sent last to get it."""
 
     @property
     def left(self) -> float:
@@ -92,12 +95,26 @@ class Claim:
                 pause = min(pause * 1.5, LONGEST_PAUSE)
         except GeneratorExit:
             raise
-        except BaseException:
-            # It may have been stored all the same.
+        except BaseException as error:
+            # It may have been stored all the same, or be on its way.
+            if isinstance(error, asyncio.CancelledError):
+                yield from self._over()
             yield from self.release()
             raise
         self._token = None
         return False
+
+    def _over(self) -> Steps[None]:
+        """Wait until what was sent, and nobody waits for, is over."""
+        command = self._added
+        until = clock.monotonic() + self._flow.timeout
+        while (
+            command is not None
+            and not command.answered
+            and command.error is None
+            and clock.monotonic() < until
+        ):
+            yield Pause(FIRST_PAUSE)
 
     def _add(self, token: bytes) -> Steps[bool | None]:
         """Try to get the lock; None where it cannot be had."""
@@ -105,6 +122,7 @@ class Claim:
         command = protocol.store(
             protocol.ADD, self._route.key, 0, self.seconds + SPARE, token
         )
+        self._added = command
         home = self._flow.home(self._route.key)
         yield Ask(command, self._route, home)
         if not command.result and command.error is not None:
