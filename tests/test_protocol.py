@@ -1102,3 +1102,37 @@ def test_anything_at_all(given, places, large):
                 command, 'keys', [command.request.split()[1]]
             )
             assert was_sent(data, key, sent)
+
+
+# In one step
+
+
+@hypothesis.given(exchanges=EXCHANGES, at=NUMBERS)
+@hypothesis.example(
+    exchanges=[
+        (META['mg'](), b'VA 0 kkey f0 c2 W\r\n\r\n', None),
+        (META['mg'](), b'EN\r\n', None),
+    ],
+    at=19,
+)
+@OFTEN
+def test_what_is_taken_is_there(exchanges, at):
+    """Of replies that break off at a line's end, none beyond that.
+
+    What is taken is what would have been read.
+
+    """
+    data = b''.join(reply for _, reply, _ in exchanges)
+    ends = [found.end() for found in re.finditer(b'\r\n', data)]
+    end = next((end for end in ends if end >= at % len(data)), ends[-1])
+    lines = data[:end].split(b'\r\n')
+    place = 0
+    for command, reply, right in exchanges:
+        place = command.take(lines, place)
+        if place < 0:
+            break
+        assert place < len(lines)
+        whole, data = data[: len(reply)], data[len(reply) :]
+        assert whole == reply
+        if right is not None:
+            assert told(command) == right

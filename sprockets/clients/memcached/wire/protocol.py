@@ -1065,7 +1065,9 @@ class MetaGet(Command):
 
     def take(self, lines: list[bytes], at: int) -> int:
         words = lines[at].split(b' ')
-        if words[0] != b'VA' or len(words) < 5 or at + 1 >= len(lines):
+        # What is behind the last line end is no line: an empty value of which
+        # the end is missing would be one.
+        if words[0] != b'VA' or len(words) < 5 or at + 2 >= len(lines):
             return -1
         _, length, key, flags, unique, *rest = words
         value = lines[at + 1]
