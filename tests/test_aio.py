@@ -552,7 +552,7 @@ def test_the_timeout_is_paid_once():
     with MemcachedServer() as server:
 
         async def main():
-            async with connected(server, socket_timeout=0.4) as client:
+            async with connected(server, socket_timeout=2) as client:
                 await client.set('k', 1)
                 server.pause()
                 assert await client.get('k') is None
@@ -563,7 +563,7 @@ def test_the_timeout_is_paid_once():
                     )
                     == [None] * 100
                 )
-                assert time.perf_counter() - began < 0.3
+                assert time.perf_counter() - began < 1.5
                 server.resume()
 
         asyncio.run(main())
@@ -758,7 +758,9 @@ def test_a_shared_executor_works(server):
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
 
         async def main():
-            async with connected(server, executor=executor) as client:
+            async with connected(
+                server, executor=executor, socket_timeout=30
+            ) as client:
                 await asyncio.gather(
                     *[client.set(f'k{n}', n) for n in range(3000)]
                 )
@@ -840,7 +842,9 @@ def test_close_answers_what_is_in_flight(server):
 
     async def main():
         before = threading.active_count()
-        client = memcached.AsyncClient(servers=server.address)
+        client = memcached.AsyncClient(
+            servers=server.address, socket_timeout=30
+        )
         scope = client.scope()
         calls = [client.set(f'k{n}', n) for n in range(2500)]
         reads = [client.get(f'k{n}') for n in range(2500)]
