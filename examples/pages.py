@@ -5,7 +5,7 @@
     curl -i http://127.0.0.1:8000/        # twice: the second one has an Age
     curl -i -H 'If-None-Match: "..."' http://127.0.0.1:8000/
     curl -i -d 'text=Hello' http://127.0.0.1:8000/
-    curl -i 'http://127.0.0.1:8000/?page=2'
+    curl -i 'http://127.0.0.1:8000/?page=1'
 
 A new entry moves all the others down, so that every page changes at once.
 They need not be found and deleted: each key has the number of a generation in

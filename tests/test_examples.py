@@ -3,6 +3,8 @@
 import ast
 import concurrent.futures
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,6 +121,52 @@ def test_an_example_explains_itself(example):
     shown = run(example, '--help')
     assert shown.returncode == 0
     assert first in ' '.join(shown.stdout.split())
+
+
+@pytest.mark.parametrize('example', SERVICES)
+def test_the_commands_of_an_example_do_what_they_say(
+    example, memcached_server, tmp_path
+):
+    """Each that its docstring has for a shell succeeds, in their order."""
+    if shutil.which('curl') is None:
+        pytest.skip('curl is not installed')
+    docstring = ast.get_docstring(
+        ast.parse((services.EXAMPLES / example).read_text())
+    )
+    commands = re.findall(
+        r'^    ((?:curl|for) (?:.*\\\n)*.*)', docstring, re.MULTILINE
+    )
+    if not commands:
+        pytest.skip('it has no commands')
+    arguments = ()
+    if example == 'sessions.py':
+        arguments = ('--database', str(tmp_path / 'database'))
+    with services.Service(
+        example, *arguments, environ=memcached_server.environ()
+    ) as service:
+        script = '\n'.join([TELLING_CURL, *commands]).replace(
+            'http://127.0.0.1:8000', service.address
+        )
+        finished = subprocess.run(
+            ['sh', '-c', script],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=services.SECONDS,
+            check=True,
+        )
+    statuses = list(map(int, finished.stdout.split()))
+    if example == 'rate_limit.py':
+        assert statuses == [200] * 10 + [429] * 2
+    else:
+        assert len(statuses) == len(commands)
+        assert max(statuses) < 400
+
+
+TELLING_CURL = """
+curl() { command curl -s -o /dev/null -w '%{http_code} ' "$@"; }
+"""
 
 
 @pytest.mark.parametrize('example', SERVICES)
