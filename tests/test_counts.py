@@ -51,6 +51,28 @@ def test_a_number_of_another_is_counted_on(connect, server):
     assert client.get('count') == 8
 
 
+@pytest.mark.parametrize('twice', [False, True])
+def test_a_server_that_closes_on_several_at_once(address, twice):
+    """It is found out for all of them, and each is done without."""
+
+    async def main():
+        with faults.without_meta(address, None) as old:
+            client = memcached.AsyncClient(servers=old.address)
+            await client.set('other', 1)
+            for _ in range(1 + twice):
+                made = [client.incr(f'n{n}', initial=5) for n in range(5)]
+                assert await asyncio.gather(*made) in ([5] * 5, [6] * 5)
+                seen = [
+                    client.get_or_set(f'k{n}', lambda: 'value', time=60)
+                    for n in range(5)
+                ]
+                assert await asyncio.gather(*seen) == ['value'] * 5
+                assert await client.get('k4') == 'value'
+            await client.close()
+
+    asyncio.run(main())
+
+
 def test_its_time_is_that_of_what_is_made(connect, server, address):
     """To count on does not prolong it."""
     client = connect(server)

@@ -264,7 +264,7 @@ class Endpoint(health.Health):
             if self._refused_meta(
                 pending, failure, deadline
             ) or self._closed_for_rare(pending, failure, reused, deadline):
-                pending = pending[1:]
+                pending = [c for c in pending if not c.answered]
                 out_of_step = True
             if out_of_step and self._refused_part(pending):
                 last = attempt + 1
