@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 import threading
 
@@ -187,6 +188,51 @@ def test_loops_that_end_in_the_middle_leave_the_executor_its_threads(
         for _ in range(20):
             asyncio.run(leave())
         asyncio.run(use())
+
+
+async def set_and_get(client):
+    assert await client.set('key', 'value')
+    assert await client.get('key') == 'value'
+
+
+@pytest.mark.parametrize(
+    'submit',
+    [REFUSALS['full'], REFUSALS['cancels at once'], refuse(KeyboardInterrupt)],
+    ids=['full', 'cancels at once', 'interrupted'],
+)
+def test_a_loop_that_ends_where_a_job_is_refused(server, submit):
+    """Its share of the executor is there for others, though it never turns."""
+    refused = []
+
+    def mood():
+        refused.append(True)
+        return submit()
+
+    with Moody(1) as executor:
+        client, other = (
+            memcached.AsyncClient(servers=server.address, executor=executor)
+            for _ in range(2)
+        )
+        executor.mood = mood
+        loop = asyncio.new_event_loop()
+
+        async def ask():
+            return client.set('key', 'value')
+
+        task = loop.create_task(ask())
+        while not refused:
+            # Once around.
+            loop.call_soon(loop.stop)
+            with contextlib.suppress(KeyboardInterrupt):
+                loop.run_forever()
+        executor.mood = None
+        loop.close()
+
+        # Another client: its own is told of the end where it is used again.
+        asyncio.run(set_and_get(other))
+        assert task.done()
+        asyncio.run(other.close())
+        asyncio.run(client.close())
 
 
 def test_a_loop_that_rests_keeps_nobody_from_the_executor(server, hung):

@@ -84,7 +84,7 @@ class Job(typing.Generic[P]):
             self._work()
         finally:
             self._state = _State.OVER
-            self._release()
+            self.release()
             self._tell(self.end)
 
     def end(self) -> None:
@@ -99,7 +99,7 @@ class Job(typing.Generic[P]):
         """Whether no thread has it, nor ever will; in the loop."""
         if not self._leave_waiting(_State.DROPPED):
             return self._state is _State.DROPPED
-        self._release()
+        self.release()
         self._crew.leave(self)
         if self.purpose.job is self:
             self.purpose.job = None
@@ -118,7 +118,7 @@ class Job(typing.Generic[P]):
             # An executor that could not begin it.
             error = future.exception()
         if error is not None:
-            self._release()
+            self.release()
             self._tell(self.refuse, error)
 
     def _leave_waiting(self, state: _State) -> bool:
@@ -128,7 +128,8 @@ class Job(typing.Generic[P]):
             self._state = state
             return True
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Let another job have the thread."""
         if self.permit is not None:
             self.permit.release()
 
@@ -176,8 +177,17 @@ class Crew:
 
     def start(self, lane: Lane[typing.Any]) -> None:
         """Give threads to those that wait, as far as there are any."""
-        while self.waiting and self.take(lane, self.waiting[0]):
-            self.run(lane, self.waiting.pop(0))
+        while self.waiting:
+            job = self.waiting[0]
+            try:
+                if not self.take(lane, job):
+                    return
+                del self.waiting[0]
+                self.run(lane, job)
+            # A signal's: nobody may know of the job.
+            except BaseException:
+                job.release()
+                raise
 
     def run(self, lane: Lane[P], job: Job[P]) -> None:
         """Have a thread do a job that has a permit for it."""
@@ -187,6 +197,8 @@ class Crew:
             self._submit(job)
         # An executor may refuse with whatever it likes.
         except Exception as error:  # noqa: BLE001
+            # The loop may end before it turns.
+            job.release()
             # Not at once: who only ever awaits this must let the loop turn.
             lane.loop.call_soon(job.refuse, error)
 

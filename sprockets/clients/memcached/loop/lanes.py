@@ -310,14 +310,19 @@ class Lane:
         ):
             return True
         job = self._exchange_of(batch)
-        if not self._exchanges.take(self, job):
-            batch.release()
-            return False
-        self._links.lend(self.loop)
-        self._in_flight.add(batch)
-        self._take_out(batch)
-        batch.become(batches.IN_THREAD)
-        self._exchanges.run(self, job)
+        try:
+            if not self._exchanges.take(self, job):
+                batch.release()
+                return False
+            self._links.lend(self.loop)
+            self._in_flight.add(batch)
+            self._take_out(batch)
+            batch.become(batches.IN_THREAD)
+            self._exchanges.run(self, job)
+        # A signal's: nobody may know of the job.
+        except BaseException:
+            job.release()
+            raise
         return True
 
     def _exchange_of(self, batch: batches.Batch) -> jobs.Job[batches.Batch]:
