@@ -14,7 +14,7 @@ import wire
 from sprockets.clients import memcached
 from sprockets.clients.memcached import testing
 from sprockets.clients.memcached.servers import cluster, endpoints, journey
-from sprockets.clients.memcached.wire import protocol
+from sprockets.clients.memcached.wire import connection, protocol
 
 LONG = 30
 """Seconds for what is not expected to come to its deadline."""
@@ -257,6 +257,24 @@ def test_too_little_time_is_no_fault_of_the_server(connect, share):
     with faults.ScriptedServer([]) as server:
         client = connect(server, socket_timeout=1)
         exchange(client, command := a_get(), timeout=share)
+        assert isinstance(command.error, TimeoutError)
+        assert endpoint_of(client).retry_at is None
+
+
+def test_time_that_passed_afterwards_is_not_counted(connect, monkeypatch):
+    """A process that was late gave the server no more of it."""
+    exchange_of = connection.Connection.exchange
+
+    def late(*args):
+        try:
+            exchange_of(*args)
+        finally:
+            time.sleep(0.6)
+
+    monkeypatch.setattr(connection.Connection, 'exchange', late)
+    with faults.ScriptedServer([]) as server:
+        client = connect(server, socket_timeout=1)
+        exchange(client, command := a_get(), timeout=0.1)
         assert isinstance(command.error, TimeoutError)
         assert endpoint_of(client).retry_at is None
 

@@ -248,7 +248,7 @@ class Endpoint(health.Health):
                 fail(pending, error)
                 if process.is_shortage(error):
                     return True
-                self._blame(error, began, trial)
+                self._blame(error, _given(began, deadline), trial)
                 return attempt > 1
             # A signal's: nobody has it any more.
             except BaseException:
@@ -285,9 +285,9 @@ class Endpoint(health.Health):
             elif process.is_shortage(failure):
                 pass
             elif reused and is_silent and isinstance(failure, TimeoutError):
-                self._doubt(failure, began, idle_since)
+                self._doubt(failure, _given(began, deadline), idle_since)
             elif not (lost and reused):
-                self._blame(failure, began, trial)
+                self._blame(failure, _given(began, deadline), trial)
             break
         self.log_refused(commands)
         return True
@@ -459,7 +459,7 @@ class Endpoint(health.Health):
         return probe.error is not None
 
     def _blame(
-        self, failure: Exception, began: float, trial: health.Trial | None
+        self, failure: Exception, given: float, trial: health.Trial | None
     ) -> None:
         """Mark the server down, unless it was given too little time.
 
@@ -467,12 +467,11 @@ class Endpoint(health.Health):
         left of its deadline.
 
         """
-        given = time.monotonic() - began
         if not isinstance(failure, TimeoutError) or given > self.timeout / 2:
             self.mark_down(failure, trial)
 
     def _doubt(
-        self, failure: Exception, began: float, idle_since: float | None
+        self, failure: Exception, given: float, idle_since: float | None
     ) -> None:
         """Find out whether the server hangs, or a connection has died.
 
@@ -481,7 +480,7 @@ class Endpoint(health.Health):
         until then nobody waits for the server.
 
         """
-        if time.monotonic() - began <= self.timeout / 2:
+        if given <= self.timeout / 2:
             return
         if idle_since is not None:
             self._connections.close_older(idle_since)
@@ -619,6 +618,15 @@ class Endpoint(health.Health):
         super().forget_after_fork()
         self._connections.forget_after_fork()
         self.workers.forget()
+
+
+def _given(began: float, deadline: float) -> float:
+    """Return how long a server was waited for, by the deadline.
+
+    What came after that is this process's own time, which was late.
+
+    """
+    return min(time.monotonic(), deadline) - began
 
 
 def fail(
