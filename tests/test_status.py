@@ -271,14 +271,36 @@ class StatusTests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
         """They share one look, and one connection."""
         with faults.FaultProxy(self.memcached_server.address) as proxy:
             self.application.memcached_client('pages', servers=proxy.address)
-            await self.application.memcached_status()
-            before = proxy.received.count(b'stats')
             answers = await asyncio.gather(
                 *[self.application.memcached_status() for _ in range(50)]
             )
             assert all(answer['available'] for answer in answers)
-            assert proxy.received.count(b'stats') == before + 1
+            assert proxy.received.count(b'stats') == 1
             assert len(proxy.connections) == 1
+
+    async def test_many_one_after_the_other(self):
+        """The servers are not asked for each, unless something has ended."""
+        with (
+            faults.FaultProxy(self.memcached_server.address) as proxy,
+            mock.patch.object(status, 'FRESH', 3600),
+        ):
+            self.application.memcached_client('pages', servers=proxy.address)
+            for _ in range(10):
+                answer = await self.application.memcached_status()
+                assert answer['available'] is True
+            assert proxy.received.count(b'stats') == 1
+            proxy.close_connections()
+            answer = await self.application.memcached_status()
+            assert answer['available'] is True
+            assert proxy.received.count(b'stats') == 2
+            with mock.patch.object(status, 'FRESH', 0):
+                await self.application.memcached_status()
+            assert proxy.received.count(b'stats') == 3
+            await self.application.memcached_status()
+            assert proxy.received.count(b'stats') == 3
+            self.memcached_server.kill()
+            answer = await self.application.memcached_status()
+            assert answer['available'] is False
 
     async def test_a_server_that_hangs(self):
         """The answer comes after the timeout, for all who asked."""

@@ -264,10 +264,7 @@ class Connections:
 
         """
         link = tls.connect(profile, deadline)
-        others = [*self.idle]
-        others += [loan.link for loan in self.out.copy()]
-        others += self.asked.copy()
-        if all(other.is_lost() for other in others) and (
+        if all(other.is_lost() for other in self._all()) and (
             time.monotonic() - self._answered_at > SOON
         ):
             self.begin_life()
@@ -278,6 +275,17 @@ class Connections:
         except BaseException:
             loan.drop()
             raise
+
+    def stand(self) -> bool:
+        """Whether there are any, and the server has ended none of them."""
+        links = self._all()
+        return bool(links) and not any(link.is_lost() for link in links)
+
+    def _all(self) -> list[connection.Connection]:
+        links = [*self.idle]
+        links += [loan.link for loan in self.out.copy()]
+        links += self.asked.copy()
+        return links
 
     def begin_life(self) -> None:
         """Take note that a new life of the server may have begun."""

@@ -96,6 +96,15 @@ class Endpoint(health.Health):
         """How many connections there are, in use or idle."""
         return len(self._connections)
 
+    def seems_up(self) -> bool:
+        """Whether there is nothing that tells that the server is down.
+
+        Nothing is sent for that: there are connections, all are open, and
+        what was last asked over them was answered.
+
+        """
+        return self.down_since is None and self._connections.stand()
+
     @property
     def idle_connections(self) -> int:
         """How many of them nobody has a use for just now."""

@@ -211,9 +211,12 @@ def _ratio(count: float, of: int, digits: int) -> float | None:
     return round(count / of, digits) if of else None
 
 
-# One check of a server at a time, whoever asks
+# One check of a server at a time, whoever asks, and few in a second
 
-_under_way: weakref.WeakKeyDictionary[endpoints.Endpoint, _Job] = (
+FRESH = 0.5
+"""Seconds for which a server that answered is not asked again."""
+
+_latest: weakref.WeakKeyDictionary[endpoints.Endpoint, _Job] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -221,14 +224,18 @@ _under_way: weakref.WeakKeyDictionary[endpoints.Endpoint, _Job] = (
 async def check(endpoint: endpoints.Endpoint) -> checks.Finding:
     """Return what is seen of a server, with all who want to know it now.
 
-    A server that is down is checked when it is time to try it again; the
-    calls that the application makes learn from that, and the other way round.
+    What a server answered is told again to those who ask within
+    :data:`FRESH`, unless its connections tell that it has ended since.  A
+    server that is down is checked when it is time to try it again; the calls
+    that the application makes learn from that, and the other way round.
 
     :rtype: checks.Finding
 
     """
     loop = asyncio.get_running_loop()
-    job = _under_way.get(endpoint)
+    job = _latest.get(endpoint)
+    if job is not None and job.is_fresh() and endpoint.seems_up():
+        return job.future.result()
     if job is None or job.future.done() or job.loop is not loop:
         if not endpoint.usable():
             return checks.Finding(endpoint.reason)
@@ -237,7 +244,7 @@ async def check(endpoint: endpoints.Endpoint) -> checks.Finding:
             checks.submit(job)
         except process.ThreadError as error:
             return checks.Finding(str(error))
-        _under_way[endpoint] = job
+        _latest[endpoint] = job
     # Whoever is cancelled leaves it to the others.
     await asyncio.wait([job.future], timeout=endpoint.timeout + lanes.GRACE)
     if job.future.done():
@@ -256,7 +263,16 @@ class _Job:
         self.loop = loop
         self.future: asyncio.Future[checks.Finding] = loop.create_future()
         self.begun = False
-        self._deadline = time.monotonic() + endpoint.timeout
+        self._asked = time.monotonic()
+        self._deadline = self._asked + endpoint.timeout
+
+    def is_fresh(self) -> bool:
+        """Whether the server answered, so recently that it is told again."""
+        return (
+            time.monotonic() < self._asked + FRESH
+            and self.future.done()
+            and self.future.result().error is None
+        )
 
     def __call__(self) -> None:
         self.begun = True
