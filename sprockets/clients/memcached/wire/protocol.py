@@ -586,14 +586,15 @@ def _numbers(text: bytes, words: int) -> tuple[int, int, int | None]:
 
     """
     numbers = text.split(b' ')
-    if len(numbers) != words or not all(map(bytes.isdigit, numbers)):
+    if len(numbers) != words or not b''.join(numbers).isdigit():
         raise ValueError(text)
     if len(text) > SHORT:
         length = bounds.VALUE.read(numbers[1])
-        if length is None:
+        if length is None or not all(numbers):
             raise ValueError(text)
         unique = _unique(numbers[2]) if words == 3 else None
         return _flags(numbers[0]), length, unique
+    # One that is empty is none for int() either.
     unique = int(numbers[2]) if words == 3 else None
     return int(numbers[0]), int(numbers[1]), unique
 
