@@ -481,6 +481,8 @@ WRONG = {
     'an underscore': b'VALUE key 0 1_0\r\n0123456789\r\nEND\r\n',
     'negative flags': b'VALUE key -1 1\r\nx\r\nEND\r\n',
     'no flags': b'VALUE key 1\r\nx\r\nEND\r\n',
+    'nothing for flags': b'VALUE key  1\r\nx\r\nEND\r\n',
+    'nothing, and many digits': b'VALUE key  %031d\r\nx\r\nEND\r\n' % 1,
     'a cas unique': b'VALUE key 0 1 17\r\nx\r\nEND\r\n',
     'another end': b'VALUE key 0 1\r\nx\r\nSTORED\r\n',
     'too large a length': b'VALUE key 0 99999999999\r\nx',
