@@ -3,6 +3,8 @@
 ``benchmarks/run`` sets everything up and then runs this.
 """
 
+import argparse
+import dataclasses
 import os
 import pathlib
 import platform
@@ -53,13 +55,16 @@ def main(name, description, measured):
     cells = _wanted(measured, options.only)
     with revisions.checked_out(options.against) as revision:
         found = results.Results(
-            _conditions(options.quick),
+            _conditions('few and short' if options.quick else options.rounds),
             options.against,
             revision is not None and revision.is_baseline,
         )
-        bench = rounds.Rounds(
-            rounds.QUICK if options.quick else rounds.FULL, found, revision
+        pace = (
+            rounds.QUICK
+            if options.quick
+            else dataclasses.replace(rounds.FULL, rounds=options.rounds)
         )
+        bench = rounds.Rounds(pace, found, revision)
         _print_conditions(found)
         for scenario in measured:
             if cells[scenario.NAME]:
@@ -79,6 +84,14 @@ def _parse(name, description, measured):
         '--quick',
         action='store_true',
         help='few and short rounds: to see that it works, not to quote',
+    )
+    parser.add_argument(
+        '--rounds',
+        type=_positive,
+        default=rounds.FULL.rounds,
+        metavar='N',
+        help='how many rounds there are, if not --quick; %(default)s if not'
+        ' given',
     )
     parser.add_argument(
         '--only',
@@ -111,6 +124,12 @@ def _parse(name, description, measured):
                 print(rounds.row(scenario, cell))
         parser.exit()
     return options
+
+
+def _positive(text):
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text!r}; expected 1 or more')
+    return int(text)
 
 
 def _wanted(measured, pattern):
@@ -169,7 +188,7 @@ def _print_comparisons(found, measured):
             print(table)
 
 
-def _conditions(quick):
+def _conditions(how_often):
     """Return what things are measured on, and how often."""
     versions = {
         name: packages.version(name)
@@ -181,7 +200,7 @@ def _conditions(quick):
         'system': f'{platform.system()} {platform.release()}',
         'Python': platform.python_version(),
         'memcached': _memcached(),
-        'rounds': 'few and short' if quick else str(rounds.FULL.rounds),
+        'rounds': str(how_often),
         **{name: version for name, version in versions.items() if version},
     }
 
