@@ -484,6 +484,8 @@ WRONG = {
     'nothing for flags': b'VALUE key  1\r\nx\r\nEND\r\n',
     'nothing, and many digits': b'VALUE key  %031d\r\nx\r\nEND\r\n' % 1,
     'a cas unique': b'VALUE key 0 1 17\r\nx\r\nEND\r\n',
+    'no value': b'VALUE key 0 0\r\nEND\r\n',
+    'no value, of as many bytes': b'VALUE key 0 -2\r\nEND\r\n',
     'another end': b'VALUE key 0 1\r\nx\r\nSTORED\r\n',
     'too large a length': b'VALUE key 0 99999999999\r\nx',
     'a huge length': b'VALUE key 0 %b\r\nx' % (b'9' * 4000),
