@@ -103,8 +103,6 @@ def interrupted(at):
                 seen.append(frame.f_code.co_name)
                 raise KeyboardInterrupt
 
-    # What there is already is not looked at each time.
-    gc.freeze()
     sys.setprofile(look)
     try:
         yield seen
@@ -117,7 +115,6 @@ def interrupted(at):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', ResourceWarning)
             gc.collect()
-        gc.unfreeze()
 
 
 @contextlib.contextmanager
