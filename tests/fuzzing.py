@@ -40,6 +40,9 @@ HOLD_UP = 0.05
 
 # Replies
 
+LONGEST = 1 << 18
+"""Bytes of a reply, before its end."""
+
 numbers = strategies.one_of(
     strategies.integers(-2, 2**70).map(b'%d'.__mod__),
     strategies.sampled_from(
@@ -160,9 +163,11 @@ def replies(draw):
     parts = draw(strategies.lists(lines, min_size=1, max_size=6))
     if draw(strategies.integers(0, 9)) == 0:
         at = draw(strategies.integers(0, len(parts) - 1))
-        parts[at : at + 1] = [parts[at]] * 2000
+        # As often as is left of it: a configuration may have megabytes.
+        most = LONGEST // (len(parts[at]) + 2) + 1
+        parts[at : at + 1] = [parts[at]] * min(2000, most)
     reply = b'\r\n'.join(parts)
-    return reply[: 1 << 18] + draw(
+    return reply[:LONGEST] + draw(
         strategies.sampled_from([b'\r\n', b'\r\n', b'\r\nEND\r\n', b''])
     )
 
