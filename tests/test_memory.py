@@ -172,6 +172,8 @@ def test_the_same_bytes_get_the_same_answers(memcached_server):
             # Versions differ in whether they say the key of a miss.
             assert expected.startswith(b'EN')
             continue
+        # 1.6.45 has an empty line behind the error of a read.
+        expected = re.sub(rb'(_ERROR[^\r]*\r\n)\r\n', rb'\1', expected)
         assert plain(session.answer(request)) == plain(expected), request
 
 

@@ -5,6 +5,10 @@ import socket
 
 SECONDS = 10
 
+LATE = 10
+"""Seconds that memcached's clock may be late: it ticks in the main thread,
+which may have to wait for a core."""
+
 
 def ask(address, request, end=b'\r\n'):
     """Return what a server answers to a request.
@@ -63,7 +67,11 @@ def stored(address, key):
 
 
 def seconds_left(address, key):
-    """Return the seconds until a key expires, -1 for never, None if gone."""
+    """Return the seconds until a key expires, -1 for never, None if gone.
+
+    Until a date they are up to ``LATE`` more than one would think.
+
+    """
     answer = ask(address, b'mg %b t\r\n' % key.encode())
     found = re.fullmatch(rb'HD t(-?\d+)\r\n', answer)
     return int(found[1]) if found else None
