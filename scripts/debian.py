@@ -30,11 +30,11 @@ RELEASES = ('sid', 'trixie', 'bookworm')
 """Where something is looked for, in this order."""
 
 SERVERS = {
-    'memcached': 'usr/bin/memcached',
-    'nutcracker': 'usr/sbin/nutcracker',
-    'yrmcds': 'usr/sbin/yrmcdsd',
+    'memcached': ('usr/bin/memcached', '-V'),
+    'nutcracker': ('usr/sbin/nutcracker', '-V'),
+    'yrmcds': ('usr/sbin/yrmcdsd', '-h'),
 }
-"""The program of each package."""
+"""The program of each package, and what has it end at once."""
 
 PYTHON = re.compile(r'python3\.\d+')
 
@@ -45,6 +45,8 @@ CONFIGURATION = """\
 Acquire::Check-Valid-Until "false";
 Acquire::Languages {{ "none"; }};
 Acquire::Retries "3";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
 APT::Update::Error-Mode "any";
@@ -98,6 +100,19 @@ class Brought:
             for program in self.programs
             if PYTHON.fullmatch(program.package)
         ]
+
+    def without(self, path, error):
+        """Return the same without a program that is of no use.
+
+        :param str path: the program
+        :param commands.Error error: why
+        :rtype: Brought
+
+        """
+        left = [each for each in self.programs if each.path != path]
+        lost = [each for each in self.programs if each.path == path]
+        reasons = [_reason(each, error) for each in lost]
+        return Brought((*left,), (*self.missing, *reasons))
 
 
 class Release:
@@ -169,7 +184,7 @@ class Release:
         :param str package: the package that it is from
         :param str path: where it is in the release
         :rtype: pathlib.Path
-        :raises commands.Error: if it does not start
+        :raises commands.Error: if it is not there
 
         """
         program = self.root / path
@@ -266,7 +281,7 @@ def _bring(here):
         try:
             release = reach(name, FOLDER)
             versions = release.versions(wanted)
-        except commands.Error as error:
+        except (commands.Error, OSError) as error:
             missing[f'what is in {name}'] = error
             continue
         for package, version in versions.items():
@@ -274,23 +289,27 @@ def _bring(here):
                 continue
             try:
                 path = _provide(release, package)
-            except commands.Error as error:
+            except (commands.Error, OSError) as error:
                 missing[f'{package} of {name}'] = error
             else:
                 programs[package] = Program(package, version, name, path)
                 wanted.remove(package)
         release.close()
-    reasons = []
     for what, error in missing.items():
         print(f'{what} cannot be had: {error}', flush=True)
-        # apt says it last, and in one line.
-        reasons.append(f'{what}: {str(error).splitlines()[-1]}')
+    reasons = [_reason(what, error) for what, error in missing.items()]
     reasons += [
         f'{package}: in none of {", ".join(RELEASES)}'
         for package in wanted
         if not any(what.startswith(f'{package} ') for what in missing)
     ]
     return Brought((*programs.values(),), (*reasons,)), not missing
+
+
+def _reason(what, error):
+    """Return why something cannot be had, for the summary."""
+    # apt and pip say it last, and in one line.
+    return f'{what}: {str(error).splitlines()[-1]}'
 
 
 def reach(name, folder):
@@ -314,12 +333,16 @@ def reach(name, folder):
 
 
 def _provide(release, package):
-    """Unpack a package and return the path of its program."""
+    """Unpack a package and return the path of its program, which runs."""
     if PYTHON.fullmatch(package):
         release.unpack([package, f'{package}-venv', f'{package}-dev'])
-        return str(release.program(package, f'usr/bin/{package}'))
+        path = release.program(package, f'usr/bin/{package}')
+        commands.run([path, '-V'], timeout=20)
+        return str(path)
     release.unpack([package])
-    path = release.program(package, SERVERS[package])
+    place, ends = SERVERS[package]
+    path = release.program(package, place)
+    commands.run([path, ends], timeout=20)
     link = PROGRAMS / path.name
     link.symlink_to(path)
     return str(link)

@@ -25,6 +25,10 @@ MISSING = 'missing'
 TESTS = ('testing.txt', 'development.txt')
 
 
+class Unavailable(commands.Error):
+    """Something that an environment is made of, besides the checkout."""
+
+
 def provide(name, python, requirements, *constraints):
     """Make an environment with this checkout in it, unless it is there.
 
@@ -36,7 +40,8 @@ def provide(name, python, requirements, *constraints):
     :param str constraints: further requirements that narrow the choice
     :returns: the folder of its programs
     :rtype: pathlib.Path
-    :raises commands.Error: if it cannot be made
+    :raises Unavailable: if something cannot be had that belongs there
+    :raises commands.Error: if the checkout cannot be installed in it
 
     """
     folder = ENVIRONMENTS / name
@@ -46,24 +51,18 @@ def provide(name, python, requirements, *constraints):
     with locked(ENVIRONMENTS / f'{name}.lock'):
         if _read(stamp) == expected and _works(folder):
             return folder / 'bin'
-        system.provide(system.environments_of(python))
-        shutil.rmtree(folder, ignore_errors=True)
-        commands.run([python.path, '-m', 'venv', folder])
-        pip_requirements = []
         pip = [
             folder / 'bin' / 'python',
             *('-m', 'pip', '--disable-pip-version-check', '--no-input'),
             *('install', '--quiet'),
         ]
-        for file in dict.fromkeys(['installation.txt', requirements]):
-            pip_requirements += ['--requirement', REQUIREMENTS / file]
-        missing = []
-        if requirements in TESTS:
-            # It cannot be built next to others of its family.
-            missing += _provide_optional([*pip, '--no-deps'])
-        commands.run([*pip, *pip_requirements, *constraints])
-        if requirements in TESTS:
-            missing += _provide_wheels(pip)
+        try:
+            system.provide(system.environments_of(python))
+            shutil.rmtree(folder, ignore_errors=True)
+            commands.run([python.path, '-m', 'venv', folder])
+            missing = _provide_requirements(pip, requirements, constraints)
+        except commands.Error as error:
+            raise Unavailable(str(error)) from error
         (folder / MISSING).write_text('\n'.join(missing), 'utf-8')
         # Building writes into the checkout, so one at a time.
         with locked(ENVIRONMENTS / 'checkout.lock'):
@@ -80,6 +79,21 @@ def missing(name):
 
     """
     return (_read(ENVIRONMENTS / name / MISSING) or '').splitlines()
+
+
+def _provide_requirements(pip, requirements, constraints):
+    """Return what could not be installed, and is done without."""
+    missing = []
+    if requirements in TESTS:
+        # It cannot be built next to others of its family.
+        missing += _provide_optional([*pip, '--no-deps'])
+    files = []
+    for file in dict.fromkeys(['installation.txt', requirements]):
+        files += ['--requirement', REQUIREMENTS / file]
+    commands.run([*pip, *files, *constraints])
+    if requirements in TESTS:
+        missing += _provide_wheels(pip)
+    return missing
 
 
 def _provide_optional(pip):

@@ -330,6 +330,42 @@ def provide(needed):
         executor.shutdown(cancel_futures=True)
 
 
+def set_up(options, own, brought):
+    """Make the environments of the steps.
+
+    A Python that was brought is done without where no environment can be
+    made of it, unless it was asked for.
+
+    :param argparse.Namespace options: what the command line asks for
+    :param list own: the Pythons of the machine
+    :param debian.Brought brought: what was brought
+    :returns: the steps; by environment, the folder of its programs, or what
+        went wrong; and what was brought and is of use
+    :rtype: tuple(list(Step), dict, debian.Brought)
+
+    """
+    programs = {}
+    while True:
+        steps = plan(options, own, brought)
+        needed = dict.fromkeys(step.environment for step in steps)
+        new = [each for each in needed if each not in programs]
+        if new:
+            names = ', '.join(each.name for each in new)
+            print(f'== setup: {names}', flush=True)
+            programs |= provide(new)
+        lost = {
+            environment.python.path: programs[environment]
+            for environment in needed
+            if environment.python.path in brought.pythons
+            and isinstance(programs[environment], environments.Unavailable)
+        }
+        if options.python or not lost:
+            return steps, programs, brought
+        for path, error in lost.items():
+            print(f'Going on without {path}: {error}', flush=True)
+            brought = brought.without(path, error)
+
+
 def take(step, programs):
     """Take a step and return whether all its commands succeeded."""
     for command, *rest in step.commands:
@@ -363,10 +399,7 @@ def main():
         system.provide(system.CHROMIUM)
     for package in system.PYLIBMC:
         system.provide(package)
-    steps = plan(options, own, brought)
-    needed = list(dict.fromkeys(step.environment for step in steps))
-    print(f'== setup: {", ".join(each.name for each in needed)}', flush=True)
-    programs = provide(needed)
+    steps, programs, brought = set_up(options, own, brought)
     summary = [('setup', True, time.monotonic() - started)]
     for step in steps:
         print(f'\n== {step.name}', flush=True)
@@ -385,7 +418,7 @@ def main():
         print(f'{"brought":19}{program}')
     for reason in brought.missing:
         print(f'{"not to be had":19}{reason}')
-    for environment in needed:
+    for environment in dict.fromkeys(step.environment for step in steps):
         for requirement in environments.missing(environment.name):
             print(
                 f'{"not to be had":19}{requirement} in {environment.name}, and'

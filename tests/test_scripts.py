@@ -120,6 +120,11 @@ def test_what_has_no_wheel_is_known_to_the_summary(tmp_path, pip, all_of_them):
 
 # What is brought
 
+PACKAGES = (
+    *('memcached', 'nutcracker', 'yrmcds', 'python3.11'),
+    *('python3.12', 'python3.13', 'python3.14', 'python3.15'),
+)
+
 BRING = """
 import json, pathlib, sys
 import debian
@@ -138,12 +143,130 @@ def test_where_there_is_no_apt(tmp_path):
         f'what is in {release}' for release in ('sid', 'trixie', 'bookworm')
     ]
     assert missing[3:] == [
-        f'{package}: in none of sid, trixie, bookworm'
-        for package in (
-            *('memcached', 'nutcracker', 'yrmcds', 'python3.11'),
-            *('python3.12', 'python3.13', 'python3.14', 'python3.15'),
-        )
+        f'{package}: in none of sid, trixie, bookworm' for package in PACKAGES
     ]
+
+
+ENDS = """
+import json, pathlib, sys
+import debian
+class Release:
+    def __init__(self, name, folder):
+        self.root = folder / name
+        self.root.mkdir()
+        self.script = '#!/bin/sh\\nexit %d\\n' % (name == 'sid')
+    def versions(self, packages):
+        return dict.fromkeys(packages, '1.0')
+    def unpack(self, packages):
+        pass
+    def program(self, package, path):
+        program = self.root / package
+        program.write_text(self.script)
+        program.chmod(0o755)
+        return program
+    def close(self):
+        pass
+debian.FOLDER = pathlib.Path(sys.argv[1])
+debian.PROGRAMS = debian.FOLDER / 'programs'
+debian.reach = Release
+brought = debian.bring([])
+print(json.dumps([list(map(str, brought.programs)), brought.missing]))
+"""
+
+
+def test_what_does_not_run_is_taken_from_the_next_release(tmp_path):
+    """A release that changes every day may have what is broken."""
+    programs, missing = evaluate(ENDS, tmp_path / 'there')
+    assert programs == [f'{package} 1.0 of trixie' for package in PACKAGES]
+    assert [line.partition(':')[0] for line in missing] == [
+        f'{package} of sid' for package in PACKAGES
+    ]
+    assert all(line.endswith('ended with status 1') for line in missing)
+
+
+SET_UP = """
+import json, sys
+import commands, debian, environments, pythons, test
+
+brought = debian.Brought(
+    (
+        debian.Program('memcached', '1.7.0-1', 'sid', '/memcached'),
+        debian.Program('python3.99', '3.99.1-1', 'sid', '/brought'),
+    ),
+    ('yrmcds: in none of sid',),
+)
+own = [pythons.Python(True, True, (3, 13, 0), '/own')]
+*arguments, fails, whose = sys.argv[1:]
+errors = {'ours': commands.Error, 'theirs': environments.Unavailable}
+
+def find(others):
+    news = [pythons.Python(True, True, (3, 99, 1), path) for path in others]
+    return own + news
+
+def provide(name, python, *others):
+    if python.path == fails:
+        raise errors[whose]('what pip says\\nno wheel')
+    return name
+
+pythons.find, environments.provide = find, provide
+test.memcached = lambda brought: 'the new' if brought else 'the old'
+test.TORNADO, test.LOOPS = 'the oldest Tornado', ['debug']
+sys.argv[1:] = ['--bring', '--only', 'tests,loops', *arguments]
+steps, programs, brought = test.set_up(test.arguments(), own, brought)
+print(json.dumps([
+    [step.name for step in steps],
+    [each.name for each in programs if not isinstance(programs[each], str)],
+    list(map(str, brought.programs)),
+    brought.missing,
+]))
+"""
+NEW = ['memcached 1.7.0-1 of sid', 'python3.99 3.99.1-1 of sid']
+
+
+@pytest.mark.parametrize('fails', ['/nothing', '/brought'])
+def test_what_was_brought_is_tested(fails):
+    """A checkout that cannot be installed there is a failure."""
+    steps, failed, programs, missing = evaluate(SET_UP, fails, 'ours')
+    assert steps == [
+        'tests on Python 3.13 with the oldest Tornado',
+        'tests on Python 3.13.0 with the old',
+        'tests on Python 3.99.1 with the new',
+        'tests on Python 3.99.1 in other loops: debug',
+    ]
+    assert failed == ['3.99'] * (fails == '/brought')
+    assert programs == NEW
+    assert missing == ['yrmcds: in none of sid']
+
+
+def test_a_python_that_needs_what_cannot_be_had_is_done_without():
+    """The newest that is left takes its place, and the summary says so."""
+    steps, failed, programs, missing = evaluate(SET_UP, '/brought', 'theirs')
+    assert steps == [
+        'tests on Python 3.13 with the oldest Tornado',
+        'tests on Python 3.13.0 with the new',
+        'tests on Python 3.13.0 in other loops: debug',
+    ]
+    assert failed == ['3.99']
+    assert programs == NEW[:1]
+    assert missing == [
+        'yrmcds: in none of sid',
+        'python3.99 3.99.1-1 of sid: no wheel',
+    ]
+
+
+def test_a_python_that_was_asked_for_is_not_done_without():
+    """Neither are those of the machine."""
+    steps, failed, programs, _ = evaluate(
+        SET_UP, '--python', '3.99', '/brought', 'theirs'
+    )
+    assert steps == [
+        'tests on Python 3.99.1 with the new',
+        'tests on Python 3.99.1 in other loops: debug',
+    ]
+    assert (failed, programs) == (['3.99'], NEW)
+    steps, failed, programs, _ = evaluate(SET_UP, '/own', 'theirs')
+    assert steps[1] == 'tests on Python 3.13.0 with the old'
+    assert (sorted(failed), programs) == (['3.13', '3.13-oldest'], NEW)
 
 
 PROGRAM = """
