@@ -57,6 +57,17 @@ class Site:
         response.text = response.body.decode(errors='replace')
         return response
 
+    async def raw(self, start, *lines):
+        """Return the answer to a request as it is written here."""
+        host = self.address.removeprefix('http://')
+        reader, writer = await asyncio.open_connection(*host.split(':'))
+        request = '\r\n'.join([start, f'Host: {host}', *lines])
+        writer.write(request.encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer.decode()
+
     async def texts(self, *paths, **headers):
         return [(await self(path, **headers)).text for path in paths]
 
@@ -679,6 +690,19 @@ LOOKS = {
         lambda self: list(self.request.query_arguments.items()),
         'the query argument x',
     ),
+    'number of arguments': (
+        lambda self: len(self.request.arguments),
+        'all arguments of the query',
+    ),
+    'copy of arguments': (
+        lambda self: self.request.query_arguments.copy(),
+        'the query argument x',
+    ),
+    'address': (lambda self: self.request.remote_ip, 'request.remote_ip'),
+    'certificate': (
+        lambda self: self.request.connection.stream,
+        'request.connection',
+    ),
     'language': (
         lambda self: self.locale.code,
         'the header Accept-Language',
@@ -742,6 +766,39 @@ def test_what_depends_on_what_was_not_told(caplog, name):
     (record,) = [each for each in caplog.records if each.name == LOGGER]
     assert seen in record.getMessage()
     assert 'was not told' in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    'look',
+    [
+        lambda request: list(request.arguments),
+        lambda request: len(request.query_arguments),
+        lambda request: [name for name, _ in request.arguments.items()],
+        lambda request: request.arguments == {},
+        lambda request: {**request.arguments},
+    ],
+)
+def test_who_looks_at_all_arguments_sees_that_there_are_none(look):
+    """What is answered without any is not for those who have some."""
+
+    async def main(site):
+        without, some = await site.texts('/', '/?x=1')
+        assert without != some
+
+    run(main, looking(lambda self: look(self.request), query=()))
+
+
+def test_who_looks_at_all_headers_sees_that_there_are_none():
+    async def main(site):
+        page = await site.raw('GET / HTTP/1.1', 'Connection: close', '', '')
+        assert page.endswith("['Host', 'Connection']")
+        other = await site(X_User='alice', Connection='close')
+        assert 'X-User' in other.text
+
+    def look(self):
+        return [name.title() for name in self.request.headers]
+
+    run(main, looking(look, headers=['Connection']))
 
 
 TOLD = {
@@ -898,6 +955,173 @@ def test_nobody_gets_anothers_form():
         assert 'Set-Cookie' not in again.headers
 
     run(main, Page, xsrf_cookies=True, template_path='form')
+
+
+def test_nobody_gets_anothers_token():
+    """One that was asked for before the method is no other's either."""
+
+    class Page(Handler):
+        def prepare(self):
+            assert self.xsrf_token
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            self.write(self.xsrf_token)
+
+        async def post(self):
+            self.write('posted')
+
+    async def main(site):
+        tokens = set()
+        for _ in range(2):
+            page = await site()
+            tokens.add(page.text)
+            answer = await site(
+                '/',
+                'POST',
+                body='',
+                X_XSRFToken=page.text,
+                Cookie=page.headers['Set-Cookie'].partition(';')[0],
+            )
+            assert answer.text == 'posted'
+        assert len(tokens) == 2
+
+    run(main, Page, xsrf_cookies=True)
+
+
+FORM = ('Content-Type: application/x-www-form-urlencoded', 'Connection: close')
+
+
+@pytest.mark.parametrize(
+    'lines',
+    [
+        ('Content-Length: 7', '', 'x=other'),
+        ('Transfer-Encoding: chunked', '', '7', 'x=other', '0', '', ''),
+    ],
+    ids=['length', 'chunked'],
+)
+def test_nobody_gets_what_anothers_body_asks_for(lines):
+    """A body is in no key, and its arguments come behind the query's."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write(f'{self.count()} {self.get_argument("x")}')
+
+    async def main(site):
+        with_body = await site.raw('GET /?x=1 HTTP/1.1', *FORM, *lines)
+        assert with_body.endswith('1 other')
+        assert await site.texts('/?x=1', '/?x=1') == ['2 1', '2 1']
+        with_body = await site.raw('GET /?x=1 HTTP/1.1', *FORM, *lines)
+        assert with_body.endswith('3 other')
+        empty = ('Content-Length: 0', '', '')
+        assert (await site.raw('GET /?x=1 HTTP/1.1', *FORM, *empty)).endswith(
+            '2 1'
+        )
+
+    run(main, Page)
+
+
+def test_nobody_gets_what_was_written_for_another():
+    """What comes before the method and behind it is of each request."""
+
+    class Base(Handler):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write(f'page {self.count()}')
+
+    class Page(Base):
+        def prepare(self):
+            self.write(f'{self.current_user}: ')
+
+        async def get(self):
+            await super().get()
+            self.write(self.get_argument('end', ''))
+
+    async def main(site):
+        pages = [await site(X_User=user) for user in ('alice', 'bob')]
+        assert [page.text for page in pages] == [
+            'alice: page 1',
+            'bob: page 1',
+        ]
+        tags = [page.headers['Etag'] for page in pages]
+        assert len(set(tags)) == 2
+        assert await site.codes(
+            '/', X_User='alice', If_None_Match=tags[0]
+        ) == [304]
+        assert await site.codes('/', X_User='bob', If_None_Match=tags[0]) == [
+            200
+        ]
+
+    run(main, Page)
+
+
+def test_what_comes_behind_a_page_makes_another_etag():
+    class Base(Handler):
+        @memcached.cached_response(60, query=())
+        async def get(self):
+            self.count()
+
+    class Page(Base):
+        async def get(self):
+            await super().get()
+            self.write(self.get_argument('end', ''))
+
+    async def main(site):
+        tag = (await site('/?end=a')).headers['Etag']
+        assert await site.codes('/?end=a', '/?end=b', If_None_Match=tag) == [
+            304,
+            200,
+        ]
+        assert len(site.calls) == 1
+
+    run(main, Page)
+
+
+def test_an_error_page_drops_what_was_written_before():
+    class Page(Handler):
+        def prepare(self):
+            self.write('before')
+
+        @memcached.cached_response(60, statuses=[404])
+        async def get(self):
+            self.count()
+            raise web.HTTPError(404)
+
+    async def main(site):
+        assert await site.texts('/', '/') == ['error 404'] * 2
+        assert len(site.calls) == 1
+
+    run(main, Page)
+
+
+def test_nobody_gets_what_was_set_for_another():
+    """The method adds to a header, a cookie too, that was set before."""
+
+    class Page(Handler):
+        def prepare(self):
+            user = self.request.headers['X-User']
+            self.add_header('Link', f'<{user}>')
+            self.add_header('Set-Cookie', f'user={user}')
+            self.add_header('Vary', 'Origin')
+
+        @memcached.cached_response(60, headers=['Accept'], cookies=True)
+        async def get(self):
+            self.count()
+            self.add_header('Link', '<page>')
+            self.add_header('Set-Cookie', 'all=1')
+
+    async def main(site):
+        for user in ('alice', 'bob', 'carol'):
+            headers = (await site(X_User=user)).headers
+            assert headers.get_list('Link') == [f'<{user}>', '<page>']
+            assert headers.get_list('Set-Cookie') == [f'user={user}', 'all=1']
+            assert headers.get_list('Vary') == ['Origin', 'Accept']
+            assert headers['Cache-Control'] == 'private, no-cache'
+        assert len(site.calls) == 1
+
+    run(main, Page)
 
 
 def test_nobody_gets_anothers_refusal():

@@ -53,8 +53,12 @@ class Entry(typing.NamedTuple):
     """For how many seconds it may be given, as the method has said."""
     headers: list[tuple[str, list[str]]]
     """Those that the method has set, with all of their values."""
+    added: list[tuple[str, list[str]]]
+    """What it has added to those that were set before."""
     removed: list[str]
     """Those that were set before it, and that it has removed."""
+    is_whole: bool
+    """Whether nothing is sent that was written before it."""
     body: bytes
 
     @property
@@ -80,21 +84,32 @@ class Entry(typing.NamedTuple):
         """
         if self.status != 200 or self.reason != 'OK':
             handler.set_status(self.status, self.reason)
+        headers = handler._headers
+        # They were set before, for this request, and not by the method.
+        has_cookies = (
+            handler.__dict__.get('_new_cookie') or 'Set-Cookie' in headers
+        )
         for name in self.removed:
             handler.clear_header(name)
         # They were looked at when they were set first.
-        headers = handler._headers
         for name, values in self.headers:
             headers[name] = values[0]
             for value in values[1:]:
                 headers.add(name, value)
+        for name, values in self.added:
+            for value in values:
+                headers.add(name, value)
         if not is_new:
             headers['Age'] = str(self.age)
-        if handler.__dict__.get('_new_cookie'):
-            # They were set before, for this request, and not by the method.
+        if has_cookies:
             headers['Cache-Control'] = 'private, no-cache'
-        handler._memcached_etag = self.etag
-        handler._write_buffer = [self.body] if self.body else []
+        body = [self.body] if self.body else []
+        if self.is_whole or not handler._write_buffer:
+            handler._write_buffer = body
+            if self.etag is not None:
+                handler._memcached_etag = self.etag, list(body)
+        else:
+            handler._write_buffer += body
 
 
 def decode(stored: typing.Any) -> Entry | None:
@@ -120,7 +135,7 @@ def _parts(head: bytes) -> tuple[typing.Any, ...]:
 
     """
     parts = json.loads(head[len(_BEGINNING) :])
-    status, reason, etag, made, lasts, headers, removed = parts
+    status, reason, etag, made, lasts, headers, added, removed, whole = parts
     if not (
         type(status) is int
         and 200 <= status <= 599
@@ -129,8 +144,10 @@ def _parts(head: bytes) -> tuple[typing.Any, ...]:
         and (lasts is None or type(lasts) is int)
         and _are_text([reason, *([] if etag is None else [etag]), *removed])
         and all(
-            values and _are_text([name, *values]) for name, values in headers
+            values and _are_text([name, *values])
+            for name, values in headers + added
         )
+        and type(whole) is bool
     ):
         raise ValueError('this is no response')
     return tuple(parts)
@@ -153,12 +170,17 @@ def entry_of(
     before = recording.before
     after = recording.headers
     headers: list[tuple[str, list[str]]] = []
+    added: list[tuple[str, list[str]]] = []
     for name in after:
-        values = after.get_list(name)
-        if name not in _OF_CONNECTIONS and before.get_list(name) != values:
+        was, values = before.get_list(name), after.get_list(name)
+        if name in _OF_CONNECTIONS or was == values:
+            continue
+        if was and values[: len(was)] == was:
+            added.append((name, values[len(was) :]))
+        else:
             headers.append((name, values))
     if with_cookies and recording.cookies:
-        headers.append(('Set-Cookie', recording.cookies))
+        added.append(('Set-Cookie', recording.cookies))
     return Entry(
         recording.status,
         recording.reason,
@@ -166,11 +188,13 @@ def entry_of(
         now,
         lasts,
         headers,
+        added,
         [
             name
             for name in before
             if name not in after and name not in _OF_CONNECTIONS
         ],
+        recording.is_whole,
         recording.body,
     )
 

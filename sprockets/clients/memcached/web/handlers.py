@@ -113,8 +113,8 @@ class MemcachedMixin(web.RequestHandler):
 
     _memcached_language: looks.Language | None = None
 
-    _memcached_etag: str | None = None
-    """The ETag of an answer that was recorded."""
+    _memcached_etag: tuple[str, list[bytes]] | None = None
+    """The ETag of an answer that was recorded, and its body."""
 
     @property
     def memcached(self) -> aio.Scope:
@@ -296,7 +296,10 @@ class MemcachedMixin(web.RequestHandler):
     def compute_etag(self) -> str | None:
         """Extended: what was recorded has its ETag."""
         if self._memcached_etag is not None:
-            return self._memcached_etag
+            etag, body = self._memcached_etag
+            # More may have been written behind it.
+            if self._write_buffer == body:
+                return etag
         return super().compute_etag()
 
     def finish(

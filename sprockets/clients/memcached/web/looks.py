@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import sys
 import types
@@ -14,6 +13,9 @@ from tornado import httputil, locale, template, web
 
 USER = 'current_user'
 """What is noted where a method looks who is asking."""
+
+_OF_CONNECTIONS = {'connection', 'remote_ip', 'server_connection'}
+"""Attributes of a request that say where it is from, and are in no key."""
 
 
 class Looks:
@@ -53,6 +55,19 @@ class Looks:
         """Take note that somebody looks at an argument of the query."""
         if self._query is not None and name not in self._query:
             self.seen.add(f'the query argument {name}')
+
+    def at_headers(self) -> None:
+        """Take note that somebody looks which headers there are."""
+        self.seen.add('all headers')
+
+    def at_arguments(self) -> None:
+        """Take note that somebody looks which arguments there are."""
+        if self._query is not None:
+            self.seen.add('all arguments of the query')
+
+    def at_connection(self, name: str) -> None:
+        """Take note that somebody looks where the request is from."""
+        self.seen.add(f'request.{name}')
 
     def at_language(self) -> None:
         """Take note that somebody looks which language is wanted."""
@@ -95,7 +110,9 @@ class Looks:
         another answer, and no more.
 
         """
-        watched = copy.copy(request)
+        watched = _Request.__new__(_Request)
+        watched.__dict__.update(request.__dict__)
+        watched.looks = self
         watched.method = 'GET'
         watched.headers = _Headers(request.headers, self)
         # They are made of the headers when they are asked for.
@@ -161,6 +178,17 @@ class Language:
         return call
 
 
+class _Request(httputil.HTTPServerRequest):
+    """A request, each look at whose connection is noted."""
+
+    looks: Looks
+
+    def __getattribute__(self, name: str) -> typing.Any:
+        if name in _OF_CONNECTIONS:
+            self.looks.at_connection(name)
+        return super().__getattribute__(name)
+
+
 class _Headers(httputil.HTTPHeaders):
     """The headers of a request, each look at which is noted."""
 
@@ -187,15 +215,39 @@ class _Headers(httputil.HTTPHeaders):
         self._note(name)
         return super().get_list(name)
 
+    # Whoever looks at all of them sees what is not there, too.
+
+    def _note_all(self) -> None:
+        if self._looks is not None:
+            self._looks.at_headers()
+
     def get_all(self) -> abc.Iterable[tuple[str, str]]:
+        self._note_all()
         for name, value in super().get_all():
             self._note(name)
             yield name, value
 
     def __iter__(self) -> typing.Iterator[str]:
+        self._note_all()
         for name in super().__iter__():
             self._note(name)
             yield name
+
+    def __len__(self) -> int:
+        self._note_all()
+        return super().__len__()
+
+
+def _noting_all(name: str) -> typing.Any:
+    """Return a method of dict before which a look at all is noted."""
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def call(self: _Arguments, *args: typing.Any) -> typing.Any:
+        self._note_all()
+        return method(self, *args)
+
+    return call
 
 
 class _Arguments(dict[str, list[bytes]]):
@@ -219,22 +271,29 @@ class _Arguments(dict[str, list[bytes]]):
         self._looks.at_argument(name)
         return super().get(name, default)
 
+    def pop(self, name: str, *default: typing.Any) -> typing.Any:
+        self._looks.at_argument(name)
+        return super().pop(name, *default)
+
+    def setdefault(self, name: str, default: typing.Any = None) -> typing.Any:
+        self._looks.at_argument(name)
+        return super().setdefault(name, default)
+
     def _note_all(self) -> None:
+        self._looks.at_arguments()
         for name in super().__iter__():
             self._looks.at_argument(name)
 
-    def __iter__(self) -> typing.Iterator[str]:
-        self._note_all()
-        return super().__iter__()
-
-    def keys(self) -> typing.Any:
-        self._note_all()
-        return super().keys()
-
-    def items(self) -> typing.Any:
-        self._note_all()
-        return super().items()
-
-    def values(self) -> typing.Any:
-        self._note_all()
-        return super().values()
+    __hash__ = dict.__hash__
+    __eq__ = _noting_all('__eq__')
+    __ne__ = _noting_all('__ne__')
+    __iter__ = _noting_all('__iter__')
+    __len__ = _noting_all('__len__')
+    __or__ = _noting_all('__or__')
+    __ror__ = _noting_all('__ror__')
+    __reversed__ = _noting_all('__reversed__')
+    copy = _noting_all('copy')
+    items = _noting_all('items')
+    keys = _noting_all('keys')
+    popitem = _noting_all('popitem')
+    values = _noting_all('values')

@@ -21,6 +21,10 @@ _ANSWER = (
 )
 """The attributes of a handler that are what it is going to send."""
 
+_OF_REQUESTS = ('_new_cookie', '_raw_xsrf_token', '_xsrf_token')
+"""Attributes that say nothing of where they are from: without them a method
+has to look once more."""
+
 
 class Recording:
     """A method that runs on a copy of its handler, which sends nothing.
@@ -37,13 +41,15 @@ class Recording:
         self, handler: handlers.MemcachedMixin, seen: looks.Looks
     ) -> None:
         self.before = handler._headers
+        self._written: list[bytes] = []
         copied = self.handler = type(handler).__new__(type(handler))
         copied.__dict__.update(handler.__dict__)
         copied.request = seen.copy_of(handler.request)
         copied._headers = handler._headers.copy()
-        copied._write_buffer = list(handler._write_buffer)
-        # Those that were set before are for this request alone.
-        copied.__dict__.pop('_new_cookie', None)
+        # What was written, set and found out before is this request's alone.
+        copied._write_buffer = self._written
+        for name in _OF_REQUESTS:
+            copied.__dict__.pop(name, None)
         copied._memcached_looks = seen
         # It may go on for longer than what the request remembers is good.
         copied._memcached = copied._memcached_others = None
@@ -89,11 +95,21 @@ class Recording:
         return b''.join(self.handler._write_buffer)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the method has dropped what was written before it."""
+        return self.handler._write_buffer is not self._written
+
+    @property
     def cookies(self) -> list[str]:
         """The ``Set-Cookie`` of each cookie that the method sets."""
         new = self.handler.__dict__.get('_new_cookie')
+        before = self.before.get_list('Set-Cookie')
         return [
-            *self.headers.get_list('Set-Cookie'),
+            *(
+                cookie
+                for cookie in self.headers.get_list('Set-Cookie')
+                if cookie not in before
+            ),
             *(morsel.OutputString(None) for morsel in (new or {}).values()),
         ]
 
@@ -101,9 +117,11 @@ class Recording:
         """Let a handler answer the same, cookies and all."""
         mine = self.handler.__dict__
         cookies = handler.__dict__.get('_new_cookie')
+        written = [] if self.is_whole else handler._write_buffer
         handler.__dict__.update(
             {name: mine[name] for name in _ANSWER if name in mine}
         )
+        handler._write_buffer = [*written, *handler._write_buffer]
         if cookies is not None:
             new = handler.__dict__['_new_cookie']
             if new is not cookies:

@@ -326,8 +326,13 @@ class _Answer:
 
     def _may_be_stored(self) -> bool:
         request = self.handler.request
-        return request.method in ('GET', 'HEAD') and (
-            self.rules.authorization or 'Authorization' not in request.headers
+        headers = request.headers
+        # A body would be in no key, and its arguments are among the others.
+        return (
+            request.method in ('GET', 'HEAD')
+            and (self.rules.authorization or 'Authorization' not in headers)
+            and 'Transfer-Encoding' not in headers
+            and headers.get('Content-Length', '0') == '0'
         )
 
     def _key(self) -> typing.Any:
