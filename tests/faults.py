@@ -35,7 +35,9 @@ import collections
 import contextlib
 import enum
 import gc
+import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -151,6 +153,32 @@ def interrupting():
         for thread in threads:
             thread.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+@contextlib.contextmanager
+def descriptors(left):
+    """Leave this process so few descriptors; there is none behind them.
+
+    :param int left: how many files or sockets may be opened
+
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        most = 1 + os.open(os.devnull, os.O_RDONLY)
+        os.close(most - 1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most + 50, hard))
+        stack.callback(
+            resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard)
+        )
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for number in taken[left:]:
+            stack.callback(os.close, number)
+        for number in taken[:left]:
+            os.close(number)
+        yield
 
 
 def cut(at, end=Do.CLOSE):

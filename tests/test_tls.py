@@ -9,8 +9,10 @@ import datetime
 import logging
 import os
 import re
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
 import warnings as warnings_module
@@ -339,6 +341,31 @@ def test_the_system_does_not_trust_our_authority(connect, server, caplog):
     client = connect(server.address, tls=True)
     assert client.get('key') is None
     assert 'certificate verify failed' in caplog.text
+
+
+@pytest.mark.parametrize('what', ['file', 'folder'])
+def test_the_systems_authorities_without_a_descriptor(
+    connect, folder, server, monkeypatch, what
+):
+    """They cannot be read: the call fails, and the next one is well."""
+    authority = ssl.PEM_cert_to_DER_cert(folder.ca.cert_pem.bytes().decode())
+    monkeypatch.setenv('SSL_CERT_FILE', folder.file('none.pem'))
+    monkeypatch.setenv('SSL_CERT_DIR', folder.file('none'))
+    if what == 'file':
+        monkeypatch.setenv('SSL_CERT_FILE', folder.file('ca.pem'))
+    else:
+        if not shutil.which('openssl'):
+            pytest.skip('openssl is needed')
+        subprocess.run(['openssl', 'rehash', folder.path], check=True)
+        monkeypatch.setenv('SSL_CERT_DIR', str(folder.path))
+    certificates._contexts.forget_after_fork()
+    client = connect(server.address, tls=True, dead_retry=3600)
+    with faults.descriptors(1):
+        assert not client.set('key', 'value')
+    assert client.set('key', 'value')
+    trusted = certificates.context(certificates.Files(None, None, None))
+    assert authority in trusted.get_ca_certs(binary_form=True)
+    certificates._contexts.forget_after_fork()
 
 
 @pytest.fixture

@@ -368,6 +368,20 @@ def test_a_shortage_of_any_kind(
     assert client.get('key') == 'value'
 
 
+def test_a_name_that_is_looked_up_without_a_descriptor(
+    connect, memcached_server
+):
+    """It is said to be unknown, for the file of hosts cannot be read."""
+    port = memcached_server.port
+    client = connect(f'localhost:{port}', dead_retry=3600)
+    assert client.set('key', 'value')
+    client.disconnect_all()
+    with faults.descriptors(0):
+        assert client.get('key') is None
+        assert not client.set('key', 'other')
+    assert client.get('key') == 'value'
+
+
 def test_a_trial_without_a_descriptor(client, no_descriptors, monkeypatch):
     """It is given back: the next call tries the server."""
     endpoint = endpoint_of(client)

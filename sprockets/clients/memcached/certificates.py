@@ -95,8 +95,14 @@ def _make(files: Files) -> ssl.SSLContext:
 
 
 def _trusting(files: Files) -> ssl.SSLContext:
-    with _naming(files.ca_file):
-        context = ssl.create_default_context(cafile=files.ca_file)
+    ca_file, ca_folder = files.ca_file, None
+    if ca_file is None:
+        # Left to itself OpenSSL trusts nobody where it cannot read them, and
+        # does not say so.
+        paths = ssl.get_default_verify_paths()
+        ca_file, ca_folder = paths.cafile, paths.capath
+    with _naming(ca_file):
+        context = ssl.create_default_context(cafile=ca_file, capath=ca_folder)
     # Some systems' Pythons leave it to OpenSSL's configuration.
     context.minimum_version = max(
         context.minimum_version, ssl.TLSVersion.TLSv1_2

@@ -98,6 +98,18 @@ def is_shortage(error: BaseException) -> bool:
     )
 
 
+def look_for_shortage() -> None:
+    """Raise what is short here, where a library may have hidden it.
+
+    Without a descriptor for its files a name is said to be unknown, and a
+    certificate's authority likewise.
+
+    :raises OSError: if there is no descriptor now
+
+    """
+    socket.socket(socket.AF_UNIX).close()
+
+
 class Forked(typing.Protocol):
     """Something that a forked child has to make anew."""
 

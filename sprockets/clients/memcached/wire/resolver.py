@@ -49,9 +49,7 @@ class _LookUp:
 
     def run(self) -> None:
         try:
-            self.resolved = _agreed(
-                self._address, _getaddrinfo(self._address, 0)
-            )
+            self.resolved = _agreed(self._address, _look_up(self._address))
         except OSError as error:
             self.error = error
         # Those who wait are in other threads.
@@ -96,6 +94,14 @@ class _UnderWay:
 
 _under_way = _UnderWay()
 process.after_fork(_under_way)
+
+
+def _look_up(address: settings.Address) -> list[Resolved]:
+    try:
+        return _getaddrinfo(address, 0)
+    except socket.gaierror:
+        process.look_for_shortage()
+        raise
 
 
 def _getaddrinfo(address: settings.Address, flags: int) -> list[Resolved]:

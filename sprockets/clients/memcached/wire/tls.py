@@ -6,7 +6,7 @@ import select
 import socket
 import ssl
 
-from sprockets.clients.memcached import certificates
+from sprockets.clients.memcached import certificates, process
 from sprockets.clients.memcached.wire import connection, memory, protocol
 
 RECORD = 16 * 1024
@@ -89,6 +89,9 @@ class Connection(connection.Connection):
                 try:
                     self._socket.do_handshake()
                     return
+                except ssl.SSLCertVerificationError:
+                    process.look_for_shortage()
+                    raise
                 except ssl.SSLWantReadError:
                     self._wait(select.POLLIN, deadline)
                 except ssl.SSLWantWriteError:
