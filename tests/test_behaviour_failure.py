@@ -103,6 +103,18 @@ def test_a_server_that_is_down_is_a_miss_and_is_logged(connect, name, caplog):
     assert 'refused' in record.getMessage()
 
 
+@pytest.mark.parametrize('line', [b'ERROR', b'CLIENT_ERROR unauthenticated'])
+@pytest.mark.parametrize('method', ['get_slabs', 'get_slab_stats'])
+def test_statistics_of_slabs_that_a_server_refuses(
+    connect, proxy, method, line
+):
+    """The caller has named no argument that could be a wrong one."""
+    client = connect(proxy.address)
+    proxy.next_reply(faults.replace(line + b'\r\n'))
+    assert getattr(client, method)() == []
+    assert client.set('key', 'value')
+
+
 def test_down_and_up_are_logged_once_each(connect, proxy, caplog):
     """However often it is tried in between."""
     client = connect(proxy.address, dead_retry=0)

@@ -373,30 +373,33 @@ def version(servers: cluster.Cluster) -> descriptions.Everywhere[Versions]:
 def get_stats(
     servers: cluster.Cluster, argument: typing.Any
 ) -> descriptions.Everywhere[statistics.Pairs]:
-    return _get_stats('get_stats', servers, argument, lambda pairs: pairs)
+    words = statistics.argument(argument)
+    return descriptions.Everywhere(
+        'get_stats',
+        lambda: protocol.Statistics(words),
+        lambda asked: statistics.of_argument(servers.servers, asked),
+    )
 
 
 def get_slab_stats(
     servers: cluster.Cluster,
 ) -> descriptions.Everywhere[statistics.BySlab]:
-    return _get_stats('get_slab_stats', servers, 'slabs', statistics.by_slab)
+    return descriptions.Everywhere(
+        'get_slab_stats',
+        lambda: protocol.Statistics(b'slabs'),
+        lambda asked: statistics.by_slab(
+            statistics.of(servers.servers, asked)
+        ),
+    )
 
 
 def get_slabs(
     servers: cluster.Cluster,
 ) -> descriptions.Everywhere[statistics.BySlab]:
-    return _get_stats('get_slabs', servers, 'items', statistics.items_by_slab)
-
-
-def _get_stats(
-    name: str,
-    servers: cluster.Cluster,
-    argument: typing.Any,
-    arrange: abc.Callable[[statistics.Pairs], T],
-) -> descriptions.Everywhere[T]:
-    words = statistics.argument(argument)
     return descriptions.Everywhere(
-        name,
-        lambda: protocol.Statistics(words),
-        lambda asked: arrange(statistics.of(servers.servers, asked)),
+        'get_slabs',
+        lambda: protocol.Statistics(b'items'),
+        lambda asked: statistics.items_by_slab(
+            statistics.of(servers.servers, asked)
+        ),
     )

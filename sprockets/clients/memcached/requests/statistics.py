@@ -40,16 +40,25 @@ def of(
     servers: abc.Iterable[cluster.Server],
     asked: abc.Mapping[endpoints.Endpoint, protocol.Command],
 ) -> Pairs:
-    """Return pairs of a server's name and its statistics.
+    """Return pairs of a server's name and its statistics."""
+    return [
+        (server.name, asked[server.endpoint].result)
+        for server in servers
+        if server.endpoint in asked
+        and asked[server.endpoint].result is not None
+    ]
+
+
+def of_argument(
+    servers: abc.Iterable[cluster.Server],
+    asked: abc.Mapping[endpoints.Endpoint, protocol.Command],
+) -> Pairs:
+    """Return the same, where a caller has said which statistics.
 
     :raises ValueError: if a server refused the argument
 
     """
-    result = []
-    for server in servers:
-        command = asked.get(server.endpoint)
-        if command is None:
-            continue
+    for command in asked.values():
         if isinstance(command.error, protocol.RefusedError) and not isinstance(
             command.error, protocol.OutOfBoundsError
         ):
@@ -61,9 +70,7 @@ def of(
                     f'memcached refuses {command.error}; expected a stat_args'
                     " that it knows, such as 'items'"
                 )
-        if command.result is not None:
-            result.append((server.name, command.result))
-    return result
+    return of(servers, asked)
 
 
 def by_slab(pairs: Pairs) -> BySlab:
