@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -131,6 +132,31 @@ def test_a_large_value_is_a_threads(threads):
             executor=threads,
             server_max_value_length=len(value),
         )
+
+
+@pytest.mark.parametrize('size', [5, 70_000, 300_000, 2_000_000])
+def test_a_value_that_comes_in_pieces(size):
+    """To one who reads alone, again and again, it is the value."""
+    value = b'x' * size
+    reply = b'VALUE key 0 %d\r\n%b\r\nEND\r\n' % (size, value)
+
+    cuts = itertools.cycle((0, 3, 20, size // 2, size + 22))
+
+    async def answer(connection):
+        while request := await connection.request():
+            if b'none' in request:
+                await connection.send(b'END\r\n')
+                continue
+            cut = next(cuts)
+            await connection.play([reply[:cut], 0.002, reply[cut:]])
+
+    async def main(client):
+        for _ in range(30):
+            assert await client.get('key') == value
+            assert await client.get('none', 'default') == 'default'
+
+    with faults.ScriptedServer(answer) as server:
+        run(main, server)
 
 
 def test_one_of_100_kb_is_not(server, threads):

@@ -829,6 +829,9 @@ class OneRead(Batch):
             if not future.done():
                 future.set_result(value)
             request.forget()
+        elif request.found:
+            # It came in pieces.
+            return False
         else:
             counters.misses += 1
             fall_back(future, default, otherwise)
