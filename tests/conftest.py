@@ -50,6 +50,7 @@ NEAR = {
     'test_methods',
     'test_missing',
     'test_namespaces',
+    'test_parts',
     'test_set_and_stale',
     'test_times_of_values',
     'test_values',

@@ -231,6 +231,7 @@ GOOD = {
     'key_prefix': ('app-', b'app-'),
     'min_compress_len': ('1024', 1024),
     'max_value_len': ('0', 0),
+    'max_parts': ('8', 8),
     'max_discovered': ('7', 7),
     'failover': ('no', False),
 }
@@ -264,6 +265,7 @@ BAD = {
     'key_prefix': ['a b', 'a\nb', 'a\n', '\x7f', 'x' * 250, 'a\tb'],
     'min_compress_len': ['-1', '1.5', 'x', '1k'],
     'max_value_len': ['-1', '1.5', 'x', '4m'],
+    'max_parts': ['-1', '1.5', 'x', '1025'],
     'max_discovered': ['0', '-1', '1.5', 'x'],
     'failover': ['maybe', '2', 'x'],
 }
@@ -285,6 +287,21 @@ def test_a_bad_value_is_named(monkeypatch, name, text):
             assert repr(text) in str(caught.value)
 
 
+@pytest.mark.parametrize('length', ['0', '1023'])
+def test_parts_take_a_length(monkeypatch, length):
+    """What has no limit is in no parts, nor in those of a few bytes."""
+    monkeypatch.setenv('MEMCACHED_MAX_VALUE_LEN', length)
+    assert memcached.Client(max_parts=1).get
+    monkeypatch.setenv('PAGES_MEMCACHED_MAX_PARTS', '2')
+    with pytest.raises(
+        ValueError, match=r'^PAGES_MEMCACHED_MAX_PARTS: '
+    ) as caught:
+        memcached.Client('pages')
+    assert f'a max_value_len of {length}; expected' in str(caught.value)
+    with pytest.raises(ValueError, match=r'^max_parts: '):
+        memcached.AsyncClient(max_parts=2)
+
+
 KEYWORDS = {
     'servers': [[], [('a:1', 0)], [('a:1', '2')], ['a:b'], [7], [('a', 1, 2)]],
     'socket_timeout': [0, -1, float('nan'), float('inf'), 'x', []],
@@ -293,6 +310,7 @@ KEYWORDS = {
     'key_prefix': [b'a b', 7, ['a']],
     'min_compress_len': [-1, 1.5],
     'max_value_len': [-1, 1.5, '4m'],
+    'max_parts': [-1, 1.5, 'x', 1025],
     'max_discovered': [0, 1.5, 'x'],
     'failover': [7, 'x', []],
 }

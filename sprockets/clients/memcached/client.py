@@ -598,7 +598,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         sent, hashed = shared.encoding.key(key), None
         if sent is None:
             sent, hashed = shared.encoding.route(key)
-        command = protocol.Get((sent,))
+        command = shared.encoding.get((sent,))
         shared.run('get', command, (sent, hashed))
         if command.in_order is not None:
             data = command.in_order[0]
@@ -703,7 +703,8 @@ class Client(memcache.Client):  # type: ignore[misc]
     ) -> int:
         """Store a value.
 
-        A value that is too large is not stored, and the old one is deleted.
+        A value that is too large is not stored, and the old one is deleted;
+        with ``max_parts`` it is stored in parts.
 
         :param str key: text, bytes, or ``(hash, key)``
         :param val: any value that can be serialized
@@ -1012,7 +1013,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         if plan.stale and not shared.flow.failures.are_recent(route):
             value = self._get_stale(want, factory)
         else:
-            command = protocol.Get((route.key,))
+            command = shared.encoding.get((route.key,))
             shared.run('get_or_set', command, route)
             item = command.found.get(route.key)
             value = plans.MISS
@@ -1707,7 +1708,7 @@ class Namespace(Client):
             (home, *others) = {shared.cluster.home(k) for k in self._group}
             if not others and home is shared.cluster.pick(*route):
                 # It takes no more than a get.
-                command = protocol.Get((*self._group, route.key))
+                command = shared.encoding.get((*self._group, route.key))
                 shared.run('get', command, route, home)
                 found = command.found
                 if guess.tokens == tuple(

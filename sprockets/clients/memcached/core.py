@@ -95,7 +95,9 @@ class Core:
             if self.settings.hash_bad_keys
             else encodings.Encoding
         )
-        self.encoding = kind(self.codec, self.settings.key_prefix)
+        self.encoding = kind(
+            self.codec, self.settings.key_prefix, self.settings.max_parts
+        )
         self.cluster = cluster.Cluster(
             # Servers that are flushed are others than those that are not.
             self.settings,

@@ -21,6 +21,12 @@ DISCOVER = 'discover:'
 MAX_DISCOVERED = 1000
 """Servers that whoever tells them may name; AWS has clusters of 60."""
 
+MOST_PARTS = 1024
+"""Parts that a value may have whatever a client is set to."""
+
+LEAST_PARTED = 1024
+"""The least that ``max_value_len`` may be where values are stored in parts."""
+
 SERVER_FORMS = (
     'host[:port][:weight], [ipv6][:port][:weight] or unix:/path[:weight]'
 )
@@ -244,6 +250,13 @@ def _whole(least: int) -> abc.Callable[[typing.Any], int]:
         return value
 
     return whole
+
+
+def _parts(text: typing.Any) -> int:
+    value = _whole(0)(text)
+    if value > MOST_PARTS:
+        raise ValueError(f'{text!r} is more than {MOST_PARTS}')
+    return value
 
 
 def _boolean(text: typing.Any) -> bool:
@@ -482,6 +495,11 @@ OPTIONS = {
         values.MAX_LENGTH,
         'store no value of more bytes than this; 0 for no limit',
     ),
+    'max_parts': Option(
+        _parts,
+        1,
+        'store a value that is larger in so many parts at most; 0 or 1 not to',
+    ),
     'max_inflated_len': Option(
         _whole(1),
         deflated.MAX_INFLATED,
@@ -640,6 +658,7 @@ class Settings:
     min_compress_len: int
     compression: str
     max_value_len: int
+    max_parts: int
     max_inflated_len: int
     serializer: typing.Any
     distribution: str
@@ -697,6 +716,12 @@ class Settings:
             raise ValueError(
                 f'{self._where("max_idle")}: {self.max_idle:g} seconds, which'
                 f' is less than socket_timeout, {self.socket_timeout:g}'
+            )
+        if self.max_parts > 1 and self.max_value_len < LEAST_PARTED:
+            raise ValueError(
+                f'{self._where("max_parts")}: {self.max_parts} parts, with a'
+                f' max_value_len of {self.max_value_len}; expected one of'
+                f' {LEAST_PARTED} bytes or more, which is that of a part'
             )
         for name, needed in _NEEDED.items():
             if getattr(self, name) and not getattr(self, needed):

@@ -37,11 +37,22 @@ CUSTOM = 64
 ZSTD = 128
 """It is compressed with zstd."""
 
+PARTED = 0x50415201
+"""It is in parts, and this is their head; see :mod:`..wire.parted`.
+
+No other client has these flags.  To those for Python they are a pickle's, and
+what cannot be unpickled is a miss.
+
+"""
+
 PACKED = COMPRESSED | ZSTD
 """The flags of values that are compressed, in one way or another."""
 
 PLAIN = frozenset((0, INTEGER, LONG, TEXT))
 """The flags of values that are read as they are."""
+
+QUICK = PLAIN - {TEXT}
+"""Those of values for which it makes no difference how long they are."""
 
 SHAREABLE = frozenset(
     kind | compressed for kind in PLAIN for compressed in (0, COMPRESSED, ZSTD)
@@ -52,8 +63,15 @@ REWRITTEN = frozenset((JSON, CUSTOM))
 """The flags of values that may come back as something else: a tuple as a
 list."""
 
+MAX_LENGTH = 1024 * 1024
+"""Bytes of the largest value that memcached stores unless told otherwise."""
+
 HEAVY = 64 * 1024
 """The weight from which on values are made in a thread; see :func:`weight`."""
+
+
+LARGE = 4 * MAX_LENGTH
+"""Bytes of the values of a batch for which a loop has time to check texts."""
 
 
 class _Absent(enum.Enum):
@@ -72,9 +90,6 @@ K = typing.TypeVar('K')
 
 Item = tuple[int, bytes, int | None]
 """What the server holds for a key: its flags, its bytes, its cas unique."""
-
-MAX_LENGTH = 1024 * 1024
-"""Bytes of the largest value that memcached stores unless told otherwise."""
 
 
 def weight(flags: int, size: int) -> int:
@@ -282,6 +297,11 @@ class Codec:
                 # The value says which name there is not.
                 reason = escaping.printable(f'{reason}: {error}', 200)
             raise UndecodableError(f'flags {flags}: {reason}') from error
+        if flags == PARTED:
+            raise UndecodableError(
+                'it is in parts, and in more than MAX_PARTS, or its head is'
+                ' broken'
+            )
         if flags & ~PACKED == PICKLE:
             raise UndecodableError('it is pickled, and not to be unpickled')
         raise UndecodableError(f'unknown flags {flags}')

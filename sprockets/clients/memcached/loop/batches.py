@@ -195,6 +195,7 @@ class Batch:
         :func:`time.monotonic`'s clock
     :param Batch after: which has to be back before this one leaves, None if
         there is none
+    :param read: what reads values
 
     """
 
@@ -208,6 +209,7 @@ class Batch:
         '_heavy_parts',
         '_hits',
         '_misses',
+        '_read',
         '_values',
         'after',
         'calls',
@@ -236,9 +238,11 @@ class Batch:
         codec: values.Codec,
         deadline: float,
         after: Batch | None,
+        read: type[protocol.Get] = protocol.Get,
     ) -> None:
         self.endpoint = endpoint
         self._codec = codec
+        self._read = read
         self._commands: abc.Sequence[protocol.Command] = ()
         self._get: protocol.Get | None = None
         self._values: abc.Sequence[tuple[Waiter, typing.Any]] = ()
@@ -431,11 +435,11 @@ class Batch:
 
     def _gather(self) -> list[protocol.Command]:
         if not self.writing and not self.reading:
-            self._get = protocol.Get(self._keys())
+            self._get = self._read(self._keys())
             return [self._get]
         commands = [c for part in self.writing for c in part.commands]
         if self.waiters:
-            self._get = protocol.Get(self._keys())
+            self._get = self._read(self._keys())
             commands.append(self._get)
         for part in self.reading:
             commands.extend(part.commands)
@@ -612,7 +616,7 @@ class Batch:
         """
         decoders = self._codec.decoders
         decode_or = self._codec.decode_or
-        plain = values.PLAIN
+        plain = values.PLAIN if get.size <= values.LARGE else values.QUICK
         limit = values.HEAVY
         miss = values.MISS
         found = get.found
@@ -778,10 +782,15 @@ class OneRead(Batch):
 
     __slots__ = ('_request', 'own_permit')
 
-    def __init__(self, endpoint: endpoints.Endpoint, codec: values.Codec):
-        super().__init__(endpoint, codec, 0.0, None)
+    def __init__(
+        self,
+        endpoint: endpoints.Endpoint,
+        codec: values.Codec,
+        read: type[protocol.Get] = protocol.Get,
+    ) -> None:
+        super().__init__(endpoint, codec, 0.0, None, read)
         self.calls = 1
-        self._get = self._request = protocol.Get(())
+        self._get = self._request = read(())
         self._commands = (self._request,)
         self.own_permit = permits.Permit(None)
         """What it takes for leave to be with the server."""

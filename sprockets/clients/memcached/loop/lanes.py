@@ -19,7 +19,7 @@ from sprockets.clients.memcached.loop import (
 )
 from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import counters
-from sprockets.clients.memcached.wire import connection
+from sprockets.clients.memcached.wire import connection, protocol
 
 LOGGER = notices.harmless(logging.getLogger(__name__))
 
@@ -65,6 +65,7 @@ class Lane:
     :param Counters counters: count what is done
     :param redirect: is called with the callers of ``get``, the server and
         their deadline when the server could not be reached
+    :param read: what reads values
 
     """
 
@@ -78,8 +79,10 @@ class Lane:
         redirect: abc.Callable[
             [list[batches.Waiter], endpoints.Endpoint, float], None
         ],
+        read: type[protocol.Get] = protocol.Get,
     ) -> None:
         self.endpoint = endpoint
+        self._read = read
         self.codec = codec
         self.timeout = timeout
         self.counters = counters
@@ -143,7 +146,7 @@ class Lane:
         """
         batch = self._one_read
         if batch is None:
-            batch = batches.OneRead(self.endpoint, self.codec)
+            batch = batches.OneRead(self.endpoint, self.codec, self._read)
             self._one_read = batch
         if not self.permits.take_again(batch.own_permit):
             return False
@@ -213,7 +216,9 @@ class Lane:
             self.forming = None
             if self._is_overloaded(size):
                 return None
-        batch = batches.Batch(self.endpoint, self.codec, deadline, after)
+        batch = batches.Batch(
+            self.endpoint, self.codec, deadline, after, self._read
+        )
         self._waiting.append(batch)
         self.forming = batch
         return batch

@@ -93,6 +93,7 @@ class LoopState:
                 self.engine.threads,
                 self.engine.counters.setdefault(endpoint, Counters()),
                 self._redirect,
+                self.engine.core.encoding.get,
             )
         return lane
 

@@ -40,7 +40,7 @@ from sprockets.clients.memcached.requests import (
     tokens,
 )
 from sprockets.clients.memcached.servers import cluster, endpoints
-from sprockets.clients.memcached.wire import protocol
+from sprockets.clients.memcached.wire import parted, protocol
 
 MANY_LOST = 5
 """Leases in a row that were gone before their time: no chance any more."""
@@ -96,37 +96,15 @@ def digest(flags: int, data: bytes) -> bytes:
     return made.digest()
 
 
-class Look(protocol.MetaGet):
-    """``mg`` of a value that may be stale.
+class Look(parted.MetaGet):
+    """``mg`` of a value that may be stale."""
 
-    ``marked`` is whether it was marked as stale (protocol.txt, "Meta Get",
-    flag X).
+    __slots__ = ()
 
-    """
-
-    __slots__ = ('marked',)
-
-    def __init__(self, key: bytes, stale: int) -> None:
-        super().__init__(key, recache=stale)
-        self.marked = False
-
-    def start_over(self) -> None:
-        super().start_over()
-        self.marked = False
-
-    def take(self, lines: list[bytes], at: int) -> int:
-        end = super().take(lines, at)
-        if end >= 0:
-            self.marked = b'X' in lines[at].split(b' ')
-        return end
-
-    def read(self, incoming: protocol.Incoming) -> int:
-        at = incoming.at
-        missing = super().read(incoming)
-        if self.item is not None:
-            end = incoming.data.find(protocol.NEWLINE, at)
-            self.marked = b'X' in incoming.data[at:end].split(b' ')
-        return missing
+    def __init__(
+        self, encoding: encodings.Encoding, key: bytes, stale: int
+    ) -> None:
+        super().__init__(encoding.max_parts, key, recache=stale)
 
 
 def invalidate(route: cluster.Route) -> Steps[int]:
@@ -167,8 +145,8 @@ class Stale(typing.NamedTuple):
     unique: int
     lease: Lease | None = None
     """The lease to compute it anew, where there are no meta commands."""
-    digest: bytes | None = None
-    """The value's, if it may be one that was not computed here."""
+    value: tuple[int, bytes] | None = None
+    """Its flags and bytes, if it may be one that was not computed here."""
 
 
 class Outcome:
@@ -197,9 +175,9 @@ class Outcome:
         self._original = [] if self.computed else [value]
 
     @property
-    def digest(self) -> bytes:
-        """What tells it from other values."""
-        return digest(self._flags, self._data)
+    def stored(self) -> tuple[int, bytes]:
+        """Its flags and bytes."""
+        return self._flags, self._data
 
     @property
     def value(self) -> typing.Any:
@@ -330,7 +308,7 @@ class Flow:
             :meth:`recompute` if it is for this caller to compute it anew
 
         """
-        command = Look(want.route.key, want.plan.stale)
+        command = Look(self.encoding, want.route.key, want.plan.stale)
         endpoint = yield from self.ask_meta(command, want.route)
         if endpoint is NO_META:
             return (yield from self._look_without_meta(want))
@@ -351,7 +329,7 @@ class Flow:
             endpoint,
             command.incarnation,
             typing.cast(int, item[2]),
-            digest=None if command.marked else digest(item[0], item[1]),
+            value=None if command.marked else item[:2],
         )
 
     def value_of(self, command: protocol.MetaGet) -> typing.Any:
@@ -363,11 +341,12 @@ class Flow:
 
     def is_stale(self, want: plans.Want, stale: Stale) -> Steps[bool]:
         """Return whether a value is one that is to be computed anew."""
-        if stale.digest is None:
+        if stale.value is None:
             return True
+        made = yield from self._digest(*stale.value)
         key = computed_key(want.route.key)
         found = yield from self._read_aside(want, key)
-        return found is None or found.get(key) == stale.digest
+        return found is None or found.get(key) == made
 
     def recompute(
         self, want: plans.Want, stale: Stale
@@ -413,7 +392,7 @@ class Flow:
         has changed it meanwhile.
 
         """
-        look = protocol.Get((want.route.key,), 'gets')
+        look = self.encoding.get((want.route.key,), 'gets')
         endpoint = yield Ask(look, want.route)
         item = look.found.get(want.route.key)
         if item is None:
@@ -436,7 +415,7 @@ class Flow:
         if encoded is None:
             yield Ask(protocol.delete(key), want.route)
             return 0
-        command = protocol.store(
+        command = self.encoding.store(
             protocol.SET, key, encoded[0], plan.kept, encoded[1]
         )
         yield Ask(command, want.route)
@@ -469,13 +448,14 @@ class Flow:
         if endpoint is not NO_META:
             return typing.cast(int, command.result)
         # Whatever is there is to be taken for one that was computed.
-        look = protocol.Get((route.key,))
+        look = self.encoding.get((route.key,))
         yield Ask(look, route)
         item = look.found.get(route.key)
         if item is not None:
-            yield Ask(_computed(route.key, digest(*item[:2]), stale), route)
+            made = yield from self._digest(*item[:2])
+            yield Ask(_computed(route.key, made, stale), route)
         yield Ask(protocol.delete(fresh_key(route.key)), route)
-        command = protocol.touch(route.key, stale)
+        command = self.encoding.touch(route.key, stale)
         yield Ask(command, route)
         return typing.cast(int, command.result)
 
@@ -483,10 +463,11 @@ class Flow:
         self, want: plans.Want
     ) -> Steps[tuple[Outcome | None, Stale | None]]:
         """Return a value, or what there is that is none."""
-        command = protocol.Get((want.route.key,), 'gets')
+        command = self.encoding.get((want.route.key,), 'gets')
         endpoint = yield Ask(command, want.route)
         item = command.found.get(want.route.key)
         value = yield from self._value_of(item)
+        item = item or command.lost.get(want.route.key)
         if item is None:
             return None, None
         if value is MISS:
@@ -505,6 +486,13 @@ class Flow:
                 values.weight(flags, len(data)),
             )
         )
+
+    def _digest(self, flags: int, data: bytes) -> Steps[bytes]:
+        """Return what tells a value from others that a key may have."""
+        # It takes as long as to check a text.
+        weight = values.weight(values.TEXT, len(data))
+        made = yield Make(functools.partial(digest, flags, data), weight)
+        return typing.cast(bytes, made)
 
     def _planned(
         self, want: plans.Want, value: typing.Any
@@ -560,10 +548,10 @@ class Flow:
             return outcome, None
         flags, data = encoded
         if old is None:
-            return outcome, protocol.store(
+            return outcome, self.encoding.store(
                 protocol.ADD, key, flags, plan.kept, data
             )
-        return outcome, protocol.compare_and_swap(
+        return outcome, self.encoding.compare_and_swap(
             key, flags, plan.kept, data, old.unique, old.incarnation
         )
 
@@ -715,7 +703,7 @@ class Flow:
         self, want: plans.Want
     ) -> Steps[tuple[typing.Any, Stale | None]]:
         key = want.route.key
-        command = protocol.Get((key,), 'gets')
+        command = self.encoding.get((key,), 'gets')
         endpoint = yield Ask(command, want.route)
         item = command.found.get(key)
         value = yield from self._value_of(item)
@@ -725,7 +713,8 @@ class Flow:
         found = yield from self._read_aside(want, fresh, computed)
         if found is None or fresh in found:
             return value, None
-        if found.get(computed) != digest(item[0], item[1]):
+        made = yield from self._digest(*item[:2])
+        if found.get(computed) != made:
             return value, None
         lease = yield from self._add_lease(want)
         if lease is None or lease is UNREACHABLE:
@@ -750,9 +739,8 @@ class Flow:
             return
         key = want.route.key
         if want.plan.exptime:
-            yield Ask(
-                _computed(key, outcome.digest, want.plan.kept), want.route
-            )
+            made = yield from self._digest(*outcome.stored)
+            yield Ask(_computed(key, made, want.plan.kept), want.route)
         if self.lacks_meta():
             fresh = fresh_key(key)
             yield Ask(
@@ -776,13 +764,14 @@ class Flow:
         """
         saw = tokens.Tokens()
         for attempt in range(attempts):
-            read = protocol.Get((route.key,), 'gets')
+            read = self.encoding.get((route.key,), 'gets')
             endpoint = yield Ask(read, route)
             if endpoint is None or not read.answered or read.error:
                 raise UpdateError(f'no server answers: {read.error}')
             saw.remember(route, read, endpoint)
             item = read.found.get(route.key)
-            if item is not None and not endpoint.gives_uniques(item[2]):
+            there = item or read.lost.get(route.key)
+            if there is not None and not endpoint.gives_uniques(there[2]):
                 raise UpdateError(f'{endpoint} gives no cas uniques')
             old = yield from self._value_of(item)
             if item is not None and old is MISS:

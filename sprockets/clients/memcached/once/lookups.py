@@ -335,7 +335,8 @@ class StaleRead:
         self._askers = [asker]
         self._lane: lanes.Lane | None = None
         self._batch: batches.Batch | None = None
-        command = leases.Look(self.key, self._stale)
+        encoding = here.engine.core.encoding
+        command = leases.Look(encoding, self.key, self._stale)
         self._look = _Look(
             here.computing.flow, command, cluster.Route(self.key, hashed)
         )

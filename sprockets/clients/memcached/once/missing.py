@@ -48,19 +48,21 @@ class Read(descriptions.ReadMany):
             self.originals,
             encoding.parts(self.originals, key_prefix),
             encoding.codec,
+            encoding.get,
         )
 
     def unpack(self, command: protocol.Command) -> None:
         before = len(self._made)
         super().unpack(command)
         get = typing.cast(protocol.Get, command)
-        if sum(self._made[before:]) == len(get.found):
+        if sum(self._made[before:]) == len(get.found) + len(get.lost):
             return
+        there = get.found.keys() | get.lost.keys()
         for place in self._places[command]:
             original = self._originals[place]
             if (
                 self._values[original] is values.MISS
-                and self._encoded[place] in get.found
+                and self._encoded[place] in there
             ):
                 self.broken.add(original)
 

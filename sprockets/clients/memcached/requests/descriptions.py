@@ -9,6 +9,7 @@ commands, by way of threads or of batches.
 from __future__ import annotations
 
 import itertools
+import types
 import typing
 from collections import abc
 
@@ -264,6 +265,7 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
     Each key gets a value of its own, though others share its bytes.
 
     :param list originals: the keys as they were given
+    :param get: what reads values
     :raises TypeError: if one of them cannot be the key of a dict
 
     """
@@ -274,8 +276,10 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
         originals: abc.Sequence[typing.Any],
         parts: abc.Iterator[cluster.Keys],
         codec: values.Codec,
+        get: type[protocol.Get] = protocol.Get,
     ) -> None:
         super().__init__(name, parts)
+        self._get = get
         self._values: dict[typing.Any, typing.Any] = {}
         self._budget = values.Budget()
         self._made: list[int] = []
@@ -298,7 +302,7 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
         commands: list[protocol.Command] = []
         for some in _chunks(places):
             wanted = dict.fromkeys(_at(some, self._encoded))
-            command = protocol.Get(wanted)
+            command = self._get(wanted)
             self._places[command] = some
             commands.append(command)
         return commands
@@ -344,6 +348,8 @@ class WriteMany(Many[R]):
     :param list requests: the request for each key, once all is encoded
     :param set dropped: the places of the keys whose value is too large: what
         there is in its place is deleted, but nothing is stored; likewise
+    :param dict alone: commands of their own in place of some of the requests,
+        by their places; likewise
 
     """
 
@@ -355,12 +361,14 @@ class WriteMany(Many[R]):
         verb: protocol.Verb,
         requests: abc.Sequence[bytes],
         dropped: abc.Set[int] = frozenset(),
+        alone: abc.Mapping[int, protocol.Line] = types.MappingProxyType({}),
     ) -> None:
         super().__init__(name, parts)
         self._originals = originals
         self._verb = verb
         self._requests = requests
         self._dropped = dropped
+        self._alone = alone
         self._places: dict[protocol.Command, abc.Sequence[int]] = {}
         self._succeeded: list[abc.Sequence[int]] = []
 
@@ -374,6 +382,15 @@ class WriteMany(Many[R]):
                 some = [p for p in some if p not in self._dropped]
                 if dropped:
                     commands.append(self._many(DROP, dropped))
+            if self._alone:
+                alone = [p for p in some if p in self._alone]
+                some = [p for p in some if p not in self._alone]
+                for place in alone:
+                    command = self._alone[place]
+                    # It may have been to another server in vain.
+                    command.start_over()
+                    self._places[command] = (place,)
+                    commands.append(command)
             if some:
                 commands.append(self._many(self._verb, some))
         return commands
@@ -393,6 +410,10 @@ class WriteMany(Many[R]):
         return command
 
     def unpack(self, command: protocol.Command) -> None:
+        if isinstance(command, protocol.Line):
+            if command.result:
+                self._succeeded.append(self._places[command])
+            return
         command = typing.cast(protocol.Many, command)
         places = self._places[command][: command.done]
         if command.failed:

@@ -9,10 +9,10 @@ from collections import abc
 
 import memcache
 
-from sprockets.clients.memcached import notices, words
+from sprockets.clients.memcached import notices, settings, words
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.servers import cluster
-from sprockets.clients.memcached.wire import protocol
+from sprockets.clients.memcached.wire import bounds, parted, protocol
 
 LOGGER = notices.harmless(logging.getLogger(__name__))
 
@@ -22,6 +22,8 @@ _CONTROLS = bytes(range(0x20)) + b'\x7f'
 
 _PLAIN = {str, int}
 """Types of keys of which the text is what is sent."""
+
+_JOINED = (protocol.APPEND.name, protocol.PREPEND.name)
 
 _tuple = tuple.__new__
 
@@ -53,11 +55,18 @@ class Encoding:
 
     :param Codec codec: turns values into bytes
     :param bytes prefix: put before every key
+    :param int max_parts: in how many parts a value is stored that is too large
+        for one
 
     """
 
-    def __init__(self, codec: values.Codec, prefix: bytes = b'') -> None:
+    def __init__(
+        self, codec: values.Codec, prefix: bytes = b'', max_parts: int = 1
+    ) -> None:
         self._longest = 0
+        self.max_parts = max_parts
+        self.get = parted.reads(max_parts)
+        """What reads values, as :class:`protocol.Get` does."""
         self.rules = object()
         """Another one each time that keys may be encoded in another way."""
         self.codec = codec
@@ -272,22 +281,99 @@ class Encoding:
         flags, data = self.codec.encode(
             value,
             # What is appended becomes a part of another value.
-            -1
-            if verb is protocol.APPEND or verb is protocol.PREPEND
-            else min_compress_len,
+            -1 if verb.name in _JOINED else min_compress_len,
         )
-        limit = self.codec.max_length
-        if limit and len(data) > limit:
-            self.log_too_large(len(data))
+        alone = verb.name in _JOINED
+        if self.is_too_large(data, alone):
+            self.log_too_large(len(data), alone)
             return None
         return flags, data
 
-    def log_too_large(self, size: int) -> None:
+    @property
+    def room(self) -> int:
+        """How many bytes of a value are in a part; 0 if there are no parts."""
+        if self.max_parts > 1:
+            limit = self.codec.max_length or 0
+            if limit >= settings.LEAST_PARTED:
+                return limit - parted.OVERHEAD
+        return 0
+
+    def is_too_large(self, data: bytes, alone: bool = False) -> bool:
+        """Whether a value is not to be stored.
+
+        :param bool alone: whether it is not to be stored in parts
+
+        """
+        limit = self.codec.max_length
+        if not limit or len(data) <= limit:
+            return False
+        most = min(self.room * self.max_parts, bounds.VALUE.most)
+        return alone or len(data) > most
+
+    def store(
+        self,
+        verb: protocol.Verb,
+        key: bytes,
+        flags: int,
+        exptime: int,
+        data: bytes,
+    ) -> protocol.Line:
+        """Return the command that stores a value, in parts if it is large.
+
+        :param Verb verb: SET, ADD or REPLACE, and what puts something before
+            or behind a value, which is never in parts
+
+        """
+        if not self.is_in_parts(data) or verb.name in _JOINED:
+            return protocol.store(verb, key, flags, exptime, data)
+        parts = parted.split(key, flags, exptime, data, self.room)
+        head = protocol.store(
+            verb, key, values.PARTED, exptime, parts.head.written()
+        )
+        return parted.Store(head, key, parts)
+
+    def compare_and_swap(
+        self,
+        key: bytes,
+        flags: int,
+        exptime: int,
+        data: bytes,
+        unique: int,
+        incarnation: int,
+    ) -> protocol.Line:
+        """Return the command that does if nobody else has since, likewise."""
+        swap = protocol.compare_and_swap
+        if not self.is_in_parts(data):
+            return swap(key, flags, exptime, data, unique, incarnation)
+        parts = parted.split(key, flags, exptime, data, self.room)
+        text = parts.head.written()
+        head = swap(key, values.PARTED, exptime, text, unique, incarnation)
+        return parted.Store(head, key, parts)
+
+    def is_in_parts(self, data: bytes) -> bool:
+        """Whether a value is stored in parts.
+
+        What has no more room than a part is in two as well: memcached would
+        refuse it.
+
+        """
+        return len(data) > self.room > 0
+
+    def touch(self, key: bytes, exptime: int) -> protocol.Line:
+        """Return the command that gives a key another time to expire."""
+        if self.max_parts > 1:
+            return parted.Touch(self.max_parts, key, exptime)
+        return protocol.touch(key, exptime)
+
+    def log_too_large(self, size: int, alone: bool = False) -> None:
         """Say that a value of so many bytes is not stored."""
+        most = self.codec.max_length
+        if not alone:
+            most = self.room * self.max_parts or most
         self._notices.warning(
             'A value of %d bytes is not stored, %d are the limit',
             size,
-            self.codec.max_length,
+            most,
         )
 
 

@@ -45,7 +45,7 @@ def get(
     kind: typing.Any = None,
 ) -> descriptions.One[typing.Any]:
     route = encoding.route(key)
-    command = protocol.Get((route.key,))
+    command = encoding.get((route.key,))
     if kind is not None:
         if not isinstance(kind, type):
             raise TypeError(f'kind is {kind!r}; expected a class')
@@ -59,7 +59,7 @@ def gets(
     encoding: encodings.Encoding, key: typing.Any, saw: tokens.Tokens
 ) -> descriptions.One[typing.Any]:
     route = encoding.route(key)
-    command = protocol.Get((route.key,), 'gets')
+    command = encoding.get((route.key,), 'gets')
     return descriptions.ReadForCas('gets', command, route, encoding.codec, saw)
 
 
@@ -70,7 +70,7 @@ def gat(
     default: typing.Any,
 ) -> descriptions.One[typing.Any]:
     route = encoding.route(key)
-    command = protocol.Get((route.key,), 'gat', arguments.exptime(time))
+    command = encoding.get((route.key,), 'gat', arguments.exptime(time))
     return descriptions.Read('gat', command, route, encoding.codec, default)
 
 
@@ -81,7 +81,7 @@ def gats(
     saw: tokens.Tokens,
 ) -> descriptions.One[typing.Any]:
     route = encoding.route(key)
-    command = protocol.Get((route.key,), 'gats', arguments.exptime(time))
+    command = encoding.get((route.key,), 'gats', arguments.exptime(time))
     return descriptions.ReadForCas('gats', command, route, encoding.codec, saw)
 
 
@@ -93,7 +93,9 @@ def get_multi(
     originals = arguments.items('keys', keys)
     parts = encoding.parts(originals, key_prefix)
     return _begun(
-        descriptions.ReadMany('get_multi', originals, parts, encoding.codec)
+        descriptions.ReadMany(
+            'get_multi', originals, parts, encoding.codec, encoding.get
+        )
     )
 
 
@@ -122,7 +124,7 @@ def store(
     data = encoding.encoded(verb, val, min_compress_len)
     command: protocol.Command | None = None
     if data is not None:
-        command = protocol.store(verb, route.key, data[0], when, data[1])
+        command = encoding.store(verb, route.key, data[0], when, data[1])
     elif verb is protocol.SET:
         # The old value is served no more.
         request = protocol.delete_request(route.key)
@@ -159,11 +161,11 @@ def cas_of(
     command: protocol.Command | None = None
     if data is not None and token.endpoint is not None:
         if token.unique is None:
-            command = protocol.store(
+            command = encoding.store(
                 protocol.ADD, route.key, data[0], when, data[1]
             )
         else:
-            command = protocol.compare_and_swap(
+            command = encoding.compare_and_swap(
                 route.key,
                 data[0],
                 when,
@@ -192,6 +194,7 @@ def set_multi(
     arguments.min_compress_len(min_compress_len)
     requests: list[bytes] = []
     dropped: set[int] = set()
+    alone: dict[int, protocol.Line] = {}
     parts = encoding.parts(originals, key_prefix, FEW)
     return _begun(
         descriptions.StoreMany(
@@ -205,11 +208,13 @@ def set_multi(
                 min_compress_len,
                 requests,
                 dropped,
+                alone,
                 added,
             ),
             protocol.ADD if added else protocol.SET,
             requests,
             dropped,
+            alone,
         )
     )
 
@@ -222,6 +227,7 @@ def _storing(
     min_compress_len: typing.Any,
     requests: list[bytes],
     dropped: set[int],
+    alone: dict[int, protocol.Line],
     added: abc.Set[typing.Any],
 ) -> abc.Iterator[cluster.Keys]:
     """Yield each part of the keys when there are requests for it.
@@ -232,7 +238,7 @@ def _storing(
     put = requests.append
     join = b''.join
     encode = encoding.codec.encode
-    most = encoding.codec.max_length or math.inf
+    most = encoding.room or encoding.codec.max_length or math.inf
     # Values of one kind and length are common: so is what precedes them.
     heads: dict[tuple[int, int], bytes] = {}
     for part in parts:
@@ -243,17 +249,24 @@ def _storing(
                 _name_key(error, original)
                 raise
             size = len(value)
+            is_added = added and original in added
             if size > most:
-                encoding.log_too_large(size)
-                dropped.add(len(requests))
-                put(protocol.delete_request(key))
+                if encoding.is_too_large(value):
+                    encoding.log_too_large(size)
+                    dropped.add(len(requests))
+                    put(protocol.delete_request(key))
+                else:
+                    verb = protocol.ADD if is_added else protocol.SET
+                    command = encoding.store(verb, key, flags, when, value)
+                    alone[len(requests)] = command
+                    put(command.request)
                 continue
             try:
                 head = heads[flags, size]
             except KeyError:
                 head = b' %d %d %d\r\n' % (flags, when, size)
                 heads[flags, size] = head
-            word = b'add ' if added and original in added else b'set '
+            word = b'add ' if is_added else b'set '
             put(join((word, key, head, value, b'\r\n')))
         yield part
 
@@ -293,7 +306,7 @@ def touch(
     encoding: encodings.Encoding, key: typing.Any, time: typing.Any
 ) -> descriptions.One[int]:
     route = encoding.route(key)
-    command = protocol.touch(route.key, arguments.exptime(time))
+    command = encoding.touch(route.key, arguments.exptime(time))
     return descriptions.One('touch', command, route)
 
 

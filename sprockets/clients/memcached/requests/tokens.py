@@ -41,7 +41,7 @@ class Tokens:
         endpoint: endpoints.Endpoint | None,
     ) -> None:
         """Keep what a ``gets`` brought in place of what one before did."""
-        item = command.found.get(route.key)
+        item = command.found.get(route.key) or command.lost.get(route.key)
         unique = None if item is None else item[2]
         if not command.answered or (
             endpoint is not None and not endpoint.gives_uniques(unique)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import typing
 
+from sprockets.clients.memcached import settings
+
 DIGITS = 20
 """No number that memcached knows has more."""
 
@@ -63,6 +65,7 @@ UNIQUE = Number('cas unique', ANY)
 COUNT = Number('result of incr and decr', 2**64 - 1)
 VALUE = Number('length of a value', 1 << 30)
 """The largest item that memcached can be made to store (-I)."""
+PARTS = Number('parts of a value', settings.MOST_PARTS)
 SECONDS = Number('seconds that a key has left', ANY)
 ERROR = Text('error line', 200)
 VERSION = Text('version', 64)
@@ -82,6 +85,7 @@ TABLE: tuple[Number | Text | Size, ...] = (
     UNIQUE,
     COUNT,
     VALUE,
+    PARTS,
     SECONDS,
     ERROR,
     VERSION,

@@ -288,6 +288,9 @@ class Connection:
                     break
                 self._answered += 1
                 if self._answered == len(commands):
+                    if not all(command.answered for command in commands):
+                        # There is more to ask, which is for a thread.
+                        return PATIENCE + 1
                     self._end(commands)
                     return 0
             came += len(data)
@@ -392,6 +395,10 @@ class Connection:
             self._send_all(commands, deadline)
             self._read_rest(commands, deadline)
             self._end(commands)
+            while left := [c for c in commands if _goes_on(c)]:
+                self._send_all(left, deadline)
+                self._read_rest(left, deadline)
+                self._end(left)
         # Whatever it is, a signal's exception too: replies may be on the way.
         except BaseException:
             self.close()
@@ -548,6 +555,11 @@ class Connection:
             socket.SO_RCVTIMEO,
             struct.pack('ll', int(seconds), int(fraction * 1e6) or 1),
         )
+
+
+def _goes_on(command: protocol.Command) -> bool:
+    """Whether there is more to ask for a command whose reply was read."""
+    return not command.answered and command.proceed()
 
 
 def _windows(

@@ -157,6 +157,17 @@ class Command:
         """Forget the part of a reply that was cut, before it is sent again."""
         self.start_over()
 
+    def proceed(self) -> bool:
+        """Go on with what is to be asked once the reply is read.
+
+        It is for a command that is read and not answered: then ``request`` is
+        another one, and its reply is read next.
+
+        :return: whether there is something
+
+        """
+        return False
+
     def divide(self) -> bool:
         """Ask for one key at a time from now on.
 
@@ -599,6 +610,19 @@ def _numbers(text: bytes, words: int) -> tuple[int, int, int | None]:
     return int(numbers[0]), int(numbers[1]), unique
 
 
+@functools.lru_cache(maxsize=512)
+def _usual(text: bytes, words: int) -> tuple[int, int, int | None]:
+    """Read them likewise, if that is all that is to be read.
+
+    :raises ValueError: also for a value that is in parts
+
+    """
+    numbers = _numbers(text, words)
+    if numbers[0] == values.PARTED:
+        raise ValueError(text)
+    return numbers
+
+
 SHORT = bounds.DIGITS + 2
 """Where there are several numbers in so many bytes, none is out of bounds."""
 
@@ -783,6 +807,11 @@ class Get(Command):
         return found
 
     @property
+    def lost(self) -> abc.Mapping[bytes, Item]:
+        """What the server holds of values that are not there as a whole."""
+        return {}
+
+    @property
     def missing(self) -> int:
         """How many keys the server does not hold, of those it answered."""
         return len(self.keys) - len(self.found) - len(self.refused_keys)
@@ -818,7 +847,7 @@ class Get(Command):
         """
         keys = self.keys
         word, key, after = head.split(b' ', 2)
-        flags, length, _ = _numbers(after, 2)
+        flags, length, _ = _usual(after, 2)
         if len(value) != length or key not in keys or word != b'VALUE':
             raise ValueError(head)
         self.size = length
@@ -838,7 +867,7 @@ class Get(Command):
         keys = self.keys
         sizes = [*map(len, found)]
         _, _, after = heads[0].split(b' ', 2)
-        flags, length, _ = _numbers(after, 2)
+        flags, length, _ = _usual(after, 2)
         alike = (b' %b\r\nVALUE ' % after).join(keys)
         # Values of one kind and length are common.
         if NEWLINE.join(heads) == b'VALUE %b %b' % (alike, after):
@@ -881,7 +910,7 @@ class Get(Command):
         size = 0
         for head, value in zip(heads, values, strict=True):
             word, key, after = head.split(b' ', 2)
-            flags, length, unique = _numbers(after, self.words)
+            flags, length, unique = _usual(after, self.words)
             if len(value) != length or key not in keys or word != b'VALUE':
                 raise ValueError(head)
             found[key] = flags, value, unique
@@ -1019,8 +1048,9 @@ class MetaGet(Command):
     """``mg`` of one key, which also says whose turn it is to compute it.
 
     ``item`` is what the server holds, None for a miss; ``won`` is whether it
-    told this caller, of all who ask, to compute the value (protocol.txt,
-    "Meta Get", flags W and Z).
+    told this caller, of all who ask, to compute the value, and ``marked``
+    whether that was marked as stale (protocol.txt, "Meta Get", flags W, Z and
+    X).
 
     :param bytes key: the key
     :param int vivify: make an empty item where there is none, for that many
@@ -1030,7 +1060,7 @@ class MetaGet(Command):
 
     """
 
-    __slots__ = ('incarnation', 'item', 'key', 'only_reads', 'won')
+    __slots__ = ('incarnation', 'item', 'key', 'marked', 'only_reads', 'won')
 
     name = 'mg'
     is_meta = True
@@ -1046,7 +1076,7 @@ class MetaGet(Command):
         super().__init__(request + NEWLINE)
         self.key = key
         self.item: Item | None = None
-        self.won = False
+        self.won = self.marked = False
         self.incarnation = 0
         self.only_reads = vivify is None
 
@@ -1058,7 +1088,7 @@ class MetaGet(Command):
     def start_over(self) -> None:
         super().start_over()
         self.item = None
-        self.won = False
+        self.won = self.marked = False
 
     def meant_for(self, incarnation: int) -> bool:
         self.incarnation = incarnation
@@ -1085,6 +1115,7 @@ class MetaGet(Command):
             return -1
         self.item = int(flags[1:]), value, int(unique[1:])
         self.won = b'W' in rest
+        self.marked = b'X' in rest
         self.answered = True
         return at + 2
 
@@ -1124,6 +1155,7 @@ class MetaGet(Command):
             _unique(numbers[b'c']),
         )
         self.won = b'W' in words
+        self.marked = b'X' in words
         incoming.at = stop + 2
         self.answered = True
         return 0
