@@ -9,9 +9,10 @@
 What such a service needs of a cache, and what does it here: pages that are
 kept the longer, the longer they took (``cached_response``, to which the page's
 own ``max-age`` is a limit); the notebooks, with the ETag by which their source
-says that they are still the same; a limit for what one address may have
-rendered (``limit``), which pages from the cache do not count for; and
-``memory`` or ``none`` while one develops.
+says that they are still the same; both in parts where they are larger than
+memcached takes (``max_parts``); a limit for what one address may have rendered
+(``limit``), which pages from the cache do not count for; and ``memory`` or
+``none`` while one develops.
 
 What happens without memcached: each page is fetched and rendered for its
 request, or once for those who want it at the same moment; nobody is limited.
@@ -33,6 +34,9 @@ SHORTEST, LONGEST = 60, 3600
 
 RATIO = 120
 """Seconds for which it is kept for each second that it took."""
+
+PARTS = 16
+"""In how many parts of almost 1 MiB a notebook, or a page, is kept at most."""
 
 DAY = 24 * 60 * 60
 
@@ -113,7 +117,7 @@ class Application(memcached.ApplicationMixin, web.Application):
         super().__init__([(r'/view/([\w.-]{1,100}\.ipynb)', Page)])
         self.source = source
         # The address of a notebook is a key, whatever is in it.
-        self.memcached_client('notebooks', hash_bad_keys=True)
+        self.memcached_client('notebooks', hash_bad_keys=True, max_parts=PARTS)
 
 
 async def main():

@@ -15,6 +15,10 @@ NOTEBOOK = {
     ]
 }
 
+LARGE = {
+    'cells': [{'cell_type': 'code', 'source': ['print(1)\n' * 100]}] * 1500
+}
+
 ETAG = '"one"'
 
 
@@ -46,7 +50,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.wait.wait(services.SECONDS)
         self.server.asked.append(self.headers['If-None-Match'])
-        body = json.dumps(NOTEBOOK).encode()
+        notebook = LARGE if 'large' in self.path else NOTEBOOK
+        body = json.dumps(notebook).encode()
         status = 200
         if 'none' in self.path:
             status, body = 404, b''
@@ -88,6 +93,17 @@ def test_a_page_is_rendered_once(site, source):
     assert site.get('/view/a.ipynb', If_None_Match=etag).status == 304
     head = site.request('HEAD', '/view/a.ipynb')
     assert (head.body, 'Age' in head.headers) == (b'', True)
+
+
+def test_a_large_notebook_is_kept_too(site, source):
+    """It, and its page, are larger than memcached takes as one value."""
+    first, second = (site.get('/view/large.ipynb') for _ in range(2))
+    assert len(first.body) > 1 << 20
+    assert first.body == second.body
+    assert 'Age' in second.headers
+    other = site.get('/view/large.ipynb', Host='b.example')
+    assert other.body == first.body
+    assert source.asked == [None, ETAG]
 
 
 def test_what_took_long_is_kept_longer(site, source):
