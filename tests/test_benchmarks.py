@@ -163,8 +163,9 @@ def test_arrivals(port):
 
 def test_memory_of_reads_that_wait(monkeypatch):
     """A future is the least that there must be."""
-    # A busy machine takes longer than reads wait in a service.
-    monkeypatch.setenv('MEMCACHED_SOCKET_TIMEOUT', '60')
+    # A busy machine takes longer than so many reads wait in a service.
+    monkeypatch.setattr(loads, 'WAITING', 1000)
+    monkeypatch.setenv('MEMCACHED_SOCKET_TIMEOUT', '5')
     with servers.silent() as silent:
         found = run(OURS, 'waiting', [silent], counting=False)
     assert 100 < found['bytes'] < 10_000
