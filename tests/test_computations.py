@@ -2,7 +2,9 @@
 
 import os
 import threading
+import time
 
+import faults
 import pytest
 
 from sprockets.clients.memcached.once import computations
@@ -58,17 +60,13 @@ def waits(monkeypatch):
     """A semaphore that is released whenever somebody begins to wait."""
     begun = threading.Semaphore(0)
 
-    class Event(threading.Event):
-        def wait(self, timeout=None):
-            begun.release()
-            return super().wait(timeout)
+    wait = computations.Computation.wait
 
-    class Computation(computations.Computation):
-        def __init__(self):
-            super().__init__()
-            self.over = Event()
+    def tell(computation, seconds):
+        begun.release()
+        return wait(computation, seconds)
 
-    monkeypatch.setattr(computations, 'Computation', Computation)
+    monkeypatch.setattr(computations.Computation, 'wait', tell)
     return begun
 
 
@@ -232,6 +230,32 @@ def test_a_turn_within_itself_is_an_error():
         raise AssertionError('it was let in')
     with all_of_them.locked('key'):
         pass
+
+
+@pytest.mark.parametrize('method', ['run', 'locked'])
+def test_a_signal_at_any_point_leaves_nothing_behind(method):
+    """Whoever comes next waits for nobody, and not for itself either."""
+    under_way = computations.Computations()
+
+    def once(result):
+        if method == 'run':
+            return under_way.run('key', lambda: result, PATIENCE)
+        with under_way.locked('key'):
+            return result
+
+    for at in range(1, 1000):
+        with faults.interrupted(at) as seen:
+            once((at, 'first'))
+        threads = Threads()
+        threads.start(lambda at=at: once((at, 'other')))
+        threads.join()
+        began = time.monotonic()
+        assert once((at, 'second')) == (at, 'second')
+        assert threads.results == [(at, 'other')]
+        assert time.monotonic() - began < PATIENCE
+        if not seen:
+            break
+    assert 10 < at < 999
 
 
 def test_a_forked_child_waits_for_nobody():

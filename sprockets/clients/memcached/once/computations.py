@@ -18,23 +18,40 @@ class Computation:
     """A computation under way, and then what came of it."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        self.is_over = False
         self.outcome: typing.Any = None
         """None if nothing came of it that others could use."""
         self._error: BaseException | None = None
         self._traceback: types.TracebackType | None = None
+        # Held until it is over.  Unlike an event it is left well by a signal,
+        # whenever that comes.
+        self._latch = threading.Lock()
+        self._latch.acquire()
 
     def end(self, outcome: typing.Any) -> None:
         """Take note of what has come of it, for those who wait."""
         self.outcome = outcome
-        self.over.set()
+        self._open()
 
     def fail(self, error: BaseException) -> None:
-        """Take note that it has failed."""
+        """Take note that it has failed, unless it was over before."""
         # What ends the thread, as Ctrl-C does, is not the others' business.
-        if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if not self.is_over and not isinstance(
+            error, (KeyboardInterrupt, SystemExit)
+        ):
             self._error, self._traceback = error, error.__traceback__
-        self.over.set()
+        self._open()
+
+    def _open(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._latch.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is over, and return whether it is."""
+        if not self.is_over and self._latch.acquire(timeout=seconds):
+            self._latch.release()
+        return self.is_over
 
     def check(self) -> None:
         """Raise what the computation raised, in one of those who wait."""
@@ -106,27 +123,22 @@ class Computations:
         if within and patience is not None:
             patience = min(patience, nesting.PATIENCE)
         computation: Computation | None = None
+        mine = Computation()
         try:
             while True:
                 with self._lock:
                     computation = self._under_way.get(key)
-                    own = computation is None
-                    if computation is None:
-                        computation = self._under_way[key] = Computation()
-                if own:
-                    try:
-                        with nesting.part_of(work, asked_by):
-                            outcome = compute()
-                        computation.end(outcome)
-                        return outcome
-                    except BaseException as error:
-                        computation.fail(error)
-                        raise
-                    finally:
-                        self.forget(key, computation)
+                    # One that is over was left there by a signal.
+                    if computation is None or computation.is_over:
+                        computation = self._under_way[key] = mine
+                if computation is mine:
+                    with nesting.part_of(work, asked_by):
+                        outcome = compute()
+                    mine.end(outcome)
+                    return outcome
                 if patience is None:
                     return None
-                if not computation.over.wait(patience):
+                if not computation.wait(patience):
                     if within:
                         with nesting.part_of(work, asked_by):
                             return (compute_alone or compute)()
@@ -135,10 +147,15 @@ class Computations:
                 computation.check()
                 if computation.outcome is not None:
                     return computation.outcome
+        # A signal's too, wherever it comes: nobody waits for this any more.
+        except BaseException as error:
+            mine.fail(error)
+            raise
         finally:
+            self.forget(key, mine)
             # It has the error, whose traceback has this frame, and both would
             # wait for the collector.
-            computation = None
+            del computation, mine
 
     def forget(
         self, key: abc.Hashable, computation: Computation | None = None
@@ -171,7 +188,12 @@ class Computations:
             lock = self._locks.get(key)
             if lock is None:
                 lock = self._locks[key] = threading.Lock()
-        held = lock.acquire(timeout=nesting.PATIENCE if within else -1)
+        if not within:
+            # A signal comes before it has the lock, or inside.
+            with lock, nesting.part_of(work, asked_by):
+                yield
+            return
+        held = lock.acquire(timeout=nesting.PATIENCE)
         try:
             with nesting.part_of(work, asked_by):
                 yield

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import threading
+import typing
 from collections import abc
 
 PATIENCE = 0.5
@@ -44,15 +45,12 @@ class Part:
         self, work: abc.Hashable, outer: Part | None, asked_by_outer: bool
     ) -> None:
         self.work: abc.Hashable | None = work
+        """None once it is over."""
         self.outer = outer
         self.runner: Runner | None = runner()
         self.asked_by_outer = asked_by_outer
         """Whether the outer computation itself asked for it, and not a task
         or a thread that the outer one has started."""
-
-    def end(self) -> None:
-        """Take note that the computation is over."""
-        self.work = self.runner = None
 
 
 _part: contextvars.ContextVar[Part | None] = contextvars.ContextVar(
@@ -83,15 +81,20 @@ def part_of(
         outer = outer.outer
     asked_by = asked_by or _asked_by.get(None)
     part = Part(work, outer, outer is not None and outer.runner == asked_by)
-    tokens = _part.set(part), _asked_by.set(None)
+    tokens: list[contextvars.Token[typing.Any]] = []
+    # A signal may come as soon as it is set.  Where it comes before that is
+    # noted, what stays behind is over, and is passed over.
     try:
+        tokens.append(_part.set(part))
+        tokens.append(_asked_by.set(None))
         yield
     finally:
-        part.end()
+        # No call, which a signal could come before.
+        part.work = part.runner = None
         # In a task that is collected with its loop it is another context.
         with contextlib.suppress(ValueError):
-            _part.reset(tokens[0])
-            _asked_by.reset(tokens[1])
+            for token in tokens:
+                token.var.reset(token)
 
 
 def is_within(work: abc.Hashable, asked_by: Runner | None = None) -> bool:
