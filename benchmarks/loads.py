@@ -319,12 +319,13 @@ async def poisson(
         cpu = time.process_time() - cpu
     if failures:
         raise failures[0]
+    noticed = sorted(notices[int(unmeasured) :])
     return {
         'reads_per_second': len(waits) / seconds,
         'p50': percentile(sorted(waits), 50),
         'p99': percentile(sorted(waits), 99),
-        'noticed_p50': percentile(sorted(notices), 50),
-        'noticed_p99': percentile(sorted(notices), 99),
+        'noticed_p50': percentile(noticed, 50),
+        'noticed_p99': percentile(noticed, 99),
         'cpu_per_read': cpu / len(notices),
     }
 

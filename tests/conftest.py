@@ -185,13 +185,22 @@ def event_loops(request):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    """No test leaves its variables of the environment to the next."""
+    """No test leaves its variables or its garbage collector to the next.
+
+    What is frozen refers to nothing as far as ``gc.get_referrers`` knows,
+    which Hypothesis asks.
+
+    """
     before = dict(os.environ)
+    collector = gc.isenabled(), gc.get_threshold()
+    frozen = gc.get_freeze_count()
     yield
     left = dict(os.environ)
     for variables in before, left:
         variables.pop('PYTEST_CURRENT_TEST', None)
     assert left == before
+    assert (gc.isenabled(), gc.get_threshold()) == collector
+    assert gc.get_freeze_count() <= frozen
 
 
 @pytest.fixture(autouse=True)

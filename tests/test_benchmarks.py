@@ -45,6 +45,13 @@ README = (ROOT / 'benchmarks' / 'README.rst').read_text('utf-8')
 ROWS = {scenario.NAME: scenario.CELLS for scenario in scenarios.ALL}
 
 
+@pytest.fixture(autouse=True)
+def thawed():
+    """A load freezes what there is, in a process of its own otherwise."""
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope='module')
 def port():
     """A memcached with the keys that contenders read."""
