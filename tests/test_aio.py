@@ -239,7 +239,7 @@ def test_more_than_a_batch_keeps_the_order(server):
     """A read sees the write before it even when they are batches apart."""
 
     async def main():
-        async with connected(server) as client:
+        async with connected(server, socket_timeout=30) as client:
             number = batches.MAX_CALLS * 3 + 7
             writes = [client.set('k', n) for n in range(number)]
             large = [
