@@ -16,7 +16,12 @@ from tornado import web
 from sprockets.clients import memcached
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.testing import MemcachedServer
-from sprockets.clients.memcached.wire import bounds, parted
+from sprockets.clients.memcached.wire import (
+    bounds,
+    memory,
+    parted,
+    protocol,
+)
 
 LIMIT = 2048
 """The largest value that is one item, in most of these tests."""
@@ -843,6 +848,93 @@ def test_failing_over(connect, address):
         assert client.get_multi(mapping) == mapping
         for key, value in mapping.items():
             assert client.get(key) == value
+
+
+# Replies that come in pieces
+
+PARTS = parted.split(b'key', values.TEXT, 0, b'0123456789' * 3, 7)
+
+
+def in_parts(head):
+    return parted.Store(head, b'key', PARTS)
+
+
+def store_head(verb):
+    text = PARTS.head.written()
+    return in_parts(protocol.store(verb, b'key', values.PARTED, 0, text))
+
+
+WHOLE = (values.TEXT, b'0123456789' * 3)
+
+COMMANDS = {
+    'get': lambda: parted.reads(9)((b'key', b'other')),
+    'gets': lambda: parted.reads(9)((b'key',), 'gets'),
+    'gat': lambda: parted.reads(9)((b'key',), 'gat', 60),
+    'mg': lambda: parted.MetaGet(9, b'key', recache=5),
+    'touch': lambda: parted.Touch(9, b'key', 60),
+    'set': lambda: store_head(protocol.SET),
+    'add': lambda: store_head(protocol.ADD),
+}
+
+
+def answers(command, session, cut):
+    """Have a command read its replies, each of them cut at a place."""
+    while True:
+        reply = session.answer(command.request)
+        incoming = protocol.Incoming()
+        incoming.feed(reply[:cut])
+        if cut < len(reply):
+            assert command.read(incoming) > 0
+            incoming.feed(reply[cut:])
+        assert command.read(incoming) == 0
+        assert not incoming.unread
+        if command.answered:
+            return
+        assert command.proceed()
+        assert not command.answered
+
+
+def told(command):
+    found = getattr(command, 'found', None)
+    if found:
+        return {key: item[:2] for key, item in found.items()}
+    return command.result, command.error
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_replies_are_cut_anywhere(name):
+    """And where a command starts over, it is all asked for again."""
+    wanted = None
+    command = COMMANDS[name]()
+    request = command.request
+    for cut in range(1, 500):
+        session = memory.Session(memory.Store())
+        session.answer(store_head(protocol.SET).request)
+        answers(command, session, cut)
+        wanted = wanted or told(command)
+        assert told(command) == wanted
+        command.start_over()
+        assert command.request == request
+        assert not command.answered
+    if name in ('get', 'gets', 'gat', 'mg'):
+        assert wanted == {b'key': WHOLE}
+    else:
+        # There is one already.
+        assert wanted == (name != 'add', None)
+
+
+@pytest.mark.parametrize('name', ['get', 'gets', 'gat', 'mg', 'touch'])
+def test_the_usual_way_is_no_way_to_a_head(name):
+    """All else is taken in one step."""
+    command = COMMANDS[name]()
+    session = memory.Session(memory.Store())
+    session.answer(store_head(protocol.SET).request)
+    lines = session.answer(command.request).split(b'\r\n')
+    assert command.take(lines, 0) == -1
+    command.start_over()
+    session.answer(b'set key 16 0 5\r\nplain\r\n')
+    lines = session.answer(command.request).split(b'\r\n')
+    assert command.take(lines, 0) == len(lines) - 1
 
 
 # Others
