@@ -785,6 +785,24 @@ def test_a_server_that_dies_between(connect):
             assert client.get('key') == found
 
 
+@pytest.mark.parametrize('name', ['set', 'replace', 'add'])
+def test_a_server_that_dies_while_it_is_stored(connect, name):
+    """It is stored once more, if that does no harm."""
+
+    async def dies(connection):
+        for _ in range(3):
+            await connection.request()
+            await connection.send(b'STORED\r\n')
+
+    async def stores(connection):
+        while await connection.request():
+            await connection.send(b'STORED\r\n')
+
+    with faults.ScriptedServer(dies, stores) as server:
+        client = connect(server.address, max_value_len=LIMIT, max_parts=MOST)
+        assert bool(getattr(client, name)('key', LARGE)) is (name != 'add')
+
+
 def test_a_server_that_refuses_the_parts(connect):
     """It fails as a read does that is refused."""
     head, _ = stored_by_a_server(LARGE.encode())
