@@ -40,7 +40,7 @@ ZSTD = 128
 PARTED = 0x50415201
 """It is in parts, and this is their head; see :mod:`..wire.parted`.
 
-No other client has these flags.  To those for Python they are a pickle's, and
+No other client has these flags.  To python-memcached they are a pickle's, and
 what cannot be unpickled is a miss.
 
 """
