@@ -812,6 +812,20 @@ def test_a_server_that_refuses_the_parts(connect):
         assert client.get('key', 'default') == 'default'
 
 
+@pytest.mark.parametrize('first', [b'', None], ids=['nothing', 'the head'])
+def test_a_proxy_that_refuses_another_key(connect, first):
+    """Each is asked for by itself, and the parts of those that are there."""
+    head, parts = stored_by_a_server(LARGE.encode())
+    refused = b'SERVER_ERROR lost a server\r\n'
+    if first is None:
+        first = head.removesuffix(b'END\r\n')
+    with faults.ScriptedServer(
+        [first + refused], [refused, head, parts]
+    ) as server:
+        client = connect(server.address, max_value_len=LIMIT, max_parts=MOST)
+        assert client.get_multi(['other', 'key']) == {'key': LARGE}
+
+
 MARK = b'0123456789abcdef' * 2
 
 HEADS = {
