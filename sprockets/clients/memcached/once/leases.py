@@ -104,7 +104,9 @@ class Look(parted.MetaGet):
     def __init__(
         self, encoding: encodings.Encoding, key: bytes, stale: int
     ) -> None:
-        super().__init__(encoding.max_parts, key, recache=stale)
+        # memcached compares with "less", in whole seconds: a value that has as
+        # many left as it may be stale is stale, as it would be gone without.
+        super().__init__(encoding.max_parts, key, recache=stale + 1)
 
 
 def invalidate(route: cluster.Route) -> Steps[int]:
