@@ -427,8 +427,15 @@ BLOCKING = {
 }
 """Those that are installed."""
 
-OTHERS = {*ALL_BLOCKING, *(contender.name for contender in ALL)} - {OURS}
-"""The names of all other clients."""
+LIBRARIES = ('aiocache', 'dogpile.cache')
+"""The names of libraries that have clients, and do more with them."""
+
+OTHERS = {
+    *ALL_BLOCKING,
+    *(contender.name for contender in ALL),
+    *LIBRARIES,
+} - {OURS}
+"""The names of all others."""
 
 
 def others(names):

@@ -63,6 +63,9 @@ SECTIONS = {
     'garbage': scenarios.garbage.by_collector,
     'memory': _table('memory', 'what', 'bytes'),
     'hits': scenarios.stampede.hits,
+    'early': scenarios.early.side_by_side,
+    'libraries': scenarios.libraries.by_operation,
+    'holders': scenarios.libraries.by_holders,
     'in flight': _table(
         *('in_flight', 'ms away', WAITED, 'p50 / p99, ms'), load='4,000/s'
     ),

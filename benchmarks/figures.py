@@ -50,4 +50,11 @@ ALL = {
     'bytes': Figure('memory', min, 1, 'bytes'),
     'connections': Figure('connections', min),
     'computations': Figure('computations', min),
+    'anew': Figure('computations of a life', min),
+    'waiting': Figure('reads that waited', min, 100, '%'),
+    'age': Figure('age p50', min, 1, 's'),
+    'oldest': Figure('age p99', min, 1, 's'),
+    'holders': Figure('holders a second', max),
+    'at_once': Figure('holders at once', min),
+    'errors': Figure('errors', min),
 }

@@ -207,6 +207,7 @@ def _all():
     )
     yield from _distance()
     yield from _stampede()
+    yield from _libraries()
 
 
 def _instructions():
@@ -317,6 +318,20 @@ def _stampede():
                 ours=ours,
                 names=('get',),
             )
+
+
+def _libraries():
+    for operation, bound in [
+        ('a hit of a cached function', 1.1),
+        ('a hit of get_or_set', 1.1),
+        ('a hit with a tag', 1.6),
+        ('100 hits at once', 1.15),
+    ]:
+        cell = {'operation': operation, 'by': '64 callers'}
+        yield ToBest('libraries', cell, 'cpu', '<=', bound, names=('get',))
+    for face in ('awaited', 'in threads'):
+        cell = {'operation': 'a lock that 8 want, in 2 processes', 'by': face}
+        yield Longest('libraries', cell, 'at_once', '<=', 1)
 
 
 ALL = list(_all())

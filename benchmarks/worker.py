@@ -7,17 +7,22 @@ JSON. So contenders share no event loop, no garbage and no threads.
 import json
 import sys
 
-from benchmarks import blocking, bounds, contenders, loads, loops
+from benchmarks import (
+    blocking,
+    bounds,
+    contenders,
+    early,
+    loads,
+    loops,
+    turns,
+)
 
 ASYNCHRONOUS = {**contenders.ASYNCHRONOUS, **bounds.ASYNCHRONOUS}
 
 
 def main():
     task = json.load(sys.stdin)
-    if task.pop('kind') == 'blocking':
-        figures = blocking.run(**task)
-    else:
-        figures = _in_loop(**task)
+    figures = KINDS[task.pop('kind')](**task)
     json.dump(figures, sys.stdout)
 
 
@@ -31,6 +36,15 @@ def _in_loop(loop, contender, options, load, addresses, **parameters):
         )
     finally:
         loop.close()
+
+
+KINDS = {
+    'asynchronous': _in_loop,
+    'blocking': blocking.run,
+    'turns': turns.run,
+    'holders': turns.hold,
+    'early': early.run,
+}
 
 
 if __name__ == '__main__':

@@ -23,8 +23,10 @@ from benchmarks import (  # noqa: E402
     contenders,
     data,
     document,
+    early,
     figures,
     goals,
+    libraries,
     loads,
     loops,
     main,
@@ -36,6 +38,7 @@ from benchmarks import (  # noqa: E402
     servers,
     start,
     tables,
+    turns,
 )
 from benchmarks.scenarios import instructions  # noqa: E402
 
@@ -87,9 +90,13 @@ def run(name, load, ports, authority=None, **parameters):
 
 
 def work(kind, port, **task):
+    """Have a process do a task on the server at a port."""
+    return work_on(kind, addresses=[('127.0.0.1', port)], **task)
+
+
+def work_on(kind, **task):
     """Have a process do a task: some clients leave their sockets open."""
-    addresses = [('127.0.0.1', port)]
-    found = rounds.work({'kind': kind, 'addresses': addresses, **task})
+    found = rounds.work({'kind': kind, **task})
     assert 'error' not in found, found
     return found
 
@@ -272,6 +279,106 @@ def test_the_thread_of_a_blocking_client(thread, monkeypatch):
     found = blocking.run(['seen'], 'get', 100, [], 1, thread=thread)
     assert len(found['seen']['turns']) == 1
     assert seen == {not thread}
+
+
+@pytest.mark.parametrize('callers', [0, 2])
+@pytest.mark.parametrize('operation', scenarios.libraries.OPERATIONS)
+def test_libraries_of_caching(operation, callers, port):
+    """Each that has the operation takes its turns, and answers right."""
+    names = libraries.having(operation, callers)
+    if not names:
+        assert operation in ('tagged', 'ended', 'limit')
+        return
+    found = work_on(
+        'turns',
+        operation=operation,
+        names=names,
+        callers=callers,
+        port=port,
+        turns=1,
+    )
+    assert OURS in found
+    assert set(found) == set(names)
+    for figures_ in found.values():
+        (turn,) = figures_['turns']
+        assert turn['cpu'] > 0
+
+
+def test_a_library_that_is_wrong(port, monkeypatch):
+    """Its error is its result, and the others go on."""
+
+    class Wrong(libraries.Sprockets):
+        def cached(self):
+            async def cached(number):
+                return 'wrong'
+
+            return cached
+
+    monkeypatch.setitem(libraries.AWAITED, 'wrong', Wrong)
+    found = turns.run('cached', ['wrong', OURS], 2, port, 2)
+    assert found['wrong']['error'] == "ValueError: 0: 'wrong'"
+    assert len(found[OURS]['turns']) == 2
+
+
+@pytest.mark.parametrize('awaited', [False, True])
+def test_who_has_a_lock(awaited, port):
+    """One after the other, all of whom wanted it."""
+    found = work_on(
+        'holders',
+        name=OURS,
+        awaited=awaited,
+        callers=3,
+        port=port,
+        seconds=0.3,
+    )
+    assert found['errors'] == []
+    summary = scenarios.libraries.summary([found])
+    assert summary['at_once'] == 1
+    assert summary['holders'] > 0
+
+
+def test_how_many_had_a_lock_at_once():
+    """In the time that all processes have in common."""
+    one = {
+        'begin': 0,
+        'end': 4,
+        # Before the other process began; and one who never had it.
+        'turns': [[0, 0, 9], [1, 1, 2], [2, 2, 3], [3]],
+        'errors': ['it broke'],
+    }
+    other = {'begin': 1, 'end': 5, 'turns': [[1, 2.5, 2.75]], 'errors': []}
+    assert scenarios.libraries.summary([one, other]) == {
+        'holders': 1,
+        'at_once': 2,
+        'longest': 1.5,
+        'errors': 1,
+    }
+    assert scenarios.libraries.summary([one])['at_once'] == 2
+
+
+def test_values_that_are_early_or_stale(port, monkeypatch):
+    """Each kind is read, and computed anew when its time is over."""
+    monkeypatch.setattr(early, 'TIME', 2)
+    found = early.run(port, keys=2, callers=2, pause=0.1, seconds=4)
+    assert set(found) == set(early.KINDS)
+    for name, figures_ in found.items():
+        assert 1 <= figures_['computations'] < len(figures_['reads']), name
+        assert all(wait > 0 < age for wait, age in figures_['reads'])
+
+
+def test_who_waits_for_a_computation():
+    """Who begins before there is what is read, however long that takes."""
+    reads = [[0.5, 3], [0.1, 0.15], [early.COMPUTE, early.COMPUTE]]
+    answers = [{'computations': 3, 'reads': reads[:2]}]
+    answers.append({'computations': 1, 'reads': reads[2:] * 2})
+    found = scenarios.early.summary(answers, 2)
+    assert found == {
+        'anew': 2,
+        'waiting': 3 / 4,
+        'p99': 0.5,
+        'age': 0.15,
+        'oldest': 3,
+    }
 
 
 # Rows, results and goals
