@@ -31,7 +31,7 @@ TOOLS = {
 }
 KINDS = (*TOOLS, 'tests', 'loops')
 # Tests wait more than they work, so that a core has time for several.
-PROCESSES = min(3 * (os.cpu_count() or 1), 16)
+PROCESSES = min(4 * (os.cpu_count() or 1), 16)
 PYTEST = (
     'pytest',
     *('--numprocesses', str(PROCESSES)),
@@ -70,6 +70,56 @@ OF_LOOPS = tuple(
     )
 )
 
+# What is tested with the oldest Tornado: whatever comes to Tornado, here or in
+# a process that it starts.  The other tests would be those of the same Python
+# with a newer one.
+OF_TORNADO = tuple(
+    os.path.join('tests', f'test_{name}.py')
+    for name in (
+        'benchmarks',
+        'bounds',
+        'cached_clients',
+        'cached_response',
+        'cached_table',
+        'client',
+        'decorator',
+        'demo',
+        'docs',
+        'errors',
+        'events',
+        'example_articles',
+        'example_cart',
+        'example_notebooks',
+        'example_pages',
+        'example_rate_limit',
+        'example_sessions',
+        'examples',
+        'figures',
+        'fuzz',
+        'handlers',
+        'loops',
+        'many_servers',
+        'memo',
+        'memory',
+        'metrics',
+        'notices',
+        'package',
+        'parts',
+        'production',
+        'prometheus',
+        'readme',
+        'secrets',
+        'soak',
+        'status',
+        'status_page',
+        'stopping',
+        'tally',
+        'testing',
+        'tracing',
+        'tutorial',
+    )
+)
+
 # All the processes of the tests would compile all modules anew.
 BYTECODE = {'PYTHONDONTWRITEBYTECODE': ''}
 
@@ -81,12 +131,12 @@ TORNADO = 'tornado==6.5.*'
 
 DESCRIPTION = """\
 Check the whole project: lint, types, the docs build, and the tests on every
-CPython from 3.11 up that is in the PATH or among pyenv's, and once more on the
-oldest of them with the oldest Tornado that is supported; and on the newest
-what the awaitable client does in the loops of uvloop, in asyncio's debug mode
-and with eager tasks. What that needs is installed first, in the folder .venvs
-of the checkout, and used again the next time: to make it anew, remove that
-folder."""
+CPython from 3.11 up that is in the PATH or among pyenv's; on the oldest of
+them what uses Tornado once more, with the oldest Tornado that is supported;
+and on the newest what the awaitable client does in the loops of uvloop, in
+asyncio's debug mode and with eager tasks. What that needs is installed first,
+in the folder .venvs of the checkout, and used again the next time: to make it
+anew, remove that folder."""
 
 BRING = """\
 bring the Pythons that this machine has not, and the newest memcached with its
@@ -242,7 +292,7 @@ def plan(options, own, brought):
 
 
 def tests_on(tested, oldest, by_python, brought, options):
-    """Return the steps that run all tests.
+    """Return the steps that run tests in asyncio's own loop.
 
     :param list tested: the Pythons to test on
     :param pythons.Python oldest: what the oldest Tornado is tested on too
@@ -260,7 +310,9 @@ def tests_on(tested, oldest, by_python, brought, options):
             f'{oldest.name}-oldest', oldest, 'testing.txt', (TORNADO,)
         )
         name = f'tests on Python {oldest.name} with {TORNADO}'
-        steps.append(Step(name, environment, (once,)))
+        # There may be no test among these that is asked for.
+        files = () if options.pytest else OF_TORNADO
+        steps.append(Step(name, environment, ((*once, *files),)))
     for python in tested:
         last = python == tested[-1]
         on_brought = bool(brought.programs) and (

@@ -73,6 +73,45 @@ def test_what_is_tested_in_other_loops_is_there():
     assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
+# Tornado
+
+USES_TORNADO = re.compile(
+    r'(?m)^ *(?:import|from) tornado\b|sprockets\.http\b|\w+Mixin\b'
+    r'|cached_response|memcached\.web\b|services\.Service\b'
+)
+
+
+def uses_tornado(path, *others):
+    """Whether a file, or one of ``tests`` that it imports, names Tornado."""
+    text = path.read_text('utf-8')
+    if USES_TORNADO.search(text):
+        return True
+    imported = {
+        path.with_name(f'{name}.py')
+        for name in re.findall(r'(?m)^ *(?:import|from) (\w+)', text)
+    }
+    return any(
+        uses_tornado(each, path, *others)
+        for each in imported.difference([path, *others])
+        if each.is_file()
+    )
+
+
+def test_what_uses_tornado_is_tested_with_the_oldest():
+    """Each file that names it, but for those that run once or test this."""
+    files = evaluate('import json, test; print(json.dumps(test.OF_TORNADO))')
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    using = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / 'tests').glob('test_*.py')
+        if uses_tornado(path)
+    }
+    assert using - set(files) == {
+        'tests/test_installation.py',
+        'tests/test_scripts.py',
+    }
+
+
 # A server
 
 
