@@ -61,6 +61,12 @@ class Page(memcached.MemcachedMixin, guard.Guarded):
 
     private = False
 
+    def prepare(self):
+        # Not in the method: a page that looks at the address of its reader
+        # is for this one alone, and not kept.
+        self.address = self.request.remote_ip
+        return super().prepare()
+
     @memcached.cached_response(LONGEST, query=(), stale=DAY)
     async def get(self, name):
         began = time.monotonic()
@@ -81,9 +87,8 @@ class Page(memcached.MemcachedMixin, guard.Guarded):
 
     async def count(self):
         """Refuse an address that has had too many pages rendered."""
-        address = self.request.remote_ip
         if not await self.memcached.limit(
-            f'renderings:{address}', RENDERINGS, SECONDS
+            f'renderings:{self.address}', RENDERINGS, SECONDS
         ):
             raise web.HTTPError(429)
 
