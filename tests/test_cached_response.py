@@ -451,7 +451,8 @@ def test_an_old_page_is_served_while_a_new_one_is_computed():
     goes_on = asyncio.Event()
 
     class Page(Handler):
-        @memcached.cached_response(1, stale=60)
+        # To memcached a second is over whenever the next one begins.
+        @memcached.cached_response(2, stale=60)
         async def get(self):
             number = self.count()
             if number == 2:
