@@ -45,6 +45,7 @@ import struct
 import sys
 import threading
 import warnings
+import weakref
 
 SECONDS = 10
 """Nothing that a test is told to wait for takes longer."""
@@ -74,6 +75,11 @@ class Do(enum.Enum):
     STALL = 'go on when release() is called'
 
 
+UNINTERRUPTED = contextlib.__file__, weakref.__file__, __file__
+"""Where Ctrl-C is not pressed: what a weak reference calls raises nothing, but
+has Python say that an exception was ignored."""
+
+
 @contextlib.contextmanager
 def interrupted(at):
     """Press Ctrl-C at some point of what is done in this thread.
@@ -97,7 +103,7 @@ def interrupted(at):
 
     def look(frame, event, argument):
         nonlocal left
-        own = frame.f_code.co_filename in (contextlib.__file__, __file__)
+        own = frame.f_code.co_filename in UNINTERRUPTED
         own = own or entered(frame, argument)
         if event in ('call', 'c_return') and not own:
             left -= 1

@@ -165,7 +165,8 @@ def test_callers_that_begin(secure):
     """The longest turn of the loop, handshakes included."""
     port, authority = secure
     found = run(OURS, 'begun', [port], authority, callers=20)
-    assert found['held'] >= found['busy'] > 0
+    # They are two clocks'.
+    assert found['held'] * 1.1 > found['busy'] > 0
 
 
 def test_arrivals(port):
