@@ -15,6 +15,7 @@ import os
 import signal
 
 import faces
+import faults
 import loops
 import memcache
 import near
@@ -181,6 +182,13 @@ def event_loops(request):
     """All tests run in event loops of the kind that was asked for."""
     with loops.used(request.config.getoption('--loop')):
         yield
+
+
+@pytest.fixture
+def descriptors(request):
+    """Leave this process so few descriptors, beside those of its loop."""
+    own = loops.DESCRIPTORS.get(request.config.getoption('--loop'), 0)
+    return lambda left: faults.descriptors(left + own)
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,9 @@ _MAKE = {
 
 KINDS = tuple(_MAKE)
 
+DESCRIPTORS = {'uvloop': 2}
+"""How many descriptors a loop opens whenever it is run, and closes then."""
+
 
 def factory(kind):
     """Return what makes event loops of a kind, or skips where it cannot.

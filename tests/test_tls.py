@@ -345,7 +345,7 @@ def test_the_system_does_not_trust_our_authority(connect, server, caplog):
 
 @pytest.mark.parametrize('what', ['file', 'folder'])
 def test_the_systems_authorities_without_a_descriptor(
-    connect, folder, server, monkeypatch, what
+    connect, folder, server, monkeypatch, descriptors, what
 ):
     """They cannot be read: the call fails, and the next one is well."""
     authority = ssl.PEM_cert_to_DER_cert(folder.ca.cert_pem.bytes().decode())
@@ -360,7 +360,7 @@ def test_the_systems_authorities_without_a_descriptor(
         monkeypatch.setenv('SSL_CERT_DIR', str(folder.path))
     certificates._contexts.forget_after_fork()
     client = connect(server.address, tls=True, dead_retry=3600)
-    with faults.descriptors(1):
+    with descriptors(1):
         assert not client.set('key', 'value')
     assert client.set('key', 'value')
     trusted = certificates.context(certificates.Files(None, None, None))

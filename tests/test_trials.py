@@ -369,14 +369,14 @@ def test_a_shortage_of_any_kind(
 
 
 def test_a_name_that_is_looked_up_without_a_descriptor(
-    connect, memcached_server
+    connect, memcached_server, descriptors
 ):
     """It is said to be unknown, for the file of hosts cannot be read."""
     port = memcached_server.port
     client = connect(f'localhost:{port}', dead_retry=3600)
     assert client.set('key', 'value')
     client.disconnect_all()
-    with faults.descriptors(0):
+    with descriptors(0):
         assert client.get('key') is None
         assert not client.set('key', 'other')
     assert client.get('key') == 'value'
