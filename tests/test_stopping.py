@@ -111,11 +111,28 @@ def service(kind, start):
 
 
 def ask(process, path, count):
-    """Make requests, and wait until they are being answered."""
+    """Make requests, and wait until the service has read them."""
     links = [process.connect() for _ in range(count)]
     for link in links:
         link.request('GET', path)
+    wait_until(lambda: is_read(process.port), SECONDS)
     return links
+
+
+def is_read(port):
+    """Whether nothing that was sent to a port is still the kernel's.
+
+    On a port that is listened to it counts who is not accepted yet (proc(5)).
+
+    """
+    with pathlib.Path('/proc/net/tcp').open(encoding='ascii') as table:
+        next(table)
+        for line in table:
+            _, own, _, _, queues, *_ = line.split()
+            unread = queues.partition(':')[2]
+            if own.endswith(f':{port:04X}') and int(unread, 16):
+                return False
+    return True
 
 
 def answers(links):
