@@ -801,7 +801,6 @@ class OneRead(Batch):
         key = waiter[0]
         self.waiters = [waiter]
         self.keys = request.keys = (key,)
-        # In half the steps of b'get %b\r\n' % key.
         request.request = b'get ' + key + protocol.NEWLINE
         request.answered = False
         self.deadline = deadline
