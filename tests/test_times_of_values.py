@@ -57,6 +57,37 @@ def test_the_time_is_a_function_of_the_value(connect, address, stale):
     assert wire.seconds_left(address, 'for-ever') == -1
 
 
+@pytest.mark.parametrize('stale', [0, 600])
+@pytest.mark.parametrize('jitter', [0, 5])
+def test_a_value_that_is_over_already(connect, address, stale, jitter):
+    """It is returned, and not stored."""
+    face = connect(address)
+    source = Source({'seconds': -1})
+    for _ in range(2):
+        assert get(
+            face, source, time=seconds_of, stale=stale, jitter=jitter
+        ) == {'seconds': -1}
+    assert source.calls == 2
+    assert wire.stored(address, 'key') is None
+
+
+@pytest.mark.parametrize('seconds', [-1, datetime.timedelta(seconds=-0.5)])
+def test_no_time_is_less_than_nothing(connect, seconds):
+    """Wherever it is that of a value that others are to read."""
+    with faults.ScriptedServer([]) as server:
+        face = connect(server.address)
+        for call in (
+            lambda: face.get_or_set_multi(['key'], Source({}), time=seconds),
+            lambda: face.get_or_set_multi([], Source({}), time=seconds),
+            lambda: face.incr('key', initial=1, time=seconds),
+            lambda: memcached.cached.many(seconds),
+            lambda: memcached.cached_response(seconds),
+        ):
+            with pytest.raises(ValueError, match='time is .*; expected 0 or'):
+                call()
+        assert server.received == b''
+
+
 def test_it_is_asked_for_what_is_computed_only(connect, address):
     """A hit has its time already."""
     face = connect(address)
@@ -175,6 +206,12 @@ def test_a_coroutine_function_is_none_of_these(connect, address, option):
             {'time': datetime.timedelta(minutes=1), 'jitter': 61},
             ValueError,
             'jitter is 61',
+        ),
+        ({'time': -1}, ValueError, 'time is -1; expected 0 or more'),
+        (
+            {'time': datetime.timedelta(seconds=-1)},
+            ValueError,
+            'time is .*; expected 0 or more',
         ),
         ({'time': 60, 'when': True}, TypeError, 'when is True'),
         ({'time': 60, 'when': 1}, TypeError, 'when is 1'),

@@ -946,7 +946,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param str key: text, bytes, or ``(hash, key)``
         :param factory: computes the value; called without arguments
         :param time: when the value is to be computed anew; see :meth:`set`.
-            Or a function that is given the value and returns that
+            Or a function that is given the value and returns that: what it
+            says is less than 0 is over already, and is not stored
         :param stale: seconds or a timedelta, for which the value is served
             after that while one caller computes it anew.  On an error the old
             value is served, the error is logged, and the factory is left
@@ -969,8 +970,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param when: a function that is given the value and returns whether
             it is stored; None stores any
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
-        :raises ValueError: for a time that cannot be one, and for what is no
-            tag
+        :raises ValueError: for a time that cannot be one or is less than 0,
+            and for what is no tag
         :raises TypeError: if the factory cannot be called
         :raises Exception: what the factory raises
 
@@ -1054,14 +1055,14 @@ class Client(memcache.Client):  # type: ignore[misc]
             each once and as it was given, and returns a dict of their values.
             What it leaves out is not stored, and is not in the result; what
             it was not asked for is ignored
-        :param time: when the values expire; see :meth:`set`
+        :param time: when the values expire; see :meth:`set`.  0 or more
         :param str key_prefix: put before each key for the server only
         :param bool cache_none: whether None is a value that is stored
         :param int min_compress_len: see :meth:`set`
         :return: the values by the keys, in the order of these
         :rtype: dict
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
-        :raises ValueError: if the time is none
+        :raises ValueError: if the time is none, or less than 0
         :raises TypeError: for keys that are none, and for a factory that
             cannot be called, or returns no dict
         :raises Exception: what the factory raises, and what serializing does

@@ -45,7 +45,7 @@ class _Cached:
     how-to :doc:`/howto/cached` has all of it.
 
     :param time: when the value is to be computed anew; see
-        :meth:`.Client.set`
+        :meth:`.Client.get_or_set`
     :param key: how to name a call otherwise: a function that gets the
         arguments and returns a key, or a pattern for :meth:`str.format`, as
         ``'user:{user_id}'``
@@ -197,14 +197,16 @@ class _Cached:
         for all keys.  In a key of memcached, one of the keys stands for the
         list.
 
-        :param time: when the results expire; see :meth:`.Client.set`
+        :param time: when the results expire; see
+            :meth:`.Client.get_or_set_multi`
         :param key: see :func:`~sprockets.clients.memcached.cached`; likewise
             the others
 
         .. versionadded:: 2.0
 
         """
-        arguments.exptime(time)
+        # A function of a value says nothing of many.
+        arguments.lifetime(time)
         settings = _settings(
             plans.plan(time, 0, 10, None, cache_none, 0),
             plans.MISS,

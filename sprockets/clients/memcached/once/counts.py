@@ -62,7 +62,7 @@ def check(
         encoding.route(key),
         arguments.delta(delta),
         first,
-        arguments.exptime(time),
+        arguments.lifetime(time),
     )
 
 

@@ -94,7 +94,7 @@ def want(
 
     """
     plans.check_callable('factory', factory)
-    arguments.exptime(time)
+    arguments.lifetime(time)
     if isinstance(keys, (str, bytes)) or not isinstance(keys, abc.Iterable):
         raise TypeError(f'keys is {keys!r}; expected a list of keys')
     read = Read(encoding, keys, key_prefix)

@@ -14,6 +14,7 @@ from sprockets.clients.memcached import words
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.requests import arguments
 from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.wire import protocol
 
 TICK = 1
 """Seconds by which memcached may let a key expire too early: it counts whole
@@ -75,15 +76,18 @@ class Plan(typing.NamedTuple):
         :raises Exception: what the caller's functions raise
 
         """
-        time = self.time
+        time, jitter = self.time, self.jitter
         if callable(time):
             time = _told('time', time(value))
-            if self.jitter:
-                check_jitter(self.jitter, time)
-        if self.jitter:
+            if arguments.exptime(time) == protocol.EXPIRED:
+                # The value is over already.
+                return self._replace(time=time, jitter=0.0, when=_never)
+            if jitter:
+                check_jitter(jitter, time)
+        if jitter:
             if isinstance(time, datetime.timedelta):
                 time = time.total_seconds()
-            time = float(time) - random.random() * self.jitter
+            time = float(time) - random.random() * jitter
         stores = self.when is None or _told('when', self.when(value))
         when = None if stores else _never
         plan = self._replace(time=time, jitter=0.0, when=when)
@@ -202,6 +206,7 @@ def _plan(
     if when is not None:
         check_callable('when', when)
     if not callable(time):
+        arguments.lifetime(time)
         _ = plan.kept
         if plan.jitter:
             check_jitter(plan.jitter, time)

@@ -62,6 +62,22 @@ def exptime(time: typing.Any) -> int:
     return math.ceil(seconds)
 
 
+def lifetime(time: typing.Any) -> int:
+    """Return the exptime of a value that others are to read.
+
+    :param time: as for :func:`exptime`
+    :raises ValueError: likewise, and for less than 0, which would be over
+        before anybody reads it
+
+    """
+    when = exptime(time)
+    if when == protocol.EXPIRED:
+        raise ValueError(
+            f'time is {words.shown(time)}; expected 0 or more seconds'
+        )
+    return when
+
+
 def seconds(name: str, value: typing.Any) -> float:
     """Return a time span in seconds.
 
@@ -142,7 +158,7 @@ def initial(value: typing.Any, time: typing.Any) -> int | None:
         return number('initial', value)
     if exptime(time):
         raise ValueError(
-            f'time is {time!r}, and initial None; the time is that of a number'
+            f'time is {words.shown(time)}, and initial None; the time is that of a number'
             ' that is made, so that it takes an initial one'
         )
     return None

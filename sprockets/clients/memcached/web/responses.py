@@ -22,7 +22,6 @@ from sprockets.clients.memcached.web import (
     looks,
     recordings,
 )
-from sprockets.clients.memcached.wire import protocol
 
 LOGGER = notices.harmless(logging.getLogger(__name__))
 
@@ -138,8 +137,6 @@ def cached_response(
     if callable(time):
         raise TypeError('cached_response needs a time: @cached_response(60)')
     plan = plans.plan(time, stale, lease, wait, True, 0)
-    if plan.exptime == protocol.EXPIRED:
-        raise ValueError(f'time is {time!r}; expected 0 or more')
     names = _names('headers', headers)
     for name in names:
         if not _HEADER.fullmatch(name):
