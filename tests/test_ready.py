@@ -133,6 +133,10 @@ def test_the_representation_of_a_client(monkeypatch, kind):
     assert repr(kind(servers='discover:10.0.0.1')) == (
         f'<{name} of discover:10.0.0.1>'
     )
-    assert '10.0.0.1' in repr(kind('pages').namespace('x'))
+    inner = kind('pages').namespace('x').namespace('y')
+    assert repr(inner) == (
+        f"<{type(inner).__name__} 'x y' in 'pages' of 10.0.0.1:11211,"
+        ' 10.0.0.2:11212>'
+    )
     if kind is memcached.AsyncClient:
         assert '10.0.0.1' in repr(kind('pages').scope())

@@ -1271,6 +1271,9 @@ class AsyncNamespace(Methods):
     def _tokens(self) -> tokens.Tokens:
         return self._parent._tokens()
 
+    def __repr__(self) -> str:
+        return self._engine.core.describe(type(self).__name__, self._name)
+
     def namespace(self, name: str) -> AsyncNamespace:
         """Return a namespace within this one, with which it ends."""
         generations.checked('name', name)

@@ -1627,6 +1627,9 @@ class Namespace(Client):
         own = parent._shared.flow.generations.key('namespace', name)
         self._group = (*outer, own)
 
+    def __repr__(self) -> str:
+        return self._shared.describe(type(self).__name__, self._name)
+
     def namespace(self, name: str) -> Namespace:
         """Return a namespace within this one, with which it ends."""
         generations.checked('name', name)

@@ -112,14 +112,19 @@ class Core:
             ):
                 self.assign(BASE_OPTIONS[name], value)
 
-    def describe(self, kind: str) -> str:
-        """Return what a client is, in a line."""
+    def describe(self, kind: str, name: str | None = None) -> str:
+        """Return what a client is, in a line.
+
+        :param str name: of a part of it, a namespace
+
+        """
         names = [str(server.endpoint) for server in self.cluster.servers]
         if not names:
             names = [str(server) for server in self.settings.servers]
         more = f' and {len(names) - FEW} more' if len(names) > FEW else ''
         prefix = f' {self.prefix!r}' if self.prefix is not None else ''
-        return f'<{kind}{prefix} of {", ".join(names[:FEW])}{more}>'
+        part = f' {name!r} in' if name is not None else ''
+        return f'<{kind}{part}{prefix} of {", ".join(names[:FEW])}{more}>'
 
     def assign(self, path: str, value: typing.Any) -> None:
         """Set an attribute, of a part as well: ``codec.pickler``."""
