@@ -169,6 +169,113 @@ def test_a_function_that_refreshes_itself(address):
     client.disconnect_all()
 
 
+@pytest.mark.parametrize('there', [True, False])
+def test_a_function_that_refreshes_what_it_computes(address, there):
+    """It would wait for itself, and is told so; the next one computes."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+
+        @memcached.cached(60, client=client, name='fresh')
+        async def load(x):
+            return await load.refresh(x) if x else 0
+
+        if there:
+            await load.set('old', 1)
+        with pytest.raises(RuntimeError, match='itself'):
+            await (load.refresh(1) if there else load(1))
+        assert await load(0) == 0
+        await client.close()
+
+    def main_blocking():
+        client = memcached.Client(servers=address)
+
+        @memcached.cached(60, client=client, name='blocking')
+        def load(x):
+            return load.refresh(x)
+
+        if there:
+            load.set('old', 1)
+        with pytest.raises(RuntimeError, match='itself'):
+            load.refresh(1) if there else load(1)
+        client.disconnect_all()
+
+    asyncio.run(main())
+    main_blocking()
+
+
+def test_a_task_that_refreshes_what_its_function_computes(address):
+    """It may be waited for, and so waits for nobody."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        calls = []
+
+        @memcached.cached(60, client=client, name='other', lease=60)
+        async def load(x):
+            calls.append(x)
+            if len(calls) > 1:
+                return 'new'
+            return await asyncio.ensure_future(again(x))
+
+        async def again(x):
+            return await load.refresh(x)
+
+        # It would wait for two minutes.
+        assert await asyncio.wait_for(load(1), 60) == 'new'
+        assert calls == [1, 1]
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_arguments_of_any_name(connect, address):
+    """None of them is taken for the wrapper's own."""
+    face = connect(address)
+    awaits = hasattr(face, 'run')
+
+    def run(call):
+        return face.run(call) if awaits else call()
+
+    decorate = memcached.cached(60, client=face.client, name='named')
+    many = memcached.cached.many(60, client=face.client, name='manied')
+    if awaits:
+
+        @decorate
+        async def load(**names):
+            return sorted(names)
+
+        @many
+        async def load_many(ids, **names):
+            return {each: sorted(names) for each in ids}
+    else:
+
+        @decorate
+        def load(**names):
+            return sorted(names)
+
+        @many
+        def load_many(ids, **names):
+            return {each: sorted(names) for each in ids}
+
+    names = dict.fromkeys(
+        ['self', 'keys', 'key', 'args', 'kwargs', 'value', 'function'], 1
+    )
+    for method in load, load.refresh, load.get:
+        assert run(lambda method=method: method(**names)) == sorted(names)
+    assert run(lambda: load.mark_stale(**names))
+    assert run(lambda: load.invalidate(**names)) == 1
+    assert run(lambda: load.set(['other'], **names))
+    assert run(lambda: load(**names)) == ['other']
+    assert load.key(**names) != load.key(self=1)
+    for method in load_many, load_many.refresh:
+        assert run(lambda method=method: method([7], **names)) == {
+            7: sorted(names)
+        }
+    assert load_many.key(7, **names) != load_many.key(7, self=1)
+    assert run(lambda: load_many.invalidate([7], **names)) == 1
+
+
 def test_methods_of_methods_are_bound(address):
     """They take the arguments without the object."""
 

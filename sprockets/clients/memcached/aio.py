@@ -628,9 +628,14 @@ class Methods:
     ) -> typing.Any:
         """Compute a value anew, though there may be one."""
         here = self._engine.enter()
-        want = plans.Want(self._encoding.route(key), plan, plans.MISS)
+        route = self._encoding.route(key)
         whole = self._whole(here, 'refresh', at_first=True)
-        with nesting.part_of((here.computing, want.route), nesting.runner()):
+        work, asked_by = (here.computing, route), nesting.runner()
+        if nesting.is_within(work, asked_by):
+            # Who is computing it has the lease.
+            plan = plan.impatient()
+        want = plans.Want(route, plan, plans.MISS)
+        with nesting.part_of(work, asked_by):
             outcome = await whole.follow(
                 here.computing.flow.refresh(want), factory
             )

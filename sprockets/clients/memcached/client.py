@@ -1108,9 +1108,13 @@ class Client(memcache.Client):  # type: ignore[misc]
     ) -> typing.Any:
         """Compute a value anew, though there may be one."""
         shared = self._shared
-        want = plans.Want(shared.encoding.route(key), plan, plans.MISS)
-        work = shared.computations, want.route
-        with nesting.part_of(work, nesting.runner()):
+        route = shared.encoding.route(key)
+        work, asked_by = (shared.computations, route), nesting.runner()
+        if nesting.is_within(work, asked_by):
+            # Who is computing it has the lease.
+            plan = plan.impatient()
+        want = plans.Want(route, plan, plans.MISS)
+        with nesting.part_of(work, asked_by):
             return shared.follow(
                 shared.flow.refresh(want),
                 factory,

@@ -225,7 +225,7 @@ class _Namer:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD
         ]
 
-    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> str:
+    def __call__(self, /, *args: typing.Any, **kwargs: typing.Any) -> str:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = bound.arguments

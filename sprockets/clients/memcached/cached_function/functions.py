@@ -235,7 +235,7 @@ class Cached(Function, typing.Generic[P, T]):
 
     __slots__ = ()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the function returned before, or call it."""
         return typing.cast(T, self._do(args, kwargs))
 
@@ -255,7 +255,7 @@ class Cached(Function, typing.Generic[P, T]):
             self, instance: typing.Any, owner: type | None = None
         ) -> typing.Any: ...
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call with these arguments.
 
         :rtype: str
@@ -265,7 +265,7 @@ class Cached(Function, typing.Generic[P, T]):
         """
         return self._key(args, kwargs)
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Delete the result of a call with these arguments.
 
         What is being computed for them just now is not stored either.
@@ -275,7 +275,7 @@ class Cached(Function, typing.Generic[P, T]):
         """
         return typing.cast(int, self._on_key('invalidate', args, kwargs))
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function, store its result, and return it.
 
         The result that there is, is served until then, and stays if the
@@ -293,7 +293,7 @@ class Cached(Function, typing.Generic[P, T]):
         """
         return typing.cast(int, self._put(value, args, kwargs))
 
-    def mark_stale(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    def mark_stale(self, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Have a result computed anew, though its time has not passed.
 
         With ``stale`` it is served until then, for as long as that says, or
@@ -304,7 +304,7 @@ class Cached(Function, typing.Generic[P, T]):
         """
         return typing.cast(int, self._mark(args, kwargs))
 
-    def get(self, *args: P.args, **kwargs: P.kwargs) -> T | None:
+    def get(self, /, *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Return the result that there is; None if there is none.
 
         The function is not called.
@@ -320,15 +320,15 @@ class _Awaited(Function, typing.Generic[P, T]):
 
     awaits = True
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call; see :meth:`Cached.key`."""
         return self._key(args, kwargs)
 
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Delete the result of a call; see :meth:`Cached.invalidate`."""
         return typing.cast(int, await self._on_key('invalidate', args, kwargs))
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function and store; see :meth:`Cached.refresh`."""
         return typing.cast(T, await self._refresh(args, kwargs))
 
@@ -336,11 +336,11 @@ class _Awaited(Function, typing.Generic[P, T]):
         """Store a result; see :meth:`Cached.set`."""
         return typing.cast(int, await self._put(value, args, kwargs))
 
-    async def mark_stale(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    async def mark_stale(self, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Have a result computed anew; see :meth:`Cached.mark_stale`."""
         return typing.cast(int, await self._mark(args, kwargs))
 
-    async def get(self, *args: P.args, **kwargs: P.kwargs) -> T | None:
+    async def get(self, /, *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Return the result that there is; see :meth:`Cached.get`."""
         return typing.cast('T | None', await self._on_key('get', args, kwargs))
 
@@ -350,7 +350,9 @@ class CachedFuture(_Awaited[P, T]):
 
     __slots__ = ()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    def __call__(
+        self, /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
         """Return what the function returned before, or call it."""
         return typing.cast('asyncio.Future[T]', self._do(args, kwargs))
 
@@ -390,7 +392,7 @@ class CachedCoroutine(_Awaited[P, T]):
         self._is_ours = _is_ours(self._source)
         self._remembered = known.remembered if known.is_steady else None
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the function returned before, or call it."""
         # What was a coroutine function stays one: it can be made a task of,
         # and be called where no loop runs yet.

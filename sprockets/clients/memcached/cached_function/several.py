@@ -124,7 +124,7 @@ class CachedMany(Several, typing.Generic[K, V, P]):
     __slots__ = ()
 
     def __call__(
-        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+        self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> dict[K, V]:
         """Return the results that there are, and compute the others."""
         named = self._names(keys, args, kwargs)
@@ -133,13 +133,13 @@ class CachedMany(Several, typing.Generic[K, V, P]):
         )
         return _by_key(named, found)
 
-    def key(self, key: K, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, key: K, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return what the result for one of the keys is called."""
         self._calls.look()
         return self._name(key, args, kwargs)
 
     def refresh(
-        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+        self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> dict[K, V]:
         """Compute the results for all of the keys, and store them."""
         named = self._names(keys, args, kwargs)
@@ -148,7 +148,7 @@ class CachedMany(Several, typing.Generic[K, V, P]):
         return _by_key(named, made)
 
     def invalidate(
-        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+        self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> int:
         """Delete the results for some keys.
 
@@ -168,7 +168,7 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
     awaits = True
 
     async def __call__(
-        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+        self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> dict[K, V]:
         """Return the results that there are, and compute the others."""
         named = self._names(keys, args, kwargs)
@@ -177,13 +177,13 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
         )
         return _by_key(named, found)
 
-    def key(self, key: K, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, key: K, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return what the result for one of the keys is called."""
         self._calls.look()
         return self._name(key, args, kwargs)
 
     async def refresh(
-        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+        self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> dict[K, V]:
         """Compute and store; see :meth:`CachedMany.refresh`."""
         named = self._names(keys, args, kwargs)
@@ -194,7 +194,7 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
         return _by_key(named, made)
 
     async def invalidate(
-        self, keys: abc.Iterable[K], *args: P.args, **kwargs: P.kwargs
+        self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> int:
         """Delete results; see :meth:`CachedMany.invalidate`."""
         named = self._names(keys, args, kwargs)
