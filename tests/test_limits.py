@@ -122,6 +122,7 @@ def test_in_a_namespace(address):
     [
         (('key', 0, 60), ValueError, 'calls is 0'),
         (('key', -1, 60), ValueError, 'calls is -1'),
+        (('key', 2**64, 60), ValueError, 'expected 1 to 18446744073709551614'),
         (('key', 1.5, 60), ValueError, 'calls is 1.5'),
         (('key', '3', 60), ValueError, "calls is '3'"),
         (('key', 3, 0), ValueError, 'seconds is 0'),

@@ -309,6 +309,32 @@ def test_who_only_reads_lets_others_run():
     asyncio.run(main())
 
 
+def test_each_read_is_counted_once(make):
+    """Whatever it takes to make the value, or whether that can be done."""
+
+    class Broken:
+        def __reduce__(self):
+            return list, (7,)
+
+    async def body(call):
+        light, heavy = ['a'], ['a'] * 400_000
+        for key, value in ('l', light), ('h', heavy), ('b', Broken()):
+            assert await call('set', key, value)
+        before = (await call('get_stats'))[0][1]
+        for _ in range(3):
+            assert await call('get', 'l') == light
+            assert await call('get', 'h') == heavy
+            assert await call('get', 'b', 'broken') == 'broken'
+            assert await call('get', 'none') is None
+        after = (await call('get_stats'))[0][1]
+        assert {
+            name: int(after[name]) - int(before[name])
+            for name in ('cmd_get', 'get_hits', 'get_misses')
+        } == {'cmd_get': 12, 'get_hits': 9, 'get_misses': 3}
+
+    make('memory', body)
+
+
 def test_a_value_that_can_be_changed_is_each_readers_own():
     async def main():
         client = memcached.AsyncClient(servers='memory')

@@ -83,7 +83,7 @@ def test_no_time_is_less_than_nothing(connect, seconds):
             lambda: memcached.cached.many(seconds),
             lambda: memcached.cached_response(seconds),
         ):
-            with pytest.raises(ValueError, match='time is .*; expected 0 or'):
+            with pytest.raises(ValueError, match=r'time is .*; expected 0 or'):
                 call()
         assert server.received == b''
 

@@ -58,11 +58,13 @@ class Lane(lanes.Lane):
         if flags not in values.PLAIN and (
             values.weight(flags, len(data)) > LIGHT
         ):
+            self._store.uncount()
             return False
         try:
             value = self.codec.decoders[flags](data)
         # It is rare, and is looked at there.
         except Exception:  # noqa: BLE001
+            self._store.uncount()
             return False
         counters = self.counters
         if now >= counters.until:

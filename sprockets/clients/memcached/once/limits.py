@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import typing
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.once import counts, leases
 from sprockets.clients.memcached.once.steps import Steps
 from sprockets.clients.memcached.requests import arguments, encodings
@@ -57,10 +58,13 @@ def check(
         most = operator.index(calls)
     except TypeError:
         raise ValueError(
-            f'calls is {calls!r}; expected a whole number'
+            f'calls is {words.shown(calls)}; expected a whole number'
         ) from None
     if not 1 <= most < arguments.MAX_DELTA:
-        raise ValueError(f'calls is {calls!r}; expected at least 1')
+        raise ValueError(
+            f'calls is {words.shown(calls)}; expected 1 to'
+            f' {arguments.MAX_DELTA - 1}'
+        )
     whole = arguments.whole_seconds('seconds', seconds, 1)
     count = counts.Count(protocol.INCR, encoding.route(key), 1, 1, whole)
     return Limit(count, most, whole, bool(default))

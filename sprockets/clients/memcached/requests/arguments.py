@@ -158,8 +158,8 @@ def initial(value: typing.Any, time: typing.Any) -> int | None:
         return number('initial', value)
     if exptime(time):
         raise ValueError(
-            f'time is {words.shown(time)}, and initial None; the time is that of a number'
-            ' that is made, so that it takes an initial one'
+            f'time is {words.shown(time)}, and initial None; the time is that'
+            ' of a number that is made, so that it takes an initial one'
         )
     return None
 

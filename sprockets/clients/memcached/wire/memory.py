@@ -214,6 +214,11 @@ class Store:
             self._hits += 1
             return item
 
+    def uncount(self) -> None:
+        """Take back a :meth:`hit` that is read once more, and counted then."""
+        with self.lock:
+            self._hits -= 1
+
     def drop(self, key: bytes, item: Item) -> None:
         """Let go of what is stored for a key."""
         del self.items[key]
