@@ -1,6 +1,9 @@
 """Values of many keys: one read, one computation, one write."""
 
 import asyncio
+import datetime
+import functools
+import uuid
 
 import faults
 import pytest
@@ -313,6 +316,45 @@ def test_numbers_and_texts_are_different_keys(connect, address):
     """As for any cached function."""
     users = Users(connect(address))
     assert users.load.key(7) != users.load.key('7')
+
+
+@pytest.mark.parametrize('hidden', ['ids', 'more', ()])
+@pytest.mark.parametrize('pattern', [None, 'many:{ids}:{more}'])
+def test_many_keys_are_named_like_one(connect, address, hidden, pattern):
+    """However they are named, what is stored for each is found by its key."""
+    face = connect(address)
+    name = {'key': pattern} if pattern else {'name': 'many'}
+    many = memcached.cached.many(60, client=face.client, hidden=hidden, **name)
+
+    def values(ids, more):
+        return dict.fromkeys(ids, more)
+
+    if hasattr(face, 'run'):
+
+        @many
+        async def load(ids, more='ids=None', *rest, **names):
+            return values(ids, more)
+    else:
+
+        @many
+        def load(ids, more='ids=None', *rest, **names):
+            return values(ids, more)
+
+    ids = [
+        *(7, '7', 'with blanks', 'x' * 300, '', b'b', True, None, 1.5),
+        *(uuid.UUID(int=7), (1, 'a'), datetime.date(2026, 1, 2), '\0', 'ids='),
+    ]
+    for args, names in (
+        ((), {}),
+        (('ids=None',), {'keys': None}),
+        (('a', 'b', 'c'), {'zeta': 1, 'alpha': 2}),
+    ):
+        call = functools.partial(load, ids, *args, **names)
+        found = face.run(call) if hasattr(face, 'run') else call()
+        assert found.keys() == {*ids}
+        for each in ids:
+            key = load.key(each, *args, **names)
+            assert wire.stored(address, key) is not None, each
 
 
 def test_results_end_before_their_time(connect, address):

@@ -23,6 +23,9 @@ MAX_REMEMBERED = 1024
 REMEMBERED = 1024
 """Calls whose names are remembered."""
 
+KEY: typing.Any = object()
+"""In place of the argument in which calls differ."""
+
 
 class LargeCall(Exception):  # noqa: N818
     """Raised for a call with large arguments: it is not remembered."""
@@ -97,7 +100,7 @@ class Calls:
         make = functools.partial(_make_call, self.function, self._namer())
         return functools.lru_cache(maxsize=REMEMBERED, typed=True)(make)
 
-    def _namer(self) -> abc.Callable[..., str]:
+    def _namer(self) -> _Namer:
         return _Namer(
             self.signature,
             self._pattern,
@@ -168,6 +171,54 @@ class Calls:
                     return large.call[0]
         return encodings.Name(self._namer()(*args, **kwargs))
 
+    def keys(
+        self,
+        keys: abc.Iterable[typing.Any],
+        first: tuple[typing.Any, ...],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> dict[str, typing.Any]:
+        """Return how calls are named that differ in one argument.
+
+        :param keys: that argument of each call
+        :param tuple first: the object in front of it, if there is one
+        :param tuple args: what comes behind it
+        :return: the arguments by the names, as far as these differ
+        :raises TypeError: likewise
+
+        """
+        around = self._around(first, args, kwargs)
+        found = {}
+        for key in keys:
+            if around is not None and type(key) in names.PLAIN:
+                before, after = around
+                name = patterns.as_key(
+                    f'{before}{names.name_argument(key)}{after}'
+                )
+            else:
+                name = self.named((*first, key, *args), kwargs).key
+            found[name] = key
+        return found
+
+    def _around(
+        self,
+        first: tuple[typing.Any, ...],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> tuple[str, str] | None:
+        """Return what is before and behind an argument in a name.
+
+        :return: None if that depends on the argument
+
+        """
+        if self._key is not None or self._pattern is not None:
+            return None
+        first = tuple(
+            value if type(value) in names.PLAIN else self._first(value)
+            for value in first
+        )
+        return self._namer().around((*first, KEY, *args), kwargs)
+
     def _first(self, value: typing.Any) -> typing.Any:
         """Return what stands for the first argument in a name."""
         if self._pattern is not None:
@@ -226,14 +277,48 @@ class _Namer:
         ]
 
     def __call__(self, /, *args: typing.Any, **kwargs: typing.Any) -> str:
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = bound.arguments
-        more = [arguments.pop(name) for name in self._variable]
+        arguments, more = self._bind(args, kwargs)
         if self._pattern is not None:
             for keywords in more:
                 arguments = {**keywords, **arguments}
             return self._pattern.key(arguments)
+        owner, told = self._tell(arguments, more)
+        return patterns.as_key(f'{self._name}{owner}({",".join(told)})')
+
+    def around(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> tuple[str, str] | None:
+        """Return what is before and behind the argument KEY in a name.
+
+        :return: None if it is not there as it is
+
+        """
+        arguments, more = self._bind(args, kwargs)
+        where = [name for name, value in arguments.items() if value is KEY]
+        if not where or where[0] in self._hidden:
+            return None
+        arguments[where[0]] = None
+        owner, told = self._tell(arguments, more)
+        at = told.index(f'{where[0]}=None')
+        before = ','.join([*told[:at], f'{where[0]}='])
+        after = ','.join(['', *told[at + 1 :]])
+        return f'{self._name}{owner}({before}', f'{after})'
+
+    def _bind(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> tuple[dict[str, typing.Any], list[dict[str, typing.Any]]]:
+        """Return the arguments by their names, and further ones."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        return arguments, [arguments.pop(name) for name in self._variable]
+
+    def _tell(
+        self,
+        arguments: dict[str, typing.Any],
+        more: list[dict[str, typing.Any]],
+    ) -> tuple[str, list[str]]:
+        """Return whose method it is, and what is told of each argument."""
         told = []
         owner = ''
         for name, value in arguments.items():
@@ -248,7 +333,7 @@ class _Namer:
             for keywords in more
             for name, value in sorted(keywords.items())
         ]
-        return patterns.as_key(f'{self._name}{owner}({",".join(told)})')
+        return owner, told
 
     def _name_argument(self, name: str, value: typing.Any) -> str:
         if name in self._hidden:

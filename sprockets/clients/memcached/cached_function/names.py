@@ -73,19 +73,19 @@ def name_argument(value: typing.Any) -> str:
     :raises TypeError: for a value that has no name of its own
 
     """
+    # By the exact type: a subclass may look like something else.
+    name = _NAMES.get(type(value))
+    if name is not None:
+        return name(value)
     if isinstance(value, enum.Enum):
         # Flags that were put together may have no name.
         member = value.value if isinstance(value, enum.Flag) else value.name
         return f'{name_class(type(value))}.{member}'
-    # By the exact type: a subclass may look like something else.
-    name = _NAMES.get(type(value))
-    if name is None:
-        raise TypeError(
-            f'{value!r} cannot be named in a key; expected text, bytes,'
-            ' numbers, dates, UUIDs, enum members, None, or tuples and lists'
-            ' of them.  key= names a call in another way'
-        )
-    return name(value)
+    raise TypeError(
+        f'{value!r} cannot be named in a key; expected text, bytes,'
+        ' numbers, dates, UUIDs, enum members, None, or tuples and lists'
+        ' of them.  key= names a call in another way'
+    )
 
 
 def hide_argument(name: str, value: typing.Any) -> str:

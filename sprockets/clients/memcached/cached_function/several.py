@@ -46,7 +46,7 @@ class Several(functions.Function):
                 f'{self!r} takes a list of keys first, and not {keys!r}'
             )
         self._calls.look()
-        named = {self._name(key, args, kwargs): key for key in keys}
+        named = self._calls.keys(keys, self._first, args, kwargs)
         return Named(args, kwargs, named)
 
     def _name(self, key: typing.Any, args: Args, kwargs: Kwargs) -> str:
