@@ -804,6 +804,35 @@ def test_statistics_that_break_off():
     assert command.error is not None
 
 
+class Key(bytes):
+    """A key that counts what it is compared with."""
+
+    compared = 0
+
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other):
+        Key.compared += 1
+        return bytes(self) == bytes(other)
+
+
+@pytest.mark.parametrize('size', [protocol.MAX_ASKED // 10, 70_000])
+@pytest.mark.parametrize('count', [8, 1000, 5000])
+def test_how_long_many_values_take(size, count):
+    """It is in proportion to them, also where one line is not enough."""
+    keys = [Key(b'key:%d' % number) for number in range(count)]
+    reply = b''
+    for line in protocol.Get(dict.fromkeys(keys)).request.splitlines():
+        for key in line.split()[1:]:
+            reply += b'VALUE %b 0 4\r\nabcd\r\n' % key
+        reply += b'END\r\n'
+    command = protocol.Get(dict.fromkeys(keys))
+    Key.compared = 0
+    assert read_all([command], cut(reply, range(0, len(reply), size))) == b''
+    assert Key.compared <= 5 * count
+    assert command.found == dict.fromkeys(keys, (0, b'abcd', None))
+
+
 # Any number of replies, in any pieces
 
 KEYS = [b'a', b'b', b'key', b'k' * 250, '\u00e9'.encode()]
@@ -911,8 +940,14 @@ def several(draw):
     )
 
 
-LARGE = strategies.sampled_from([0, 3, protocol.PIECE])
-"""From how many missing bytes on a value is kept in pieces."""
+LIMITS = strategies.fixed_dictionaries(
+    {
+        # From how many missing bytes on a value is kept in pieces.
+        'PIECE': strategies.sampled_from([0, 3, protocol.PIECE]),
+        # From how many missing values on they are looked for at once.
+        'SEVERAL': strategies.sampled_from([1, 3, protocol.SEVERAL]),
+    }
+)
 
 EXCHANGES = strategies.lists(
     strategies.one_of(
@@ -933,14 +968,14 @@ def told(command):
 @hypothesis.given(
     exchanges=EXCHANGES,
     places=strategies.lists(strategies.integers(1, 5000)),
-    large=LARGE,
+    limits=LIMITS,
 )
 @OFTEN
-def test_replies_in_any_pieces(exchanges, places, large):
+def test_replies_in_any_pieces(exchanges, places, limits):
     """However replies are cut, each command gets its own and no more."""
     commands = [command for command, _, _ in exchanges]
     data = b''.join(reply for _, reply, _ in exchanges)
-    with mock.patch.object(protocol, 'PIECE', large):
+    with mock.patch.multiple(protocol, **limits):
         assert read_all(commands, cut(data, places)) == b''
     assert [told(c) for c in commands] == [right for *_, right in exchanges]
     assert all(command.answered for command in commands)
@@ -961,15 +996,15 @@ def test_replies_byte_by_byte(exchanges):
 @hypothesis.given(
     exchange=reads() | meta_reads(),
     places=strategies.lists(NUMBERS),
-    large=LARGE,
+    limits=LIMITS,
 )
 @OFTEN
-def test_never_more_is_waited_for_than_comes(exchange, places, large):
+def test_never_more_is_waited_for_than_comes(exchange, places, limits):
     """A connection that waits for what is said to be missing gets it."""
     command, data, _ = exchange
     incoming = protocol.Incoming()
     at = 0
-    with mock.patch.object(protocol, 'PIECE', large):
+    with mock.patch.multiple(protocol, **limits):
         for piece in cut(data, [place % len(data) for place in places]):
             missing = command.read(incoming)
             assert 0 < missing <= len(data) - at
@@ -982,15 +1017,15 @@ def test_never_more_is_waited_for_than_comes(exchange, places, large):
     exchanges=EXCHANGES,
     at=NUMBERS,
     places=strategies.lists(strategies.integers(1, 5000)),
-    large=LARGE,
+    limits=LIMITS,
 )
 @OFTEN
-def test_replies_that_break_off(exchanges, at, places, large):
+def test_replies_that_break_off(exchanges, at, places, limits):
     """Those that came whole are answers; the one that was cut is none."""
     commands = [command for command, _, _ in exchanges]
     data = b''.join(reply for _, reply, _ in exchanges)
     data = data[: at % len(data)]
-    with mock.patch.object(protocol, 'PIECE', large):
+    with mock.patch.multiple(protocol, **limits):
         assert read_all(commands, cut(data, places)) is None
     for command, reply, right in exchanges:
         whole = len(reply) <= len(data)
@@ -1080,15 +1115,15 @@ def was_sent(data, key, item):
 
 
 @hypothesis.given(
-    spoilt() | noise(), strategies.lists(strategies.integers(1, 5000)), LARGE
+    spoilt() | noise(), strategies.lists(strategies.integers(1, 5000)), LIMITS
 )
 @hypothesis.settings(OFTEN, max_examples=1000)
-def test_anything_at_all(given, places, large):
+def test_anything_at_all(given, places, limits):
     """Nothing but a protocol error comes of it, and no value for a key that
     was not sent for this key."""
     commands, data = given
     with (
-        mock.patch.object(protocol, 'PIECE', large),
+        mock.patch.multiple(protocol, **limits),
         contextlib.suppress(protocol.ProtocolError),
     ):
         read_all(commands, cut(data, places))

@@ -33,6 +33,9 @@ Serverless takes 16 KB ("Supported and restricted Memcached commands")."""
 PIECE = 64 * 1024
 """A value of which more bytes than these are missing is kept in pieces."""
 
+SEVERAL = 8
+"""Values that are looked for at once in what has come."""
+
 EXPIRED = 60 * 60 * 24 * 30 + 1
 """An exptime that is over: a date, in January 1970.  It is as good as -1, for
 which twemproxy closes the connection."""
@@ -573,18 +576,19 @@ Item = values.Item
 """What the server holds for a key: its flags, its bytes, its cas unique."""
 
 
-def _lines(keys: abc.Iterable[bytes]) -> abc.Iterator[list[bytes]]:
+def _lines(keys: abc.Iterable[bytes]) -> abc.Iterator[dict[bytes, None]]:
     """Yield keys in groups of which each has room in one line."""
-    group: list[bytes] = []
+    # Whether a key is one of many is asked for each value.
+    group: dict[bytes, None] = {}
     # For the command, its time, and the line's end.
     size = before = 32
     for key in keys:
         size += len(key) + 1
         if group and size > MAX_ASKED:
             yield group
-            group = []
+            group = {}
             size = before + len(key) + 1
-        group.append(key)
+        group[key] = None
     yield group
 
 
@@ -927,6 +931,9 @@ class Get(Command):
             missing = self._read_on(self._cut, incoming)
             if missing:
                 return missing
+        left = len(self.keys) - len(self._coming)
+        if left >= SEVERAL:
+            self._read_usual(incoming, left)
         data = incoming.data
         at = incoming.at
         size = len(data)
@@ -969,6 +976,37 @@ class Get(Command):
             found[key] = (flags, data[start:stop], unique)
             at = stop + 2
 
+    def _read_usual(self, incoming: Incoming, left: int) -> None:
+        """Read the values at the front that have come as a whole.
+
+        All that is not as usual is left, and what comes behind it.
+
+        :param int left: how many values are still to come, at most
+
+        """
+        lines = incoming.data[incoming.at :].split(NEWLINE, left * 2)
+        # What is behind the last line end is no line yet, or another's.
+        del lines[-1]
+        keys = self.keys
+        found = self._coming
+        at = incoming.at
+        for head, value in zip(lines[::2], lines[1::2], strict=False):
+            try:
+                word, key, after = head.split(b' ', 2)
+                flags, length, unique = _numbers(after, self.words)
+            except ValueError:
+                break
+            if (
+                len(value) != length
+                or key not in keys
+                or key in found
+                or word != b'VALUE'
+            ):
+                break
+            found[key] = flags, value, unique
+            at += len(head) + length + 4
+        incoming.at = at
+
     def _read_parts(self, parts: list[Get], incoming: Incoming) -> int:
         for part in parts:
             if not part.answered:
@@ -988,8 +1026,21 @@ class Get(Command):
         self._end_parts(parts)
         return at
 
-    def _end_parts(self, parts: abc.Iterable[Get]) -> None:
+    def _end_parts(self, parts: abc.Sequence[Get]) -> None:
         """Put together what the parts have brought."""
+        in_order: list[bytes] = []
+        for part in parts:
+            if part.in_order is None or part.flags != parts[0].flags:
+                break
+            in_order += part.in_order
+        if in_order and len(in_order) == len(self.keys):
+            # Nothing was kept, for that would be too many.
+            self.flags = parts[0].flags
+            self.size = sum([part.size for part in parts])
+            self.in_order = in_order
+            self._found = None
+            self.answered = True
+            return
         found = self._kept.copy()
         refused: dict[bytes, BaseException] = {}
         for part in parts:
