@@ -482,6 +482,25 @@ def test_a_new_life_where_no_connection_is_left(connect, alive):
     assert endpoint_of(client).incarnation > life
 
 
+@pytest.mark.parametrize('restarted', [False, True])
+def test_no_new_life_of_who_answers_and_closes(connect, alive, restarted):
+    """That there is an answer on a connection that was lost is seen late."""
+    client = connect(alive)
+    endpoint = endpoint_of(client)
+    busy = endpoint._connect(time.monotonic() + LONG)
+    life = endpoint.incarnation
+    busy.link.shut_down()
+    client.set('key', 'value')
+    assert endpoint.incarnation > life
+    if restarted:
+        alive.restart()
+        client.get('key')
+    endpoint._connections.note_answer(busy.link)
+    # What else was seen since then holds.
+    assert (endpoint.incarnation > life) == restarted
+    busy.drop()
+
+
 def test_a_new_life_that_a_busy_connection_has_not_noticed(connect, alive):
     """A call under way has lost its server, and does not know it yet."""
     client = connect(alive)

@@ -81,7 +81,6 @@ def test_no_time_is_less_than_nothing(connect, seconds):
             lambda: face.get_or_set_multi([], Source({}), time=seconds),
             lambda: face.incr('key', initial=1, time=seconds),
             lambda: memcached.cached.many(seconds),
-            lambda: memcached.cached_response(seconds),
         ):
             with pytest.raises(ValueError, match=r'time is .*; expected 0 or'):
                 call()

@@ -160,6 +160,11 @@ class Connections:
         """Another one for each life of the server, as far as they can be told
         apart: a new one may have begun whenever a connection was lost, and
         where there is none from before."""
+        self._doubted: tuple[
+            int, int, abc.Collection[connection.Connection]
+        ] = (0, 0, ())
+        """The life that may have ended, the one that may have begun, and the
+        connections whose loss said so, which have not been read to the end."""
         self.epoch = 0
         """Another one whenever all that are idle are closed."""
         self.idle: list[connection.Connection] = []
@@ -264,10 +269,14 @@ class Connections:
 
         """
         link = tls.connect(profile, deadline)
-        if all(other.is_lost() for other in self._all()) and (
-            time.monotonic() - self._answered_at > SOON
-        ):
-            self.begin_life()
+        others = self._all()
+        if all(other.is_lost() for other in others):
+            before, life = self.lives, next(self._numbers)
+            self._doubted = before, life, weakref.WeakSet(others)
+            self.lives = life
+            # Behind that: it may be noted at any moment, by another thread.
+            if time.monotonic() - self._answered_at <= SOON:
+                self.lives = before
         loan = Loan(link, self, self.epoch)
         try:
             self.out.add(loan)
@@ -325,7 +334,7 @@ class Connections:
             # Idle ones were closed just now.
             self._close_idle()
 
-    def note_answer(self) -> None:
+    def note_answer(self, link: connection.Connection) -> None:
         """Take note that the server has just answered, with whatever.
 
         The connection is closed for that, and by some proxies too.  One that
@@ -333,6 +342,10 @@ class Connections:
 
         """
         self._answered_at = time.monotonic()
+        before, life, links = self._doubted
+        if link in links and self.lives == life:
+            # It was lost for this answer, which had not been read then.
+            self.lives = before
 
     def disconnect(self) -> None:
         """Close the idle ones now, and those that are out once put back."""

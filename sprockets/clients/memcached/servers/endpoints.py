@@ -554,7 +554,7 @@ class Endpoint(health.Health):
         except protocol.FullError as error:
             return False, error
         except protocol.ProtocolError as error:
-            self._connections.note_answer()
+            self._connections.note_answer(loan.link)
             return False, error
         except OSError as error:
             self._connections.begin_life()

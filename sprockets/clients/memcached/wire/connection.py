@@ -123,6 +123,8 @@ class Connection:
         self._answered = 0
         self.is_silent = True
         """Whether nothing has come yet of what was asked for."""
+        self._was_answered = False
+        """Whether it was closed for what the server, which is there, said."""
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
         # None is there in a forked child, whose main thread is another.
@@ -179,6 +181,12 @@ class Connection:
         self.usable = False
         self._socket.close()
 
+    def _close_for(self, error: BaseException) -> None:
+        """Close it for what has come of an exchange."""
+        # Before others can see that it is closed.
+        self._was_answered = isinstance(error, protocol.ProtocolError)
+        self.close()
+
     def shut_down(self) -> None:
         """End the connection, so that whoever waits for it notices."""
         self.usable = False
@@ -209,8 +217,8 @@ class Connection:
         try:
             poll.register(self._socket, _HUNG_UP)
         except ValueError:
-            # Another thread has closed it.
-            return True
+            # It was closed here: after an answer that is none, too.
+            return not self._was_answered
         return bool(poll.poll(0))
 
     def begin(self, commands: abc.Sequence[protocol.Command]) -> bool:
@@ -269,8 +277,8 @@ class Connection:
                 for command in commands:
                     command.start_over()
             return self._read_on(commands, data)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._close_for(error)
             raise
 
     def _read_on(
@@ -358,8 +366,8 @@ class Connection:
                 self._incoming.feed(data)
         except BlockingIOError:
             pass
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._close_for(error)
             raise
         self._sent = sent
         if self.is_silent:
@@ -400,8 +408,8 @@ class Connection:
                 self._read_rest(left, deadline)
                 self._end(left)
         # Whatever it is, a signal's exception too: replies may be on the way.
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._close_for(error)
             raise
 
     def _end(self, commands: abc.Sequence[protocol.Command]) -> None:
