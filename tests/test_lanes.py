@@ -14,7 +14,7 @@ import pytest
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.loop import batches, permits
+from sprockets.clients.memcached.loop import batches, lanes, permits
 from sprockets.clients.memcached.servers import connections
 from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.wire import connection, protocol
@@ -697,3 +697,80 @@ def test_a_batch_goes_from_state_to_state():
             else:
                 with pytest.raises(RuntimeError, match=f'{state} .* {other}'):
                     batch.become(other)
+
+
+# The first half
+
+
+async def in_a_turn(client, count, sent):
+    """Make so many reads in one turn; return what it was that left by then."""
+    before = len(sent)
+    calls = [client.get(f'key{number}') for number in range(count)]
+    early = sent[before:]
+    assert await asyncio.gather(*calls) == [None] * count
+    return early
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """What batches have left: how many reads, and whether they write."""
+    left = []
+    begin = lanes.Lane._begin
+
+    def watched(lane, batch, now):
+        left.append((len(batch.waiters), bool(batch.writing)))
+        return begin(lane, batch, now)
+
+    monkeypatch.setattr(lanes.Lane, '_begin', watched)
+    return left
+
+
+def test_half_of_many_reads_leave_early(server, sent):
+    """Once it is known how many come, and for as long as they do."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=server.address)
+        assert await client.get('key') is None
+        assert await in_a_turn(client, 64, sent) == []
+        for _ in range(3):
+            assert await in_a_turn(client, 64, sent) == [(32, False)] * 2
+        assert await in_a_turn(client, 20, sent) == []
+        for _ in range(2 * lanes.WINDOW):
+            await in_a_turn(client, 2 * lanes.HALF + 1, sent)
+        for _ in range(2):
+            assert await in_a_turn(client, 2 * lanes.HALF + 1, sent) == [
+                (lanes.HALF + 1, False)
+            ]
+        for _ in range(2 * lanes.WINDOW):
+            assert await in_a_turn(client, lanes.HALF - 1, sent) == []
+        assert await in_a_turn(client, 64, sent) == []
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_no_read_overtakes_a_write(server, sent):
+    """Calls of a turn are done in their order, however many they are."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=server.address)
+        for number in range(20):
+            calls = []
+            for place in range(64):
+                if place == 40:
+                    calls.append(client.set('key', number))
+                calls.append(client.get('key', 'none'))
+            found = await asyncio.gather(*calls)
+            # One that is behind the write sees it.
+            assert set(found[41:]) == {number}
+            before = 'first' if number else 'none'
+            assert set(found[:40]) <= {before, number}
+            first = client.set('key', 'first')
+            found = await asyncio.gather(
+                first, *[client.get('key') for _ in range(64)]
+            )
+            assert set(found[1:]) == {'first'}
+        assert any(reads == 32 and not writes for reads, writes in sent)
+        await client.close()
+
+    asyncio.run(main())

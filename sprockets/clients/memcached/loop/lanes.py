@@ -39,6 +39,15 @@ ALONE = 8
 """After so many batches of one read, each alone, the next one does not wait
 for the end of the turn: whoever reads there has nobody to travel with."""
 
+HALF = 16
+"""The fewest reads that leave before the end of the turn, as the first half of
+those that usually come: while the server answers them, the loop has the other
+half."""
+
+WINDOW = 64
+"""Of so many batches, or twice as many, it is the largest number of reads at
+once that is the usual one."""
+
 SMALL = batches.MAX_BYTES / batches.MAX_CALLS
 """Bytes of a value of which as many fit in a batch as there may be calls."""
 
@@ -52,7 +61,8 @@ class Lane:
 
     A batch leaves at the end of the turn of the loop in which its first call
     was made, or when one of those in flight comes back if there are as many
-    as there may be.
+    as there may be.  Where there are many reads at once, half of them leave
+    as soon as they are there, for the server to begin with.
 
     Over a connection that is idle the loop itself sends it, and reads what
     comes back.  What may take longer than that is done by a thread: to
@@ -116,6 +126,13 @@ class Lane:
         """What is used again and again for those, None while it may not."""
         self._alone = 0
         """How many of the last batches were one read, and alone."""
+        self._half = 0
+        """So many reads leave before the end of the turn; 0 while it is not
+        known that many come."""
+        self._most = self._most_before = 0
+        """The most reads at once, lately and before that."""
+        self._sent = 0
+        """How many batches that was."""
 
     # Calls come in
 
@@ -137,6 +154,39 @@ class Lane:
                 return
         batch.calls += 1
         batch.waiters.append(waiter)
+        if batch.calls == self._half:
+            self._send_half(batch)
+
+    def _send_half(self, batch: batches.Batch) -> None:
+        """Send reads before their turn ends, if others may well come.
+
+        Not if the server has two batches already.  A call that follows in
+        this turn must not overtake a write.
+
+        """
+        if (
+            not batch.writing
+            and batch.after is None
+            and batch is self._waiting[0]
+            and len(self._in_flight) < 2
+            and not self._in_line
+            and self.endpoint.retry_at is None
+        ):
+            self._note_reads(batch)
+            self.forming = None
+            self.leave()
+
+    def _note_reads(self, batch: batches.Batch) -> None:
+        """Take note of how many reads there are at once."""
+        reads = sum([len(each.waiters) for each in self._in_flight])
+        reads += len(batch.waiters)
+        self._most = max(self._most, reads)
+        self._sent += 1
+        if self._sent == WINDOW:
+            self._sent = 0
+            self._most_before, self._most = self._most, reads
+        most = max(self._most, self._most_before)
+        self._half = max(HALF, (most + 1) // 2) if most >= HALF else 0
 
     def _read_at_once(self, waiter: batches.Waiter) -> bool:
         """Send a read that has nobody to travel with, if that can be.
@@ -258,7 +308,9 @@ class Lane:
 
     def _end_of_turn(self) -> None:
         # Who joins it later has a deadline of its own.
-        self.forming = None
+        batch, self.forming = self.forming, None
+        if batch is not None and (self._half or len(batch.waiters) >= HALF):
+            self._note_reads(batch)
         try:
             self.leave()
         # A signal's: what has not left must not wait for the next call.
