@@ -1,6 +1,7 @@
 """What a request has read it reads again for nothing: memcached_memo."""
 
 import asyncio
+import random
 
 import pytest
 from tornado import httpclient, httpserver, testing, web, websocket
@@ -134,7 +135,12 @@ WRITES = {
     'invalidate': lambda cache: cache.invalidate('a'),
     'update': lambda cache: cache.update('a', lambda old: 7),
     'gets': lambda cache: cache.gets('a'),
+    'get_or_set_multi': lambda cache: cache.get_or_set_multi(['a'], made),
 }
+
+
+def made(keys):
+    return dict.fromkeys(keys, 7)
 
 
 @pytest.mark.parametrize('name', WRITES)
@@ -221,6 +227,61 @@ def test_a_value_computed_once(other):
         return f'loaded {number}'
 
     assert run(body, load=load) == [5, 5]
+
+
+@pytest.mark.parametrize('way', ['get_or_set', 'get_or_set_multi', 'update'])
+def test_who_reads_while_a_value_is_computed(other, way):
+    """What is read then is old once the value is there."""
+
+    async def body(handler):
+        cache = handler.memcached
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def factory(given=None):
+            begun.set()
+            await go_on.wait()
+            return {'a': 7} if way == 'get_or_set_multi' else 7
+
+        if way == 'get_or_set_multi':
+            call = cache.get_or_set_multi(['a'], factory)
+        else:
+            call = getattr(cache, way)('a', factory)
+        computing = asyncio.ensure_future(call)
+        await begun.wait()
+        assert await cache.get('a') is None
+        assert await cache.get_multi(['a']) == {}
+        go_on.set()
+        assert await computing in (7, {'a': 7})
+        assert await cache.get('a') == 7
+        return await cache.get_multi(['a'])
+
+    assert run(body) == {'a': 7}
+
+
+def test_tasks_that_read_and_write_at_once(other):
+    """Once they are done, what is remembered is what is there."""
+    source = random.Random(7)
+    calls = [
+        # What they make is no number any more.
+        *[WRITES[name] for name in WRITES if 'pend' not in name],
+        *[lambda cache: cache.get('a')] * 12,
+        *[lambda cache: cache.get_multi(['a', 'b'])] * 6,
+        *[lambda cache: cache.get_or_set('a', lambda: 5)] * 3,
+    ]
+
+    async def one(cache):
+        for _ in range(source.randrange(3)):
+            await asyncio.sleep(0)
+        await source.choice(calls)(cache)
+
+    async def body(handler):
+        cache = handler.memcached
+        for _ in range(100):
+            await asyncio.gather(*[one(cache) for _ in range(20)])
+            assert await cache.get('a') == other.get('a')
+        return True
+
+    assert run(body)
 
 
 def test_a_factory_that_fails_is_asked_again(other):

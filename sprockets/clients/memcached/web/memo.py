@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import typing
 from collections import abc
@@ -26,9 +27,9 @@ _Read = asyncio.Future[typing.Any]
 class Memo(aio.Scope):
     """The methods for one request, which remembers what it has read.
 
-    What it writes goes to the servers as ever, and is forgotten: the next
-    read of that key asks.  Each who reads a value that can be changed has a
-    copy of his own.
+    What it writes goes to the servers as ever, and is forgotten: a read of
+    that key that is called afterwards asks.  Each who reads a value that can
+    be changed has a copy of his own.
 
     """
 
@@ -123,6 +124,8 @@ class Memo(aio.Scope):
             self._reads.pop(route, None)
             read = super()._look_up(key, factory, plan, default, encoded)
             _remember(self._computed, route, read)
+            # Others may read meanwhile that there is none.
+            read.add_done_callback(lambda _: self._reads.pop(route, None))
         return _given(read, None)
 
     # Writing
@@ -142,22 +145,23 @@ class Memo(aio.Scope):
         timeout: float | None = None,
     ) -> aio.Future:
         self.forget(request.route)
-        return super()._one(request, timeout)
+        return self._then_forget(super()._one(request, timeout), request.route)
 
     def _many(
         self,
         request: descriptions.Many[typing.Any],
         timeout: float | None = None,
     ) -> aio.Future:
-        if not isinstance(request, descriptions.ReadMany):
-            self.forget()
-        return super()._many(request, timeout)
+        if isinstance(request, descriptions.ReadMany):
+            return super()._many(request, timeout)
+        self.forget()
+        return self._then_forget(super()._many(request, timeout))
 
     def _everywhere(
         self, request: descriptions.Everywhere[typing.Any]
     ) -> aio.Future:
         self.forget()
-        return super()._everywhere(request)
+        return self._then_forget(super()._everywhere(request))
 
     def _task(
         self,
@@ -165,36 +169,66 @@ class Memo(aio.Scope):
         *args: typing.Any,
     ) -> asyncio.Future[aio.T]:
         self.forget()
-        return super()._task(work, *args)
+        return self._then_forget(super()._task(work, *args))
+
+    def _then_forget(
+        self,
+        written: asyncio.Future[aio.T],
+        route: cluster.Route | None = None,
+    ) -> asyncio.Future[aio.T]:
+        """Forget once more when it is written: others read meanwhile."""
+        # It is called before whoever awaits the future goes on.
+        written.add_done_callback(lambda _: self.forget(route))
+        return written
+
+    @contextlib.contextmanager
+    def _writes(self, key: typing.Any = None) -> abc.Iterator[None]:
+        """Forget a key, or all of them, before it is written and after that.
+
+        What else is at work may read the old value meanwhile.
+
+        """
+        route = None if key is None else self._encoding.route(key)
+        self.forget(route)
+        try:
+            yield
+        finally:
+            self.forget(route)
 
     async def _refresh(self, key: typing.Any, *args: typing.Any) -> typing.Any:
-        self.forget(self._encoding.route(key))
-        return await super()._refresh(key, *args)
+        with self._writes(key):
+            return await super()._refresh(key, *args)
 
     async def _put(self, key: typing.Any, *args: typing.Any) -> int:
-        self.forget(self._encoding.route(key))
-        return await super()._put(key, *args)
+        with self._writes(key):
+            return await super()._put(key, *args)
+
+    async def get_or_set_multi(
+        self,
+        keys: abc.Iterable[typing.Any],
+        *args: typing.Any,
+        **options: typing.Any,
+    ) -> dict[typing.Any, typing.Any]:
+        with self._writes():
+            return await super().get_or_set_multi(keys, *args, **options)
 
     async def invalidate_tags(self, *tags: str) -> int:
-        self.forget()
-        return await super().invalidate_tags(*tags)
+        with self._writes():
+            return await super().invalidate_tags(*tags)
 
     async def invalidate(self, key: typing.Any) -> int:
-        self.forget(self._encoding.route(key))
-        return await super().invalidate(key)
+        with self._writes(key):
+            return await super().invalidate(key)
 
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
-        self.forget(self._encoding.route(key))
-        return await super().mark_stale(key, stale)
+        with self._writes(key):
+            return await super().mark_stale(key, stale)
 
     async def update(
         self, key: typing.Any, *args: typing.Any, **options: typing.Any
     ) -> typing.Any:
-        try:
+        with self._writes(key):
             return await super().update(key, *args, **options)
-        finally:
-            # Its function may have read the old value meanwhile.
-            self.forget(self._encoding.route(key))
 
 
 def _remember(
