@@ -31,7 +31,8 @@ def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
     :param list arguments: the command
     :param cwd: the folder to run it in
     :param dict env: variables to set besides those there are
-    :param bool show: print what it prints at once, instead of returning it
+    :param show: print what it prints at once, instead of returning it: True,
+        or the file to print to
     :param float timeout: seconds it may take
     :param bool kill: whether it may be killed when it does not end though
         interrupted; a package manager may not
@@ -41,7 +42,7 @@ def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
     """
     # Not a pipe: nobody would read it while the command is being ended.
     with tempfile.TemporaryFile() as file:
-        output = None if show else file
+        output = {True: None, False: file}.get(show, show)
         process = _start(
             arguments, kill, cwd=cwd, env=env, output=output, errors=output
         )
