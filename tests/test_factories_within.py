@@ -9,6 +9,7 @@ import pytest
 import wire
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.once import nesting
 
 SECONDS = 30
 
@@ -247,3 +248,117 @@ def test_what_computes_for_itself_stores_nothing(address):
 
     run(main())
     assert wire.stored(address, KEY)[1] == b"everybody's"
+
+
+# Functions that want each other
+
+
+def ring(count, decorate):
+    """Return functions of which each wants the next one's value."""
+    functions = []
+    barrier = threading.Barrier(count)
+
+    for place in range(count):
+
+        @decorate(f'ring-{place}')
+        def load(place=place):
+            barrier.wait(SECONDS)
+            return functions[(place + 1) % count]()
+
+        functions.append(load)
+    return functions
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_threads_whose_functions_want_each_other_are_told(address, count):
+    """They would wait until their leases end; nothing is stored."""
+    client = memcached.Client(servers=address)
+
+    def decorate(name):
+        return memcached.cached(60, key=name, client=client, lease=600)
+
+    functions = ring(count, decorate)
+    with concurrent.futures.ThreadPoolExecutor(count) as executor:
+        asked = [executor.submit(function) for function in functions]
+        for each in asked:
+            with pytest.raises(RuntimeError, match='ask for each other'):
+                each.result(SECONDS)
+    for place in range(count):
+        key = f'ring-{place}'
+        assert client.get_or_set(key, lambda: 1, default='leased') == 1
+    client.disconnect_all()
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_tasks_whose_functions_want_each_other_are_told(address, count):
+    """Likewise."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        begun = []
+        all_begun = asyncio.Event()
+
+        async def load(place):
+            begun.append(place)
+            if len(begun) == count:
+                all_begun.set()
+            await all_begun.wait()
+            return await ask((place + 1) % count)
+
+        def ask(place):
+            return client.get_or_set(
+                f'ring-{place}', lambda: load(place), 60, lease=600
+            )
+
+        results = await asyncio.gather(
+            *map(ask, range(count)), return_exceptions=True
+        )
+        for result in results:
+            assert isinstance(result, RuntimeError)
+            assert 'ask for each other' in str(result)
+        value = client.get_or_set('ring-0', lambda: 'next', default='leased')
+        assert await value == 'next'
+        await client.close()
+
+    run(main())
+
+
+def test_functions_that_want_the_same_wait_for_it(address):
+    """Nobody of them waits for somebody who waits for them."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        go_on = asyncio.Event()
+
+        async def shared():
+            await go_on.wait()
+            return 'shared'
+
+        async def load(name):
+            return name, await client.get_or_set('shared', shared)
+
+        asked = [
+            asyncio.ensure_future(
+                client.get_or_set(name, lambda name=name: load(name))
+            )
+            for name in 'abc'
+        ]
+        await asyncio.sleep(0.1)
+        go_on.set()
+        assert await asyncio.gather(*asked) == [
+            (name, 'shared') for name in 'abc'
+        ]
+        await client.close()
+
+    run(main())
+
+
+def test_a_forked_child_knows_nothing_of_who_waits():
+    """Its threads are others."""
+    me = nesting.runner()
+    with nesting.part_of('a', me), nesting.waiting('b', me):
+        assert nesting._waits.by_who_waits == {'a': 'b'}
+        nesting._waits.forget_after_fork()
+    with nesting.part_of('b', me), nesting.waiting('a', me):
+        assert nesting._waits.by_who_waits == {'b': 'a'}
+    assert nesting._waits.by_who_waits == {}

@@ -138,7 +138,9 @@ class Computations:
                     return outcome
                 if patience is None:
                     return None
-                if not computation.wait(patience):
+                with nesting.waiting(work, asked_by):
+                    waited = computation.wait(patience)
+                if not waited:
                     if within:
                         with nesting.part_of(work, asked_by):
                             return (compute_alone or compute)()

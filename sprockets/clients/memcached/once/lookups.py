@@ -208,7 +208,11 @@ class Lookup:
                 here.computing.begin(want.route, task)
             elif want.default is not plans.MISS:
                 return want.default
-            await asyncio.wait((task,), timeout=None if own else patience)
+            if own:
+                await asyncio.wait((task,))
+            else:
+                with nesting.waiting((here.computing, want.route)):
+                    await asyncio.wait((task,), timeout=patience)
             if not task.done():
                 if within:
                     alone = await self._compute(

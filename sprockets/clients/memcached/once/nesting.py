@@ -9,6 +9,8 @@ import threading
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import process
+
 PATIENCE = 0.5
 """Seconds to wait for a computation that one is a part of.
 
@@ -95,6 +97,73 @@ def part_of(
         with contextlib.suppress(ValueError):
             for token in tokens:
                 token.var.reset(token)
+
+
+class _Waits:
+    """By a computation, the one of somebody else that it waits for."""
+
+    def __init__(self) -> None:
+        self.forget_after_fork()
+        process.after_fork(self)
+
+    def forget_after_fork(self) -> None:
+        """Begin without any: a forked child has not the threads of these."""
+        self.by_who_waits: dict[abc.Hashable, abc.Hashable] = {}
+
+    def come_back(
+        self, work: abc.Hashable, parts: abc.Sequence[abc.Hashable]
+    ) -> bool:
+        """Whether a computation waits, at last, for one of some others."""
+        seen: set[abc.Hashable] = set()
+        at: abc.Hashable | None = work
+        while at is not None and at not in seen:
+            if at in parts:
+                return True
+            seen.add(at)
+            at = self.by_who_waits.get(at)
+        return False
+
+
+_waits = _Waits()
+
+
+@contextlib.contextmanager
+def waiting(
+    work: abc.Hashable, asked_by: Runner | None = None
+) -> abc.Iterator[None]:
+    """Wait for somebody's computation, unless that waits for this one.
+
+    :param asked_by: likewise
+    :raises RuntimeError: if it does, by way of others as well
+
+    """
+    parts = _parts_of(asked_by or _asked_by.get(None))
+    waits = _waits.by_who_waits
+    try:
+        waits.update(dict.fromkeys(parts, work))
+        # Behind that: of two at the same time, one at least sees the other.
+        if parts and _waits.come_back(work, parts):
+            raise RuntimeError(
+                'two functions ask for each other: each waits for the value'
+                ' that the other one is to return'
+            )
+        yield
+    finally:
+        for part in parts:
+            waits.pop(part, None)
+
+
+def _parts_of(asked_by: Runner | None) -> list[abc.Hashable]:
+    """Return the computations that go on with who asks, and not before."""
+    found = []
+    part = _part.get(None)
+    itself = part is not None and part.runner == asked_by
+    while part is not None and itself:
+        if part.work is not None:
+            found.append(part.work)
+        itself = part.asked_by_outer
+        part = part.outer
+    return found
 
 
 def is_within(work: abc.Hashable, asked_by: Runner | None = None) -> bool:
