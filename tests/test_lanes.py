@@ -749,6 +749,22 @@ def test_half_of_many_reads_leave_early(server, sent):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize('most, early', [(1, []), (2, [(32, False)])])
+def test_the_other_half_need_not_wait(server, sent, most, early):
+    """It has a connection too, or all travel together."""
+
+    async def main():
+        client = memcached.AsyncClient(
+            servers=server.address, max_connections=most
+        )
+        for _ in range(4):
+            found = await in_a_turn(client, 64, sent)
+        assert found == early
+        await client.close()
+
+    asyncio.run(main())
+
+
 def test_no_read_overtakes_a_write(server, sent):
     """Calls of a turn are done in their order, however many they are."""
 

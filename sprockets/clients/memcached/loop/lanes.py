@@ -160,8 +160,9 @@ class Lane:
     def _send_half(self, batch: batches.Batch) -> None:
         """Send reads before their turn ends, if others may well come.
 
-        Not if the server has two batches already.  A call that follows in
-        this turn must not overtake a write.
+        Not if the server has two batches already, or the rest would have no
+        connection.  A call that follows in this turn must not overtake a
+        write.
 
         """
         if (
@@ -169,6 +170,7 @@ class Lane:
             and batch.after is None
             and batch is self._waiting[0]
             and len(self._in_flight) < 2
+            and self.permits.free > 1
             and not self._in_line
             and self.endpoint.retry_at is None
         ):
