@@ -833,6 +833,32 @@ def test_how_long_many_values_take(size, count):
     assert command.found == dict.fromkeys(keys, (0, b'abcd', None))
 
 
+class Sliced(bytes):
+    """What has come, which counts how much of it is copied."""
+
+    copied = 0
+
+    def __getitem__(self, place):
+        part = super().__getitem__(place)
+        Sliced.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize('size', [10_000, 100_000])
+def test_large_values_are_copied_once(size):
+    """However many there are."""
+    keys = [b'key%d' % number for number in range(20)]
+    value = b'x' * size
+    reply = b''.join(
+        b'VALUE %b 0 %d\r\n%b\r\n' % (k, size, value) for k in keys
+    )
+    command = protocol.Get(dict.fromkeys(keys))
+    Sliced.copied = 0
+    assert read_all([command], [Sliced(reply + b'END\r\n')]) == b''
+    assert command.found == dict.fromkeys(keys, (0, value, None))
+    assert Sliced.copied < len(reply) * 1.1
+
+
 # Any number of replies, in any pieces
 
 KEYS = [b'a', b'b', b'key', b'k' * 250, '\u00e9'.encode()]

@@ -36,6 +36,9 @@ PIECE = 64 * 1024
 SEVERAL = 8
 """Values that are looked for at once in what has come."""
 
+SMALL = 4
+"""Digits that the length of such a value has, at most."""
+
 EXPIRED = 60 * 60 * 24 * 30 + 1
 """An exptime that is over: a date, in January 1970.  It is as good as -1, for
 which twemproxy closes the connection."""
@@ -984,6 +987,11 @@ class Get(Command):
         :param int left: how many values are still to come, at most
 
         """
+        head = incoming.data[incoming.at : incoming.at + MAX_LINE]
+        words = head.partition(NEWLINE)[0].split(b' ')
+        if len(words) < 4 or len(words[3]) > SMALL:
+            # It is not worth a copy of all that has come.
+            return
         lines = incoming.data[incoming.at :].split(NEWLINE, left * 2)
         # What is behind the last line end is no line yet, or another's.
         del lines[-1]
