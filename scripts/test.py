@@ -37,7 +37,7 @@ KINDS = (*TOOLS, 'tests', 'loops')
 # Tests wait more than they work, so that a core has time for several; and each
 # step begins and ends with what one core does.
 SIDE_BY_SIDE = 2
-PROCESSES = min(2 * (os.cpu_count() or 1), 8)
+PROCESSES = min(4 * (os.cpu_count() or 1), 16)
 PYTEST = (
     'pytest',
     *('--numprocesses', str(PROCESSES)),
