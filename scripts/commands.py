@@ -31,8 +31,7 @@ def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
     :param list arguments: the command
     :param cwd: the folder to run it in
     :param dict env: variables to set besides those there are
-    :param show: print what it prints at once, instead of returning it: True,
-        or the file to print to
+    :param bool show: print what it prints at once, instead of returning it
     :param float timeout: seconds it may take
     :param bool kill: whether it may be killed when it does not end though
         interrupted; a package manager may not
@@ -42,7 +41,7 @@ def run(arguments, *, cwd=None, env=None, show=False, timeout=900, kill=True):
     """
     # Not a pipe: nobody would read it while the command is being ended.
     with tempfile.TemporaryFile() as file:
-        output = {True: None, False: file}.get(show, show)
+        output = None if show else file
         process = _start(
             arguments, kill, cwd=cwd, env=env, output=output, errors=output
         )

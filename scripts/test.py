@@ -6,10 +6,6 @@ import dataclasses
 import os
 import re
 import shlex
-import shutil
-import sys
-import tempfile
-import threading
 import time
 
 import commands
@@ -34,9 +30,7 @@ TOOLS = {
     ),
 }
 KINDS = (*TOOLS, 'tests', 'loops')
-# Tests wait more than they work, so that a core has time for several; and each
-# step begins and ends with what one core does.
-SIDE_BY_SIDE = 2
+# Tests wait more than they work, so that a core has time for several.
 PROCESSES = min(4 * (os.cpu_count() or 1), 16)
 PYTEST = (
     'pytest',
@@ -359,7 +353,7 @@ def memcached(on_brought):
 
 
 def provide(needed):
-    """Make the environments.
+    """Make the environments, two at a time.
 
     :param list needed: the environments
     :returns: by environment, the folder of its programs, or what went wrong
@@ -378,21 +372,9 @@ def provide(needed):
         except commands.Error as error:
             return error
 
-    return dict(zip(needed, side_by_side(make, needed), strict=True))
-
-
-def side_by_side(function, values):
-    """Call a function with some values, a few at a time.
-
-    What it runs ends with this, whatever comes.
-
-    :returns: the results, in the order of the values
-    :rtype: list
-
-    """
-    executor = concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE)
+    executor = concurrent.futures.ThreadPoolExecutor(2)
     try:
-        return list(executor.map(function, values))
+        return dict(zip(needed, executor.map(make, needed), strict=True))
     except BaseException:
         commands.stop()
         raise
@@ -436,63 +418,22 @@ def set_up(options, own, brought):
             brought = brought.without(path, error)
 
 
-def take(step, programs, output=None):
-    """Take a step and return whether all its commands succeeded.
-
-    :param Step step: what to do
-    :param programs: the folder of its programs, or what went wrong
-    :param output: the file to print to, if not to the terminal
-    :rtype: bool
-
-    """
-    if isinstance(programs, commands.Error):
-        print(programs, file=output)
-        return False
+def take(step, programs):
+    """Take a step and return whether all its commands succeeded."""
     for command, *rest in step.commands:
         rest = [each.format(programs=programs) for each in rest]
-        print(f'$ {shlex.join((command, *rest))}', file=output, flush=True)
+        print(f'$ {shlex.join((command, *rest))}', flush=True)
         try:
             commands.run(
                 [programs / command, *rest],
                 cwd=environments.ROOT,
                 env={**BYTECODE, 'PATH': path(step.brought)},
-                show=output or True,
+                show=True,
             )
         except commands.Error as error:
-            print(error, file=output)
+            print(error)
             return False
     return True
-
-
-def take_all(steps, programs):
-    """Take steps side by side, and print what each did when it is over.
-
-    :param list(Step) steps: what to do; what a single one does is printed as
-        it comes
-    :param dict programs: as :func:`set_up` returns it
-    :returns: the name of each, whether it succeeded, and its seconds
-    :rtype: list(tuple(str, bool, float))
-
-    """
-    printing = threading.Lock()
-
-    def take_one(step):
-        begun = time.monotonic()
-        there = programs[step.environment]
-        if len(steps) == 1:
-            print(f'\n== {step.name}', flush=True)
-            succeeded = take(step, there)
-        else:
-            with tempfile.TemporaryFile('w+', errors='replace') as output:
-                succeeded = take(step, there, output)
-                output.seek(0)
-                with printing:
-                    print(f'\n== {step.name}')
-                    shutil.copyfileobj(output, sys.stdout)
-                    sys.stdout.flush()
-        return step.name, succeeded, time.monotonic() - begun
-
-    return side_by_side(take_one, steps)
 
 
 def main():
@@ -512,7 +453,16 @@ def main():
         system.provide(package)
     steps, programs, brought = set_up(options, own, brought)
     summary = [('setup', True, time.monotonic() - started)]
-    summary += take_all(steps, programs)
+    for step in steps:
+        print(f'\n== {step.name}', flush=True)
+        begun = time.monotonic()
+        there = programs[step.environment]
+        if isinstance(there, commands.Error):
+            print(there)
+            succeeded = False
+        else:
+            succeeded = take(step, there)
+        summary.append((step.name, succeeded, time.monotonic() - begun))
     good = all(succeeded for _, succeeded, _ in summary)
     summary.append(('all', good, time.monotonic() - started))
     print('\n== summary')

@@ -61,56 +61,6 @@ def test_the_versions_are_the_same_everywhere():
     assert f'({oldest[0]}, {oldest[1]})' in (SCRIPTS / 'python').read_text()
 
 
-# Steps
-
-TAKE = """
-import json, os, pathlib, sys
-import commands, test
-
-folder = pathlib.Path(sys.argv[1])
-program = folder / 'program'
-program.write_text('''#!/bin/sh
-echo $1 begins
-touch $1
-until [ -e $2 ]; do sleep 0.01; done
-sleep 0.1
-echo $1 ends >&2
-exit $3
-''')
-program.chmod(0o700)
-steps = []
-for name, other, status in json.loads(sys.argv[2]):
-    command = 'program', f'{folder}/{name}', f'{folder}/{other}', status
-    steps.append(test.Step(name, name, (command,)))
-taken = test.take_all(steps, {step.name: folder for step in steps})
-print(json.dumps([[name, good] for name, good, _ in taken]))
-"""
-
-
-def test_steps_are_taken_side_by_side(tmp_path):
-    """Each waits for the other; what they print comes one after another."""
-    steps = [('a', 'b', '0'), ('b', 'a', '3')]
-    finished = run('-W', 'error', '-c', TAKE, tmp_path, json.dumps(steps))
-    assert finished.returncode == 0, finished.stderr
-    *printed, result = finished.stdout.splitlines()
-    assert json.loads(result) == [['a', True], ['b', False]]
-    parts = '\n'.join(printed).strip().split('\n\n')
-    a, b = sorted(part.splitlines() for part in parts)
-    program, *files = (tmp_path / name for name in ('program', 'a', 'b'))
-    begins, ends = (f'{files[0]} {word}' for word in ('begins', 'ends'))
-    assert a == ['== a', f'$ program {files[0]} {files[1]} 0', begins, ends]
-    assert b[:1] == ['== b']
-    assert b[4] == f'{program} {files[1]} {files[0]} 3 ended with status 3'
-
-
-def test_one_step_prints_at_once(tmp_path):
-    """It has the terminal for itself."""
-    finished = run('-c', TAKE, tmp_path, json.dumps([('a', 'a', '0')]))
-    assert finished.returncode == 0, finished.stderr
-    assert f'{tmp_path}/a begins' in finished.stdout
-    assert finished.stderr == f'{tmp_path}/a ends\n'
-
-
 # Event loops
 
 
