@@ -100,8 +100,6 @@ def in_two(reply):
     return [reply[:1], 0.001, reply[1:]]
 
 
-# Each time all garbage is collected, which takes as long as there are tests.
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     'fault', [None, in_two], ids=['in one step', 'in several']
 )
