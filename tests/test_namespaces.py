@@ -776,3 +776,44 @@ def test_names_of_all_kinds(connect, address, name):
     assert Namespace(face, name + '.').get('k') is None
     ns.invalidate()
     assert ns.get('k') is None
+
+
+# What is computed
+
+COMPUTING = {
+    'get_or_set': lambda ns, make: ns.get_or_set('k', make, 60),
+    'stale': lambda ns, make: ns.get_or_set('k', make, 60, stale=60),
+    'tagged': lambda ns, make: ns.get_or_set('k', make, 60, tags=('t',)),
+    'many': lambda ns, make: ns.get_or_set_multi(
+        ['k'], lambda keys: {'k': make()}, 60
+    ),
+    'many, prefixed': lambda ns, make: ns.get_or_set_multi(
+        ['k'], lambda keys: {'k': make()}, 60, key_prefix='p'
+    ),
+}
+
+
+@pytest.mark.parametrize('way', COMPUTING)
+def test_what_is_computed_is_found_there_and_nowhere_else(
+    connect, address, way
+):
+    """Once, until the namespace ends."""
+    face = connect(address)
+    ns, other = Namespace(face, 'x'), Namespace(face, 'y')
+    made = []
+
+    def make():
+        made.append(1)
+        return len(made)
+
+    first = COMPUTING[way](ns, make)
+    assert COMPUTING[way](ns, make) == first
+    assert made == [1]
+    for key in 'k', 'pk':
+        assert wire.stored(address, key) is None
+        assert other.get(key) is None
+    if way != 'tagged':
+        assert ns.get('pk' if 'prefixed' in way else 'k') == 1
+    ns.invalidate()
+    assert COMPUTING[way](ns, make) != first
+    assert len(made) == 2

@@ -501,7 +501,7 @@ class Methods:
         found = await calls.many(here, wanted.read, self._observe)
         if len(found) != len(wanted.read.originals):
             found = await steps.follow_awaited(
-                missing.complete(here.computing.flow, wanted, found),
+                missing.complete(wanted, found),
                 computing.Runner(here),
                 factory,
             )

@@ -1081,7 +1081,7 @@ class Client(memcache.Client):  # type: ignore[misc]
             min_compress_len,
         )
         shared.count('get_or_set_multi')
-        found = self._follow(missing.get(shared.flow, wanted), factory)
+        found = self._follow(missing.get(wanted), factory)
         return typing.cast('dict[typing.Any, typing.Any]', found)
 
     def _get_stale(

@@ -7,7 +7,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.once import leases, plans
+from sprockets.clients.memcached.once import plans
 from sprockets.clients.memcached.once.steps import (
     AskMany,
     Compute,
@@ -70,6 +70,8 @@ class Read(descriptions.ReadMany):
 class Want(typing.NamedTuple):
     """What is wanted: values, and how those that are missing are stored."""
 
+    encoding: encodings.Encoding
+    """How keys are sent: those of a namespace are, in its generation."""
     read: Read
     time: typing.Any
     key_prefix: typing.Any
@@ -99,21 +101,19 @@ def want(
         raise TypeError(f'keys is {keys!r}; expected a list of keys')
     read = Read(encoding, keys, key_prefix)
     read.prepare()
-    return Want(read, time, key_prefix, cache_none, min_compress_len)
+    return Want(encoding, read, time, key_prefix, cache_none, min_compress_len)
 
 
-def get(flow: leases.Flow, wanted: Want) -> Steps[Found | Failure]:
+def get(wanted: Want) -> Steps[Found | Failure]:
     """Get the values of many keys, and compute those that are missing."""
     read = wanted.read
     found: Found = yield AskMany(read)
     if len(found) == len(read.originals):
         return found
-    return (yield from complete(flow, wanted, found))
+    return (yield from complete(wanted, found))
 
 
-def complete(
-    flow: leases.Flow, wanted: Want, found: Found
-) -> Steps[Found | Failure]:
+def complete(wanted: Want, found: Found) -> Steps[Found | Failure]:
     """Compute what was not found, and store it."""
     read = wanted.read
     missing = [key for key in read.originals if key not in found]
@@ -134,7 +134,7 @@ def complete(
     if kept:
         try:
             write = methods.set_multi(
-                flow.encoding,
+                wanted.encoding,
                 kept,
                 wanted.time,
                 wanted.key_prefix,
@@ -142,10 +142,10 @@ def complete(
                 # What somebody has stored meanwhile is left alone.
                 kept.keys() - read.broken,
             )
-            if flow.encoding.codec.rewrites:
+            if wanted.encoding.codec.rewrites:
                 # What is read the next time is what this caller gets.
                 weight = values.HEAVY + 1
-                job = functools.partial(flow.encoding.codec.rewritten, kept)
+                job = functools.partial(wanted.encoding.codec.rewritten, kept)
                 made = yield Make(job, weight)
                 computed |= kept if made is values.MISS else made
             yield AskMany(write)
