@@ -111,11 +111,6 @@ def interrupted(at):
                 seen.append(frame.f_code.co_name)
                 raise KeyboardInterrupt
 
-    if at == 1:
-        # What is there from before is passed over when garbage is collected,
-        # which would take most of a second, each time.
-        gc.collect()
-        gc.freeze()
     sys.setprofile(look)
     try:
         yield seen

@@ -100,6 +100,8 @@ def in_two(reply):
     return [reply[:1], 0.001, reply[1:]]
 
 
+# At each point all garbage is collected.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     'fault', [None, in_two], ids=['in one step', 'in several']
 )
@@ -134,6 +136,8 @@ def test_ctrl_c_at_any_point_of_a_blocking_call(server, proxy, fault):
     until(lambda: clients(server.address) == 1)
 
 
+# At each point all garbage is collected.
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings('ignore::ResourceWarning')
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_ctrl_c_at_any_point_while_one_connects(server):
