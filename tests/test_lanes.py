@@ -733,7 +733,7 @@ def test_half_of_many_reads_leave_early(server, sent):
         assert await client.get('key') is None
         assert await in_a_turn(client, 64, sent) == []
         for _ in range(3):
-            assert await in_a_turn(client, 64, sent) == [(32, False)] * 2
+            assert await in_a_turn(client, 64, sent) == [(32, False)]
         assert await in_a_turn(client, 20, sent) == []
         for _ in range(2 * lanes.WINDOW):
             await in_a_turn(client, 2 * lanes.HALF + 1, sent)
@@ -744,6 +744,23 @@ def test_half_of_many_reads_leave_early(server, sent):
         for _ in range(2 * lanes.WINDOW):
             assert await in_a_turn(client, lanes.HALF - 1, sent) == []
         assert await in_a_turn(client, 64, sent) == []
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_a_half_that_is_back_soon_counts(server, sent):
+    """Some loops read it before the end of the turn in which it left."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=server.address)
+        assert await client.get('key') is None
+        for _ in range(2 * lanes.WINDOW + 2):
+            calls = [client.get(f'key{number}') for number in range(64)]
+            # Time for the server to answer.
+            time.sleep(0.002)
+            await asyncio.gather(*calls)
+        assert await in_a_turn(client, 64, sent) == [(32, False)]
         await client.close()
 
     asyncio.run(main())
@@ -786,7 +803,7 @@ def test_no_read_overtakes_a_write(server, sent):
                 first, *[client.get('key') for _ in range(64)]
             )
             assert set(found[1:]) == {'first'}
-        assert any(reads == 32 and not writes for reads, writes in sent)
+        assert any(reads >= 32 and not writes for reads, writes in sent)
         await client.close()
 
     asyncio.run(main())

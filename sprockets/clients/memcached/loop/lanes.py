@@ -45,7 +45,7 @@ those that usually come: while the server answers them, the loop has the other
 half."""
 
 WINDOW = 64
-"""Of so many batches, or twice as many, it is the largest number of reads at
+"""Of so many turns, or twice as many, it is the largest number of reads at
 once that is the usual one."""
 
 SMALL = batches.MAX_BYTES / batches.MAX_CALLS
@@ -129,17 +129,24 @@ class Lane:
         self._half = 0
         """So many reads leave before the end of the turn; 0 while it is not
         known that many come."""
+        self._room = batches.MAX_CALLS
+        """With so many calls a batch, or its half, is to leave."""
+        self._at_once: list[batches.Batch] = []
+        """What was in flight when the first call of this turn came, and all
+        batches that were begun since."""
         self._most = self._most_before = 0
         """The most reads at once, lately and before that."""
-        self._sent = 0
-        """How many batches that was."""
+        self._turns = 0
+        """How many turns that was."""
 
     # Calls come in
 
     def read(self, waiter: batches.Waiter) -> None:
         """Let a call wait for the value of a key."""
         batch = self.forming
-        if batch is None or batch.calls >= self.max_calls:
+        if batch is not None and batch.calls >= self._room:
+            batch = self._make_room(batch)
+        if batch is None:
             if (
                 self._alone >= ALONE
                 and not self._in_flight
@@ -154,17 +161,20 @@ class Lane:
                 return
         batch.calls += 1
         batch.waiters.append(waiter)
-        if batch.calls == self._half:
-            self._send_half(batch)
 
-    def _send_half(self, batch: batches.Batch) -> None:
-        """Send reads before their turn ends, if others may well come.
+    def _make_room(self, batch: batches.Batch) -> batches.Batch | None:
+        """Send the first half of the reads, now that others come.
 
-        Not if the server has two batches already, or the rest would have no
-        connection.  A call that follows in this turn must not overtake a
-        write.
+        Once in a turn, and not if the server has two batches already or the
+        rest would have no connection.  A call that follows in this turn must
+        not overtake a write.
+
+        :return: what the next read joins, None if that is another batch
 
         """
+        self._room = self.max_calls
+        if batch.calls >= self.max_calls:
+            return None
         if (
             not batch.writing
             and batch.after is None
@@ -174,21 +184,25 @@ class Lane:
             and not self._in_line
             and self.endpoint.retry_at is None
         ):
-            self._note_reads(batch)
             self.forming = None
             self.leave()
+        return self.forming
 
-    def _note_reads(self, batch: batches.Batch) -> None:
-        """Take note of how many reads there are at once."""
-        reads = sum([len(each.waiters) for each in self._in_flight])
-        reads += len(batch.waiters)
-        self._most = max(self._most, reads)
-        self._sent += 1
-        if self._sent == WINDOW:
-            self._sent = 0
+    def _note_reads(self) -> None:
+        """Take note of how many reads there are at once.
+
+        What is back already counts too: some loops read before a turn ends.
+
+        """
+        reads = sum([batch.calls for batch in self._at_once])
+        if reads > self._most:
+            self._most = reads
+        self._turns += 1
+        if self._turns == WINDOW:
+            self._turns = 0
             self._most_before, self._most = self._most, reads
         most = max(self._most, self._most_before)
-        self._half = max(HALF, (most + 1) // 2) if most >= HALF else 0
+        self._half = max(HALF, (most + 1) // 2) if most > HALF else 0
 
     def _read_at_once(self, waiter: batches.Waiter) -> bool:
         """Send a read that has nobody to travel with, if that can be.
@@ -272,6 +286,9 @@ class Lane:
             self.endpoint, self.codec, deadline, after, self._read
         )
         self._waiting.append(batch)
+        if not self._at_once:
+            self._at_once.extend(self._in_flight)
+        self._at_once.append(batch)
         self.forming = batch
         return batch
 
@@ -310,9 +327,12 @@ class Lane:
 
     def _end_of_turn(self) -> None:
         # Who joins it later has a deadline of its own.
-        batch, self.forming = self.forming, None
-        if batch is not None and (self._half or len(batch.waiters) >= HALF):
-            self._note_reads(batch)
+        self.forming = None
+        if self._at_once:
+            if self._half or self._at_once[-1].calls > HALF:
+                self._note_reads()
+            self._at_once.clear()
+        self._room = min(self._half or self.max_calls, self.max_calls)
         try:
             self.leave()
         # A signal's: what has not left must not wait for the next call.
@@ -592,6 +612,7 @@ class Lane:
         self.max_calls = int(
             min(max(batches.MAX_BYTES / expected, 8), batches.MAX_CALLS)
         )
+        self._room = min(self._room, self.max_calls)
 
     # Batches that do not come back
 
