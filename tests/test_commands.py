@@ -59,6 +59,53 @@ GOOD_KEYS = {
 }
 
 
+class Shouted(str):
+    """Text that is sent as something else."""
+
+    def __str__(self):
+        return self.upper()
+
+    def encode(self, *args):
+        return self.upper().encode(*args)
+
+
+def test_a_key_is_remembered_for_as_long_as_it_is_sent_so():
+    """Whatever is said of keys meanwhile holds for the next call."""
+    encoding = encodings.Encoding(values.Codec(), b'one:')
+    assert encoding.key('key') == b'one:key'
+    assert encoding.key('key') is encoding.key('key')
+    encoding.prefix = b'two:'
+    assert encoding.key('key') == b'two:key'
+    encoding.server_max_key_length = 6
+    assert encoding.key('key') is None
+    with pytest.raises(Client.MemcachedKeyLengthError):
+        encoding.route('key')
+    encoding.server_max_key_length = 250
+    assert encoding.key('key') == b'two:key'
+    encoding.key_encoder = str.upper
+    assert encoding.key('key') is None
+    assert encoding.route('key').key == b'two:KEY'
+
+
+def test_only_plain_keys_are_remembered():
+    """What is equal to one of them is another one all the same."""
+    encoding = encodings.Encoding(values.Codec())
+    assert encoding.key('key') == b'key'
+    for other in (b'key', Shouted('key'), 3, True, None, [], (0, 'key')):
+        assert encoding.key(other) is None
+    for wrong in ('', 'a key', 'k\u00e9y', 'key\n', 'k' * 251):
+        assert encoding.key(wrong) is None
+        assert encoding.key(wrong) is None
+
+
+def test_so_many_keys_are_remembered():
+    encoding = encodings.Encoding(values.Codec())
+    for number in range(3 * encodings.MAX_KNOWN + 7):
+        assert encoding.key(f'key{number}') == b'key%d' % number
+        assert len(encoding._known) <= encodings.MAX_KNOWN
+    assert encoding.key('key0') == b'key0'
+
+
 @pytest.mark.parametrize('case', GOOD_KEYS)
 def test_keys_as_they_are_sent(memcached_server, case):
     """Text as UTF-8."""

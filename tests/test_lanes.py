@@ -758,7 +758,7 @@ def test_a_half_that_is_back_soon_counts(server, sent):
         for _ in range(2 * lanes.WINDOW + 2):
             calls = [client.get(f'key{number}') for number in range(64)]
             # Time for the server to answer.
-            time.sleep(0.002)
+            time.sleep(0.002)  # noqa: ASYNC251
             await asyncio.gather(*calls)
         assert await in_a_turn(client, 64, sent) == [(32, False)]
         await client.close()

@@ -137,7 +137,7 @@ class Methods:
             or self._strict
         ):
             return self._get(here, key, default, timeout, kind)
-        future: Future = asyncio.Future(loop=here.loop)
+        future: Future = asyncio.Future()
         endpoint = engine.cluster.pick(encoded)
         if endpoint is None:
             engine.unserved.fail(clock.monotonic())
@@ -531,7 +531,7 @@ class Methods:
         context = contextvars.copy_context()
         if here.computing.under_way:
             nesting.note(context)
-        future: Future = asyncio.Future(loop=here.loop)
+        future: Future = asyncio.Future()
         wanted = here, context, factory, encoded, None, plan, default
         endpoint = engine.cluster.pick(encoded)
         if endpoint is None:
@@ -599,7 +599,7 @@ class Methods:
         observer = None
         if observe is not None:
             observer = observe('get_or_set', (encoded,))
-        future = asyncio.Future(loop=here.loop)
+        future = asyncio.Future()
         wanted = here, context, factory, encoded, hashed, plan, default
         if stale and not here.computing.flow.failures.are_recent(
             (encoded, hashed)

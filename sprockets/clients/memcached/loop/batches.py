@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import operator
 import time
 import typing
 from collections import abc
@@ -90,9 +89,6 @@ Waiter = tuple[
 """A caller of ``get``: its key, its future, its default; what to do without a
 value, with the default and the future as arguments, None to give the default;
 and what few have besides."""
-
-
-_key_of = operator.itemgetter(0)
 
 
 class Part(typing.Protocol):
@@ -446,8 +442,8 @@ class Batch:
         return commands
 
     def _keys(self) -> dict[bytes, None]:
-        self.keys = dict.fromkeys(map(_key_of, self.waiters))
-        return self.keys
+        self.keys = keys = {waiter[0]: None for waiter in self.waiters}
+        return keys
 
     # What it brought
 

@@ -176,7 +176,8 @@ class Engine:
         while (  # noqa: ASYNC110
             any(t.is_alive() for t in ending) and clock.monotonic() < until
         ):
-            await asyncio.sleep(0)
+            # Not 0: a loop that turns and turns keeps the GIL from them.
+            await asyncio.sleep(0.001)
 
     def forget_after_fork(self) -> None:
         """Leave the parent's loop and its callers to the parent."""

@@ -27,6 +27,10 @@ _JOINED = (protocol.APPEND.name, protocol.PREPEND.name)
 
 _tuple = tuple.__new__
 
+MAX_KNOWN = 1024
+"""Plain keys that are remembered as they are sent: most caches have some that
+are asked for again and again, and to find one is quicker than to check it."""
+
 PART = 1000
 """Keys of a call that are encoded at a time: for less than a millisecond."""
 
@@ -63,6 +67,8 @@ class Encoding:
     def __init__(
         self, codec: values.Codec, prefix: bytes = b'', max_parts: int = 1
     ) -> None:
+        self._known: dict[str, bytes] = {}
+        """Plain keys that were asked for lately."""
         self._longest = 0
         self.max_parts = max_parts
         self.get = parted.reads(max_parts)
@@ -81,6 +87,7 @@ class Encoding:
         super().__setattr__(name, value)
         super().__setattr__('rules', object())
         super().__setattr__('_longest', self._longest_plain())
+        super().__setattr__('_known', {})
 
     def _longest_plain(self) -> int:
         """Return how many characters a key may have that is just encoded.
@@ -96,16 +103,26 @@ class Encoding:
 
     def key(self, key: typing.Any) -> bytes | None:
         """Return the bytes of a plain key, None if it wants a closer look."""
+        if type(key) is not str:
+            return None
+        # Before anything else is read: what another thread changes meanwhile
+        # begins with another one.
+        known = self._known
+        encoded = known.get(key)
+        if encoded is not None:
+            return encoded
         if (
-            type(key) is str
-            and key
+            key
             and len(key) <= self._longest
             and key.isascii()
             and key.isprintable()
             and ' ' not in key
         ):
-            return self.prefix + key.encode()
-        return None
+            encoded = self.prefix + key.encode()
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            known[key] = encoded
+        return encoded
 
     def route(self, key: typing.Any) -> cluster.Route:
         """Return the key as it is sent, and the hash that came with it.
