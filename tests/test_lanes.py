@@ -766,6 +766,20 @@ def test_a_half_that_is_back_soon_counts(server, sent):
     asyncio.run(main())
 
 
+def test_only_reads_count_as_reads(server, sent):
+    """Many that are written at once do not make the next reads leave early."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=server.address)
+        for _ in range(3):
+            await client.set_multi(dict.fromkeys(map(str, range(100)), 'one'))
+            await client.get_multi(map(str, range(100)))
+        assert await in_a_turn(client, 64, sent) == []
+        await client.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize('most, early', [(1, []), (2, [(32, False)])])
 def test_the_other_half_need_not_wait(server, sent, most, early):
     """It has a connection too, or all travel together."""
@@ -787,6 +801,7 @@ def test_no_read_overtakes_a_write(server, sent):
 
     async def main():
         client = memcached.AsyncClient(servers=server.address)
+        await in_a_turn(client, 64, sent)
         for number in range(20):
             calls = []
             for place in range(64):

@@ -1114,9 +1114,11 @@ class Methods:
         request: descriptions.One[typing.Any],
         timeout: float | None = None,
     ) -> Future:
-        seconds = errors.timeout(timeout)
-        # In another loop there may be another observer.
-        here = self._engine.enter()
+        seconds = None if timeout is None else errors.timeout(timeout)
+        here = self._engine.entered
+        if here is None or here.loop is not asyncio.get_running_loop():
+            # There, there may be another observer.
+            here = self._engine.enter()
         if self._strict:
             request = errors.One(request)
         return calls.one(here, request, self._observe, seconds)

@@ -153,7 +153,11 @@ def tell(whom: abc.Callable[..., None], *what: typing.Any) -> None:
     try:
         whom(*what)
     except Exception as error:  # noqa: BLE001
-        NOTICES.error('A caller could not take its result', error=error)
+        _note_untaken(error)
+
+
+def _note_untaken(error: Exception) -> None:
+    NOTICES.error('A caller could not take its result', error=error)
 
 
 class Job(typing.Protocol):
@@ -301,6 +305,11 @@ class Batch:
         return self.state in (ANSWERED, GIVEN_UP, OVER)
 
     @property
+    def only_gets(self) -> bool:
+        """Whether all of its calls are ``get``."""
+        return not self.writing and not self.reading
+
+    @property
     def is_one_read(self) -> bool:
         """Whether it is a single ``get``, and nothing else."""
         return self.calls == 1 and len(self.waiters) == 1
@@ -374,8 +383,8 @@ class Batch:
             endpoint.divide(commands)
         life = endpoint.incarnation
         # Not with all(): for one command that takes a generator.
-        for command in commands:  # noqa: SIM110
-            if not command.meant_for(life):
+        for command in commands:
+            if command.is_of_a_life and not command.meant_for(life):
                 return False
         return True
 
@@ -574,14 +583,20 @@ class Batch:
                     left.append(part)
                     continue
                 heavy += weight
-                tell(part.back, self.reached)
+                # As tell() does, for each call of its own.
+                try:
+                    part.back(self.reached)
+                except Exception as error:  # noqa: BLE001
+                    _note_untaken(error)
         self._heavy_parts = left
 
     def _count_parts(self) -> None:
-        for part in self.writing:
-            self._errors += _failed(part)
+        for command in self._commands:
+            if command.error is not None:
+                parts = self.writing + self.reading
+                self._errors += sum(map(_failed, parts))
+                break
         for part in self.reading:
-            self._errors += _failed(part)
             if part.steps:
                 continue
             if _is_unknown(part):

@@ -53,6 +53,7 @@ class Call:
         '_over',
         'calls',
         'command',
+        'commands',
         'route',
         'size',
     )
@@ -71,26 +72,28 @@ class Call:
         self._here = here
         self.route = route
         """Where the key is."""
-        self._journey = journey.Journey(here.cluster, only)
+        self._journey: journey.Journey | None = None
+        """Its way, None as long as it may be the shortest."""
+        if only is not None:
+            self._journey = journey.Journey(here.cluster, only)
         self._finish = finish
         self._observer = observer
         self._endpoint: endpoints.Endpoint | None = None
         self._over = False
-        self.command = command
         self.calls = 1
+        self.command = command
+        self.commands = (command,)
         self.size = len(command.request)
         self._future: Future
 
-    @property
-    def commands(self) -> abc.Sequence[protocol.Command]:
-        return (self.command,)
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> Future:
+    def start(self) -> Future:
         """Set out, and return the future for what the caller gets."""
-        self._future = loop.create_future()
+        # As loop.create_future() does, in half the steps.
+        future: Future = asyncio.Future()
+        self._future = future
         self._deadline = clock.monotonic() + self._here.cluster.timeout
         self._send()
-        return self._future
+        return future
 
     @property
     def endpoint(self) -> endpoints.Endpoint | None:
@@ -105,7 +108,10 @@ class Call:
         """
         here = self._here
         command = self.command
-        endpoint = self._journey.to(*self.route)
+        if self._journey is None:
+            endpoint = here.cluster.pick(*self.route)
+        else:
+            endpoint = self._journey.to(*self.route)
         if endpoint is None:
             error = endpoints.UnavailableError('no server is up')
             command.error = command.error or error
@@ -130,8 +136,11 @@ class Call:
             return
         endpoint, self._endpoint = self._endpoint, None
         assert endpoint is not None
-        further = self._journey.goes_further
-        if not self._journey.turn_back(endpoint):
+        way = self._journey
+        if way is None:
+            way = self._journey = journey.Journey(self._here.cluster)
+        further = way.goes_further
+        if not way.turn_back(endpoint):
             # Nobody has tried if it went down while the call waited.
             self._endpoint = endpoint
             self._here.failed_at(endpoint, self.calls, self.steps)
@@ -233,17 +242,16 @@ def one(
     :param float timeout: the seconds for it, if the client's are not less
 
     """
-    loop = here.loop
     command = request.command
     if command is None:
-        future = loop.create_future()
+        future = here.loop.create_future()
         futures.settle(future, lambda: request.failure)
         return future
     observer = None
     if observe is not None:
         observer = observe(request.name, (request.route.key,))
     call = OneCall(here, command, request, observer)
-    future = call.start(loop)
+    future = call.start()
     if timeout is not None:
         here.within(future, timeout, call.give_up)
     return future

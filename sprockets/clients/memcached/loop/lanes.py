@@ -192,9 +192,10 @@ class Lane:
         """Take note of how many reads there are at once.
 
         What is back already counts too: some loops read before a turn ends.
+        Where there is a write as well, they do not leave early anyway.
 
         """
-        reads = sum([batch.calls for batch in self._at_once])
+        reads = sum([b.calls for b in self._at_once if b.only_gets])
         if reads > self._most:
             self._most = reads
         self._turns += 1

@@ -240,7 +240,7 @@ class Runner:
         if self._whole is not None:
             self._whole.begin(step.route.key)
         call = calls.Step(self._here, *step, self._took, None)
-        return call.start(self._here.loop)
+        return call.start()
 
     def ask_many(self, step: steps.AskMany) -> futures.Future:
         """Run what is described, of many keys."""

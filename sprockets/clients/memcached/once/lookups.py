@@ -348,7 +348,7 @@ class StaleRead:
 
     def start(self) -> None:
         """Set out, and let others join until the batch leaves."""
-        self._call.start(self._here.loop).add_done_callback(self._give)
+        self._call.start().add_done_callback(self._give)
         endpoint = self._call.endpoint
         if endpoint is not None:
             self._lane = self._here.lane(endpoint)

@@ -295,16 +295,16 @@ class Encoding:
         :raises Exception: what pickling raises for what cannot be pickled
 
         """
-        flags, data = self.codec.encode(
-            value,
-            # What is appended becomes a part of another value.
-            -1 if verb.name in _JOINED else min_compress_len,
-        )
-        alone = verb.name in _JOINED
-        if self.is_too_large(data, alone):
-            self.log_too_large(len(data), alone)
+        codec = self.codec
+        # What is appended becomes a part of another value.
+        joined = verb.name in _JOINED
+        encoded = codec.encode(value, -1 if joined else min_compress_len)
+        limit = codec.max_length
+        size = len(encoded[1])
+        if limit and size > limit and self.is_too_large(size, joined):
+            self.log_too_large(size, joined)
             return None
-        return flags, data
+        return encoded
 
     @property
     def room(self) -> int:
@@ -315,17 +315,17 @@ class Encoding:
                 return limit - parted.OVERHEAD
         return 0
 
-    def is_too_large(self, data: bytes, alone: bool = False) -> bool:
-        """Whether a value is not to be stored.
+    def is_too_large(self, size: int, alone: bool = False) -> bool:
+        """Whether a value of so many bytes is not to be stored.
 
         :param bool alone: whether it is not to be stored in parts
 
         """
         limit = self.codec.max_length
-        if not limit or len(data) <= limit:
+        if not limit or size <= limit:
             return False
         most = min(self.room * self.max_parts, bounds.VALUE.most)
-        return alone or len(data) > most
+        return alone or size > most
 
     def store(
         self,
@@ -341,7 +341,11 @@ class Encoding:
             or behind a value, which is never in parts
 
         """
-        if not self.is_in_parts(data) or verb.name in _JOINED:
+        if (
+            self.max_parts < 2
+            or not self.is_in_parts(data)
+            or verb.name in _JOINED
+        ):
             return protocol.store(verb, key, flags, exptime, data)
         parts = parted.split(key, flags, exptime, data, self.room)
         head = protocol.store(

@@ -251,7 +251,7 @@ def _storing(
             size = len(value)
             is_added = added and original in added
             if size > most:
-                if encoding.is_too_large(value):
+                if encoding.is_too_large(size):
                     encoding.log_too_large(size)
                     dropped.add(len(requests))
                     put(protocol.delete_request(key))

@@ -123,8 +123,14 @@ class Command:
     """Whether it comes after the writes of its batch, so that it sees them."""
     count = 1
     """How many keys it is about."""
+    is_of_a_life = False
+    """Whether :meth:`meant_for` has something to say."""
     noes: abc.Collection[bytes] = ()
     """What says, without being an error, that it failed."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.is_of_a_life = cls.meant_for is not Command.meant_for
 
     def __init__(self, request: bytes, result: typing.Any = None) -> None:
         self.request = request
@@ -311,10 +317,11 @@ class Line(Command):
 
     def take(self, lines: list[bytes], at: int) -> int:
         line = lines[at]
-        if line not in self.verb.replies:
+        try:
+            self.result = self.verb.replies[line]
+        except KeyError:
             return -1
         self.reply = line
-        self.result = self.verb.replies[line]
         self.answered = True
         return at + 1
 
