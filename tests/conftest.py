@@ -193,23 +193,32 @@ def descriptors(request):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    """No test leaves its variables or its garbage collector to the next.
-
-    What is frozen refers to nothing as far as ``gc.get_referrers`` knows,
-    which Hypothesis asks.
-
-    """
+    """No test leaves its variables or its garbage collector to the next."""
     before = dict(os.environ)
     collector = gc.isenabled(), gc.get_threshold()
-    frozen = gc.get_freeze_count()
     yield
     left = dict(os.environ)
     for variables in before, left:
         variables.pop('PYTEST_CURRENT_TEST', None)
     assert left == before
     assert (gc.isenabled(), gc.get_threshold()) == collector
-    # Python 3.12 and 3.13 freeze what lives for ever by themselves, hundreds.
-    assert gc.get_freeze_count() < frozen + 10_000
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_frozen(nothing_is_left, monkeypatch):
+    """No test freezes objects of this process, or thaws the collected tests.
+
+    What is frozen refers to nothing as far as ``gc.get_referrers`` knows,
+    which Hypothesis asks.  To count what is frozen after each test would take
+    longer than most tests.
+
+    """
+
+    def refuse():
+        raise AssertionError('that is for a process of its own')
+
+    monkeypatch.setattr(gc, 'freeze', refuse)
+    monkeypatch.setattr(gc, 'unfreeze', refuse)
 
 
 @pytest.fixture(autouse=True)
