@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import socket
 import threading
 import time
 import tracemalloc
@@ -213,6 +214,38 @@ def test_reads_of_a_turn_travel_as_one_get(server):
             assert await statistic(client, 'cmd_get') - before == 100
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize('place', [0, 1, 4])
+@pytest.mark.parametrize('spoilt', [False, True])
+def test_values_of_any_kind_are_read_in_one_turn(server, place, spoilt):
+    """Each as it was stored; one that cannot be read is a miss, alone."""
+    values = [7, 'text', b'bytes', -(2**70), 'schl\u00fcssel', '', 0, b'']
+    keys = [f'key{number}' for number in range(len(values))]
+
+    async def main():
+        async with connected(server) as client:
+            await client.set_multi(dict(zip(keys, values, strict=True)))
+            expected = [*values]
+            if spoilt:
+                _spoil(server, keys[place])
+                expected[place] = None
+            for _ in range(2):
+                found = await asyncio.gather(*map(client.get, keys))
+                assert found == expected
+                assert [*map(type, found)] == [*map(type, expected)]
+            # Two want each.
+            found = await asyncio.gather(*map(client.get, keys * 2))
+            assert found == expected * 2
+
+    asyncio.run(main())
+
+
+def _spoil(server, key):
+    """Store text under a key that is none."""
+    with socket.create_connection((server.host, server.port)) as there:
+        there.sendall(b'set %b 16 0 2\r\n\xff\xfe\r\n' % key.encode())
+        assert there.recv(100) == b'STORED\r\n'
 
 
 def test_a_read_sees_the_write_called_before_it(server):

@@ -600,6 +600,11 @@ def test_a_value_for_each_key_is_taken_in_one_step(items):
     command = taken(list(held), reply + b'END\r\n')
     assert command.answered
     assert command.size == sum(len(data) for _, data in items)
+    is_mixed = len({flags for flags, _ in items}) > 1
+    assert (command.in_order is None, command.mixed is None) == (
+        is_mixed,
+        not is_mixed,
+    )
     read = answer(protocol.Get(list(held)), reply + b'END\r\n')
     assert command.found == read.found
 
@@ -617,6 +622,10 @@ def test_a_value_for_each_key_is_taken_in_one_step(items):
         b'VALUE a 0 1\r\nx\r\nVALUE b 0 +1\r\nx\r\n',
         b'VALUE a 0 1\r\nx\r\nVALUE b 0 \r\n\r\n',
         b'VALUE a 0 1\r\nx\r\nVALUE b 0\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b  1\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b -1 1\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b 1x 1\r\nx\r\n',
+        b'VALUE a 0 1\r\nx\r\nVALUE b 16 2\r\nx\r\n',
         b'VALUE a 0\r\nx\r\nVALUE b 0\r\nx\r\n',
         b'VALUE a\r\nx\r\nVALUE b\r\nx\r\n',
         b'\r\n\r\n\r\n\r\n',

@@ -793,7 +793,7 @@ class Methods:
         context = contextvars.copy_context()
         if here.computing.under_way:
             nesting.note(context)
-        known = self._flow.generations
+        known = self._engine.flow.generations
         args = here, context, group, key, factory, plan, default
         if self._observe is None and not plan.stale:
             turn = here.computing.turns.get(group) or confirming.turn(

@@ -430,7 +430,7 @@ class CachedCoroutine(_Awaited[P, T]):
         if rules is not source._engine.encoding.rules:
             known = source._engine.encoding.encoded_name(name)
         if self._tags:
-            group = source._flow.generations.tags(self._tags)
+            group = source._engine.flow.generations.tags(self._tags)
             found = source._get_grouped(
                 group, name.key, factory, plan, self._default
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 import typing
@@ -688,22 +689,32 @@ class Batch:
         """
         found = get.in_order
         waiters = self.waiters
-        if (
-            found is None
-            or get.flags not in values.PLAIN
-            or len(found) != len(waiters)
-        ):
+        decoders = self._codec.decoders
+        decoding: abc.Iterator[abc.Callable[[bytes], typing.Any]]
+        if found is not None:
+            if get.flags not in values.PLAIN:
+                return False
+            decoding = itertools.repeat(decoders[get.flags])
+        elif get.mixed is not None:
+            flags, found = get.mixed
+            if not values.PLAIN.issuperset(flags):
+                return False
+            decoding = map(decoders.__getitem__, flags)
+        else:
             return False
-        flags = get.flags
-        decode = self._codec.decoders[flags]
+        if len(found) != len(waiters):
+            return False
         miss = values.MISS
-        for waiter, data in zip(waiters, found, strict=True):
-            _, future, default, otherwise, extras = waiter
+        for waiter, data, decode in zip(
+            waiters, found, decoding, strict=False
+        ):
+            key, future, default, otherwise, extras = waiter
             try:
                 value = decode(data)
             # It is rare, and is looked at there.
             except Exception:  # noqa: BLE001
-                value = self._codec.decode_or(flags, data, miss)
+                kind = get.found[key][0]
+                value = self._codec.decode_or(kind, data, miss)
                 if value is miss:
                     self._misses += 1
                     if extras is not None:

@@ -138,7 +138,7 @@ def turn(
     # What is called later may have to see a later generation.
     here.loop.call_soon(here.computing.turns.pop, group, None)
     for key, token, home in zip(group, guess.tokens, homes, strict=True):
-        future = _Generation(loop=here.loop)
+        future = _Generation()
         future.token = token
         future.turn = made
         lane = here.lanes.get(home) or here.lane(home)
@@ -172,7 +172,7 @@ def read(
     endpoint = here.cluster.pick(encoded)
     if endpoint is None:
         return None
-    future = Read(loop=here.loop)
+    future = Read()
     future.turn = turn
     future.again = again
     future.args = args

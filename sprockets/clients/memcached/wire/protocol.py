@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import typing
 from collections import abc
 
@@ -693,6 +694,7 @@ class Get(Command):
         'in_order',
         'incarnation',
         'keys',
+        'mixed',
         'name',
         'only_reads',
         'refused_keys',
@@ -724,6 +726,9 @@ class Get(Command):
         flags; :attr:`found` has them in any case."""
         self.flags = 0
         """Their flags."""
+        self.mixed: tuple[list[int], list[bytes]] | None = None
+        """The flags and the values of all keys, where all are there and have
+        not the same flags."""
         self.size = 0
         """The bytes of its values."""
         self.refused_keys: abc.Collection[bytes] = ()
@@ -806,18 +811,21 @@ class Get(Command):
     def forget(self) -> None:
         """Keep nothing of what came."""
         self._found = {}
-        self.in_order = None
+        self.in_order = self.mixed = None
 
     @property
     def found(self) -> dict[bytes, Item]:
         """What the server holds, by key."""
         found = self._found
         if found is None:
-            assert self.in_order is not None
-            found = self._found = {
-                key: (self.flags, value, None)
-                for key, value in zip(self.keys, self.in_order, strict=True)
-            }
+            flags: abc.Iterable[int]
+            if self.mixed is not None:
+                flags, came = self.mixed
+            else:
+                assert self.in_order is not None
+                flags, came = itertools.repeat(self.flags), self.in_order
+            items = zip(flags, came, itertools.repeat(None), strict=False)
+            found = self._found = dict(zip(self.keys, items, strict=True))
         return found
 
     @property
@@ -887,35 +895,47 @@ class Get(Command):
         if NEWLINE.join(heads) == b'VALUE %b %b' % (alike, after):
             if sizes.count(length) < len(sizes):
                 raise ValueError(heads)
-        elif not self._are_all(heads, flags, sizes):
-            self._take_some(heads, found)
-            return
+        else:
+            every = self._flags_of_all(heads, sizes)
+            if every is None:
+                self._take_some(heads, found)
+                return
+            if every.count(flags) < len(every):
+                self.size = sum(sizes)
+                self.mixed = every, found
+                self._found = None
+                return
         self.size = sum(sizes)
         self.flags = flags
         self.in_order = found
         self._found = None
 
-    def _are_all(
-        self, heads: list[bytes], flags: int, sizes: list[int]
-    ) -> bool:
-        """Whether these lines are of all keys, and say these flags and sizes.
+    def _flags_of_all(
+        self, heads: list[bytes], sizes: list[int]
+    ) -> list[int] | None:
+        """Return the flags in these lines, if they are of all keys, in order.
 
-        :raises ValueError: if one says no size
+        :return: None if they are not, or say other sizes
+        :raises ValueError: if one says no size, or flags that are none
 
         """
         count = len(heads)
         # No line has a line end in it, so that each has as many words.
         words = b' \r\n '.join(heads).split(b' ')
         lengths = words[3::5]
-        return (
+        if not (
             len(words) == count * 5 - 1
             and words[4::5].count(NEWLINE) == count - 1
             and words[0::5].count(b'VALUE') == count
             and words[1::5] == [*self.keys]
-            and words[2::5].count(b'%d' % flags) == count
             and b''.join(lengths).isdigit()
             and [*map(int, lengths)] == sizes
-        )
+        ):
+            return None
+        flags = words[2::5]
+        # There are few kinds of values.
+        known = {each: _usual(b'%b 0' % each, 2)[0] for each in set(flags)}
+        return [*map(known.__getitem__, flags)]
 
     def _take_some(self, heads: list[bytes], values: list[bytes]) -> None:
         """Take values of some of the keys, likewise."""
