@@ -25,6 +25,9 @@ from sprockets.clients import memcached
 SECONDS = 60
 """Within this time a service starts, answers and ends."""
 
+ENDING = 'ignore:unclosed event loop'
+"""Of a loop that whoever runs it leaves open."""
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SERVICE = pathlib.Path(stopped.__file__)
 
@@ -515,6 +518,66 @@ def test_a_handler_may_be_made_where_no_loop_runs():
     )
     handler = Gate(application, request)
     assert handler.memcached is handler.memcached
+
+
+# A loop that is stopped in the turn in which its last task ends
+
+STOPPED = """
+import asyncio
+from tornado import web
+from sprockets.clients import memcached
+
+class Application(memcached.ApplicationMixin, web.Application):
+    pass
+
+@memcached.cached(60)
+async def load(number):
+    return number
+
+async def begin():
+    application = Application([])
+    await application.memcached_client().set('key', 'value')
+    await load(1)
+    return application
+
+async def last():
+    await release
+
+async def stop():
+    await application._shut_down()
+    release.set_result(None)
+    loop.call_soon(look)
+
+def look():
+    # As sprockets.http does, from time to time.
+    assert asyncio.all_tasks() == set()
+    loop.stop()
+
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+application = loop.run_until_complete(begin())
+release = loop.create_future()
+tasks = [loop.create_task(last()), loop.create_task(stop())]
+loop.run_forever()
+if closes:
+    loop.close()
+"""
+
+
+@pytest.mark.parametrize('closes', [True, False])
+def test_a_loop_that_sees_its_last_task_end_first(memcached_server, closes):
+    """Nothing is left open, though nobody could close it in the loop."""
+    done = subprocess.run(
+        [
+            *(sys.executable, '-W', 'error', '-W', ENDING, '-c'),
+            f'closes = {closes}\n{STOPPED}',
+        ],
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, '')
 
 
 # What is no application

@@ -129,6 +129,11 @@ class _Clients:
         self._blocking[prefix] = settings.Secret(_where(prefix)), made
         return made
 
+    def abandon(self) -> None:
+        """Release what was used in loops, none of which runs any more."""
+        for found in self._in_loops.values():
+            found.client._engine.abandon()
+
     async def close(self) -> None:
         """Close what is used in the running loop, and by threads."""
         loop = asyncio.get_running_loop()
@@ -150,6 +155,11 @@ _clients = _Clients()
 async def close() -> None:
     """Close the clients of the process that are used in the running loop."""
     await _clients.close()
+
+
+def abandon() -> None:
+    """Release the clients of the process that were used in loops."""
+    _clients.abandon()
 
 
 def forget() -> None:

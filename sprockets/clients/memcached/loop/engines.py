@@ -179,6 +179,16 @@ class Engine:
             # Not 0: a loop that turns and turns keeps the GIL from them.
             await asyncio.sleep(0.001)
 
+    def abandon(self) -> None:
+        """Release what there is, when its loop will not run any more."""
+        self.closed = self.released = True
+        self.entered = None
+        if self.state is not None:
+            self.state.forsake()
+            self.state.end()
+        self.cluster.close()
+        self.threads.stop()
+
     def forget_after_fork(self) -> None:
         """Leave the parent's loop and its callers to the parent."""
         self.state = self.entered = None

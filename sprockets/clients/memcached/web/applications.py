@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import typing
 import weakref
 
@@ -248,6 +249,9 @@ class ApplicationMixin:
             await self._close_clients()
         else:
             draining.Alone(self._close_alone)
+            # Who runs the loop may see before that that no task is left, and
+            # stop it: in the turn in which the last one ends.
+            atexit.register(_abandon, weakref.ref(self))
 
     def _close_alone(self) -> None:
         loop = asyncio.get_running_loop()
@@ -259,3 +263,12 @@ class ApplicationMixin:
         await asyncio.gather(
             current.close(), *[client.close() for client in clients]
         )
+
+
+def _abandon(application: weakref.ref[ApplicationMixin]) -> None:
+    """Release what an application that was stopped could not close."""
+    this = application()
+    if this is not None:
+        for client in this.memcached_clients.values():
+            client._engine.abandon()
+        current.abandon()
