@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import typing
@@ -30,6 +31,11 @@ _tuple = tuple.__new__
 MAX_KNOWN = 1024
 """Plain keys that are remembered as they are sent: most caches have some that
 are asked for again and again, and to find one is quicker than to check it."""
+
+_noted = itertools.cycle((True, *[False] * 7))
+"""Which of the keys that are not known is remembered: the more often one is
+asked for, the sooner it is.  To remember all takes longer than to check them,
+where each is another one."""
 
 PART = 1000
 """Keys of a call that are encoded at a time: for less than a millisecond."""
@@ -119,9 +125,10 @@ class Encoding:
             and ' ' not in key
         ):
             encoded = self.prefix + key.encode()
-            if len(known) >= MAX_KNOWN:
-                known.clear()
-            known[key] = encoded
+            if next(_noted):
+                if len(known) >= MAX_KNOWN:
+                    known.clear()
+                known[key] = encoded
         return encoded
 
     def route(self, key: typing.Any) -> cluster.Route:
