@@ -5,7 +5,8 @@ An asynchronous contender has ``start(servers, authority)``, ``get(key)``,
 ``key(name)``, which gives a key in the type that the client takes.  Where the
 client's own method fits, it is the contender's: a wrapper costs time.  With
 an authority, the file of who signs the servers' certificates, it speaks TLS;
-``tls`` says whether it can.
+``tls`` says whether it can.  What ``start`` imports is called as the package
+that is installed for it, unless there is a ``module``.
 
 A blocking contender has ``get``, ``set``, ``get_multi``, ``set_multi`` and
 ``close``, or those of them that the client has.
@@ -35,6 +36,7 @@ class Sprockets:
 
     name = OURS
     package = None
+    module = 'sprockets.clients.memcached'
     tls = True
 
     def __init__(self, **options):

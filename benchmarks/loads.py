@@ -27,6 +27,7 @@ import array
 import asyncio
 import contextlib
 import gc
+import importlib
 import itertools
 import random
 import socket
@@ -358,7 +359,8 @@ def _arriving(rate, seconds, seed):
 async def begun(contender, start, *, callers, seconds, warm_up, size=100):
     """Let callers read that all begin at once, and watch the loop.
 
-    All that a client does when it begins is in it, handshakes too.
+    All that a client does when it begins is in it, handshakes too, but for
+    what is imported, which a service does before.
 
     :param int callers: how many at once
     :param float seconds: how long they go on
@@ -380,6 +382,7 @@ async def begun(contender, start, *, callers, seconds, warm_up, size=100):
             if not going:
                 break
 
+    importlib.import_module(getattr(contender, 'module', contender.package))
     gc.collect()
     gc.freeze()
     async with ticker.ticking() as watch:
