@@ -14,7 +14,7 @@ import pytest
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.loop import batches, lanes, permits
+from sprockets.clients.memcached.loop import batches, halves, lanes, permits
 from sprockets.clients.memcached.servers import connections
 from sprockets.clients.memcached.testing import MemcachedServer
 from sprockets.clients.memcached.wire import connection, protocol
@@ -725,7 +725,82 @@ def sent(monkeypatch):
     return left
 
 
-def test_half_of_many_reads_leave_early(server, sent):
+@pytest.fixture
+def soon(monkeypatch):
+    """It is known from the first turn on that halves help."""
+    monkeypatch.setattr(halves, 'IDLE', -1000)
+    monkeypatch.setattr(halves, 'WINDOW', 1)
+    monkeypatch.setattr(halves, 'PERIOD', 1_000_000)
+
+
+class Clocks:
+    """What time it is, and how much of it a thread has worked."""
+
+    def __init__(self):
+        self.now = self.busy = 0.0
+
+    def turns(self, known, count, seconds, busy, reads=64):
+        """Let so many turns pass; return how often halves left in them."""
+        left = 0
+        for _ in range(count):
+            left += known.size > 0
+            self.now += seconds
+            self.busy += seconds * busy
+            known.note(reads)
+        return left
+
+
+@pytest.fixture
+def clocks(monkeypatch):
+    clocks = Clocks()
+    monkeypatch.setattr(
+        halves,
+        'time',
+        mock.Mock(
+            monotonic=lambda: clocks.now, thread_time=lambda: clocks.busy
+        ),
+    )
+    return clocks
+
+
+def test_halves_leave_while_the_loop_would_be_idle(clocks):
+    """Most of the time; then it is seen whether it still would be."""
+    known = halves.Halves()
+    assert clocks.turns(known, halves.WINDOW, 0.001, 0.7) == 0
+    round_ = halves.WINDOW * (halves.PERIOD + 1)
+    # That it is busy with halves says nothing.
+    assert clocks.turns(known, halves.WINDOW * halves.PERIOD, 0.001, 1) == (
+        halves.WINDOW * halves.PERIOD
+    )
+    assert clocks.turns(known, halves.WINDOW, 0.001, 0.7) == 0
+    assert clocks.turns(known, round_, 0.001, 0.7) == (
+        halves.WINDOW * halves.PERIOD
+    )
+
+
+def test_a_busy_loop_sends_all_reads_together(clocks):
+    """It has other things to do while the server answers."""
+    known = halves.Halves()
+    assert clocks.turns(known, 50 * halves.WINDOW, 0.001, 0.95) == 0
+    # Until it is busy no more.
+    clocks.turns(known, halves.WINDOW, 0.001, 0.5)
+    assert clocks.turns(known, halves.WINDOW, 0.001, 0.95) == halves.WINDOW
+    clocks.turns(known, halves.WINDOW * halves.PERIOD, 0.001, 0.95)
+    assert clocks.turns(known, 50 * halves.WINDOW, 0.001, 0.95) == 0
+
+
+def test_the_first_half_is_of_as_many_as_come(clocks):
+    """Of the most that have come lately; of few there is none."""
+    known = halves.Halves()
+    sizes = {}
+    for reads in (64, 33, 9, 6, 5, 4, 1):
+        clocks.turns(known, 3 * halves.WINDOW, 0.001, 0.5, reads)
+        clocks.turns(known, halves.WINDOW, 0.001, 0.5, reads)
+        sizes[reads] = known.size
+    assert sizes == {64: 32, 33: 17, 9: 5, 6: 4, 5: 4, 4: 0, 1: 0}
+
+
+def test_half_of_many_reads_leave_early(server, sent, soon):
     """Once it is known how many come, and for as long as they do."""
 
     async def main():
@@ -735,27 +810,27 @@ def test_half_of_many_reads_leave_early(server, sent):
         for _ in range(3):
             assert await in_a_turn(client, 64, sent) == [(32, False)]
         assert await in_a_turn(client, 20, sent) == []
-        for _ in range(2 * lanes.WINDOW):
-            await in_a_turn(client, 2 * lanes.HALF + 1, sent)
         for _ in range(2):
-            assert await in_a_turn(client, 2 * lanes.HALF + 1, sent) == [
-                (lanes.HALF + 1, False)
-            ]
-        for _ in range(2 * lanes.WINDOW):
-            assert await in_a_turn(client, lanes.HALF - 1, sent) == []
+            await in_a_turn(client, 33, sent)
+        for _ in range(2):
+            assert await in_a_turn(client, 33, sent) == [(17, False)]
+        for _ in range(2):
+            await in_a_turn(client, halves.LEAST, sent)
+        for _ in range(2):
+            assert await in_a_turn(client, halves.LEAST, sent) == []
         assert await in_a_turn(client, 64, sent) == []
         await client.close()
 
     asyncio.run(main())
 
 
-def test_a_half_that_is_back_soon_counts(server, sent):
+def test_a_half_that_is_back_soon_counts(server, sent, soon):
     """Some loops read it before the end of the turn in which it left."""
 
     async def main():
         client = memcached.AsyncClient(servers=server.address)
         assert await client.get('key') is None
-        for _ in range(2 * lanes.WINDOW + 2):
+        for _ in range(10):
             calls = [client.get(f'key{number}') for number in range(64)]
             # Time for the server to answer.
             time.sleep(0.002)  # noqa: ASYNC251
@@ -766,7 +841,7 @@ def test_a_half_that_is_back_soon_counts(server, sent):
     asyncio.run(main())
 
 
-def test_only_reads_count_as_reads(server, sent):
+def test_only_reads_count_as_reads(server, sent, soon):
     """Many that are written at once do not make the next reads leave early."""
 
     async def main():
@@ -781,7 +856,7 @@ def test_only_reads_count_as_reads(server, sent):
 
 
 @pytest.mark.parametrize('most, early', [(1, []), (2, [(32, False)])])
-def test_the_other_half_need_not_wait(server, sent, most, early):
+def test_the_other_half_need_not_wait(server, sent, soon, most, early):
     """It has a connection too, or all travel together."""
 
     async def main():
@@ -796,7 +871,7 @@ def test_the_other_half_need_not_wait(server, sent, most, early):
     asyncio.run(main())
 
 
-def test_no_read_overtakes_a_write(server, sent):
+def test_no_read_overtakes_a_write(server, sent, soon):
     """Calls of a turn are done in their order, however many they are."""
 
     async def main():

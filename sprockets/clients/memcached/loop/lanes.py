@@ -13,6 +13,7 @@ from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.loop import (
     batches,
     futures,
+    halves,
     jobs,
     links,
     threads,
@@ -38,16 +39,6 @@ STEP = 0.01
 ALONE = 8
 """After so many batches of one read, each alone, the next one does not wait
 for the end of the turn: whoever reads there has nobody to travel with."""
-
-HALF = 4
-"""The fewest reads that leave before the end of the turn, as the first half of
-those that usually come: while the server answers them, the loop has the other
-half.  That takes a quarter more of the CPU where few come, and wins as much
-time; where there are only one or two, it wins none with asyncio's own loop."""
-
-WINDOW = 64
-"""Of so many turns, or twice as many, it is the largest number of reads at
-once that is the usual one."""
 
 SMALL = batches.MAX_BYTES / batches.MAX_CALLS
 """Bytes of a value of which as many fit in a batch as there may be calls."""
@@ -127,18 +118,12 @@ class Lane:
         """What is used again and again for those, None while it may not."""
         self._alone = 0
         """How many of the last batches were one read, and alone."""
-        self._half = 0
-        """So many reads leave before the end of the turn; 0 while it is not
-        known that many come."""
+        self._halves = halves.Halves()
         self._room = batches.MAX_CALLS
         """With so many calls a batch, or its half, is to leave."""
         self._at_once: list[batches.Batch] = []
         """What was in flight when the first call of this turn came, and all
         batches that were begun since."""
-        self._most = self._most_before = 0
-        """The most reads at once, lately and before that."""
-        self._turns = 0
-        """How many turns that was."""
 
     # Calls come in
 
@@ -188,23 +173,6 @@ class Lane:
             self.forming = None
             self.leave()
         return self.forming
-
-    def _note_reads(self) -> None:
-        """Take note of how many reads there are at once.
-
-        What is back already counts too: some loops read before a turn ends.
-        Where there is a write as well, they do not leave early anyway.
-
-        """
-        reads = sum([b.calls for b in self._at_once if b.only_gets])
-        if reads > self._most:
-            self._most = reads
-        self._turns += 1
-        if self._turns == WINDOW:
-            self._turns = 0
-            self._most_before, self._most = self._most, reads
-        most = max(self._most, self._most_before)
-        self._half = max(HALF, (most + 1) // 2) if most > HALF else 0
 
     def _read_at_once(self, waiter: batches.Waiter) -> bool:
         """Send a read that has nobody to travel with, if that can be.
@@ -330,11 +298,17 @@ class Lane:
     def _end_of_turn(self) -> None:
         # Who joins it later has a deadline of its own.
         self.forming = None
-        if self._at_once:
-            if self._half or self._at_once[-1].calls > HALF:
-                self._note_reads()
-            self._at_once.clear()
-        self._room = min(self._half or self.max_calls, self.max_calls)
+        at_once = self._at_once
+        if at_once:
+            if self._halves.size or at_once[-1].calls > halves.LEAST:
+                # What is back already counts too: some loops read before a
+                # turn ends.  Where there is a write as well, they do not leave
+                # early anyway.
+                self._halves.note(
+                    sum([batch.calls for batch in at_once if batch.only_gets])
+                )
+            at_once.clear()
+        self._room = min(self._halves.size or self.max_calls, self.max_calls)
         try:
             self.leave()
         # A signal's: what has not left must not wait for the next call.
