@@ -523,7 +523,7 @@ def test_a_handler_may_be_made_where_no_loop_runs():
 # A loop that is stopped in the turn in which its last task ends
 
 STOPPED = """
-import asyncio
+import asyncio, atexit, gc, os, socket, sys
 from tornado import web
 from sprockets.clients import memcached
 
@@ -547,6 +547,16 @@ async def stop():
     await application._shut_down()
     release.set_result(None)
     loop.call_soon(look)
+
+@atexit.register
+def tell():
+    # At the very end: what was registered first is called last.
+    port = int(os.environ['MEMCACHED_SERVERS'].rpartition(':')[2])
+    for each in gc.get_objects():
+        if isinstance(each, socket.socket) and each.fileno() >= 0:
+            if each.type == socket.SOCK_STREAM and each.family == 2:
+                if each.getpeername()[1] == port:
+                    print('open:', each, file=sys.stderr)
 
 def look():
     # As sprockets.http does, from time to time.
@@ -578,6 +588,18 @@ def test_a_loop_that_sees_its_last_task_end_first(memcached_server, closes):
         timeout=SECONDS,
     )
     assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_what_a_loop_that_runs_uses_is_not_let_go_of(memcached_server):
+    """It may be another thread's, while the process exits."""
+
+    async def main():
+        async with memcached.AsyncClient() as client:
+            assert await client.set('key', 'value')
+            client._engine.abandon()
+            assert await client.get('key') == 'value'
+
+    asyncio.run(main())
 
 
 # What is no application

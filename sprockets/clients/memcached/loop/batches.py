@@ -584,7 +584,7 @@ class Batch:
                     left.append(part)
                     continue
                 heavy += weight
-                # As tell() does, for each call of its own.
+                # What tell() does, in fewer steps: for each write there is.
                 try:
                     part.back(self.reached)
                 except Exception as error:  # noqa: BLE001

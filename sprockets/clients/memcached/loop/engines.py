@@ -180,7 +180,13 @@ class Engine:
             await asyncio.sleep(0.001)
 
     def abandon(self) -> None:
-        """Release what there is, when its loop will not run any more."""
+        """Release what there is, when its loop will not run any more.
+
+        One that runs, in another thread, is left alone.
+
+        """
+        if self.state is not None and self.state.loop.is_running():
+            return
         self.closed = self.released = True
         self.entered = None
         if self.state is not None:
