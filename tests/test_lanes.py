@@ -699,6 +699,72 @@ def test_a_batch_goes_from_state_to_state():
                     batch.become(other)
 
 
+# Few reads
+
+
+async def until_few(client, count, sent):
+    """Make few reads in each turn until none waits for the end of it."""
+    for _ in range(lanes.ALONE + 2):
+        early = await in_a_turn(client, count, sent)
+    return early
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_few_reads_travel_each_alone(server, sent, count):
+    """The server has one while the loop has the other."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=server.address)
+        assert await until_few(client, count, sent) == [(1, False)] * count
+        before = len(sent)
+        await asyncio.gather(*[reads(client, 50) for _ in range(count)])
+        assert sent[before:] == [(1, False)] * 50 * count
+        assert connections_of(client) == count
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_more_than_few_travel_together(server, sent):
+    """From the first turn on in which there are more; a write likewise."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=server.address)
+        await until_few(client, 2, sent)
+        assert await in_a_turn(client, 3, sent) == [(1, False)] * 2
+        before = len(sent)
+        assert await in_a_turn(client, 3, sent) == []
+        assert sent[before:] == [(3, False)]
+        await until_few(client, 2, sent)
+        calls = [client.set('key', 1), client.get('key'), client.get('key')]
+        assert await asyncio.gather(*calls) == [True, 1, 1]
+        assert sent[-1] == (2, True)
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_few_reads_and_one_connection(server, sent):
+    """The second one waits for the first, as any other would."""
+
+    async def main():
+        client = memcached.AsyncClient(
+            servers=server.address, max_connections=1
+        )
+        await until_few(client, 2, sent)
+        await asyncio.gather(*[reads(client, 50) for _ in range(2)])
+        assert connections_of(client) == 1
+        await client.close()
+
+    asyncio.run(main())
+
+
+async def reads(client, count):
+    """Read again and again, and compare."""
+    for _ in range(count):
+        assert await client.get('key', 'none') == 'none'
+
+
 # The first half
 
 

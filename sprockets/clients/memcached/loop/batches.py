@@ -310,11 +310,6 @@ class Batch:
         """Whether all of its calls are ``get``."""
         return not self.writing and not self.reading
 
-    @property
-    def is_one_read(self) -> bool:
-        """Whether it is a single ``get``, and nothing else."""
-        return self.calls == 1 and len(self.waiters) == 1
-
     # Who waits, and until when
 
     def prolong(self, deadline: float) -> None:

@@ -36,9 +36,13 @@ GRACE = 0.1
 STEP = 0.01
 """Seconds by which calls may differ that share a deadline in a batch."""
 
+FEW = 2
+"""So many reads at once travel each alone: that takes less than a batch of
+two, and the server has one while the loop has the other."""
+
 ALONE = 8
-"""After so many batches of one read, each alone, the next one does not wait
-for the end of the turn: whoever reads there has nobody to travel with."""
+"""After so many batches in a row, and no more reads at once than these few,
+the next read does not wait for the end of the turn."""
 
 SMALL = batches.MAX_BYTES / batches.MAX_CALLS
 """Bytes of a value of which as many fit in a batch as there may be calls."""
@@ -114,10 +118,10 @@ class Lane:
         self._drained: list[futures.Future] = []
         self._in_line = False
         """Whether it may wait for a permit, or for a thread."""
-        self._one_read: batches.OneRead | None = None
-        """What is used again and again for those, None while it may not."""
+        self._one_reads: list[batches.OneRead] = []
+        """What is used again and again for reads that travel alone."""
         self._alone = 0
-        """How many of the last batches were one read, and alone."""
+        """So many batches in a row were of few reads at once."""
         self._halves = halves.Halves()
         self._room = batches.MAX_CALLS
         """With so many calls a batch, or its half, is to leave."""
@@ -135,7 +139,7 @@ class Lane:
         if batch is None:
             if (
                 self._alone >= ALONE
-                and not self._in_flight
+                and len(self._in_flight) < FEW
                 and not self._waiting
                 and self.endpoint.retry_at is None
                 and self._read_at_once(waiter)
@@ -175,29 +179,30 @@ class Lane:
         return self.forming
 
     def _read_at_once(self, waiter: batches.Waiter) -> bool:
-        """Send a read that has nobody to travel with, if that can be.
+        """Send a read alone, if that can be.
 
-        It waits for no others: lately there were none.
+        It waits for no others: lately there were few.
 
         """
-        batch = self._one_read
-        if batch is None:
-            batch = batches.OneRead(self.endpoint, self.codec, self._read)
-            self._one_read = batch
-        if not self.permits.take_again(batch.own_permit):
-            return False
-        now = time.monotonic()
-        batch.ask(waiter, now + self.timeout)
-        if self._timer is None:
-            self._watch(batch.deadline)
-        try:
-            if self._begin(batch, now):
-                return True
-            batch.release()
-        # A signal's: nobody knows what was sent.
-        except BaseException as error:
-            self._abort(batch, error)
-            raise
+        batch = (
+            self._one_reads.pop()
+            if self._one_reads
+            else batches.OneRead(self.endpoint, self.codec, self._read)
+        )
+        if self.permits.take_again(batch.own_permit):
+            now = time.monotonic()
+            batch.ask(waiter, now + self.timeout)
+            if self._timer is None:
+                self._watch(batch.deadline)
+            try:
+                if self._begin(batch, now):
+                    return True
+                batch.release()
+            # A signal's: nobody knows what was sent.
+            except BaseException as error:
+                self._abort(batch, error)
+                raise
+        self._one_reads.append(batch)
         return False
 
     def add(self, part: batches.Part, reads: bool = False) -> None:
@@ -462,10 +467,13 @@ class Lane:
             self._links.put_back(link, self.loop)
             now = time.monotonic()
             batch.seconds = now - loan.began
-            if batch is self._one_read:
+            if isinstance(batch, batches.OneRead):
                 if self._give_at_once(batch, now):
                     return
-            elif len(self._in_flight) == 1 and batch.is_one_read:
+            elif (
+                batch.only_gets
+                and batch.calls + len(self._in_flight) <= FEW + 1
+            ):
                 self._alone += 1
             else:
                 self._alone = 0
@@ -474,7 +482,7 @@ class Lane:
                     self.endpoint.log_refused((command,))
         # A signal's: it has come all the same.
         except BaseException:
-            self._one_read = None
+            self._one_reads.clear()
             self.loop.call_soon(self._answered, batch)
             raise
         self._answered(batch)
@@ -482,14 +490,13 @@ class Lane:
     def _give_at_once(self, batch: batches.OneRead, now: float) -> bool:
         """Give a caller what came, if it is a plain value or a miss."""
         if not batch.give_plain(self.counters, now):
-            # What becomes of it is not known yet.
-            self._one_read = None
             return False
         self.permits.take_back(batch.own_permit)
         self._in_flight.discard(batch)
         batch.become(batches.OVER)
-        if self._in_flight or self._waiting:
-            # There is somebody to travel with.
+        self._one_reads.append(batch)
+        if self._waiting or self._in_line or len(self._in_flight) >= FEW:
+            # There are others to travel with.
             self._alone = 0
             self.leave()
         if self._drained:
@@ -507,8 +514,6 @@ class Lane:
     def _stop_reading(self, batch: batches.Batch) -> None:
         link = batch.link
         assert link is not None
-        if batch is self._one_read:
-            self._one_read = None
         batch.loan, batch.link = link.loan, None
         self._links.give_away(link, self.loop)
 
@@ -596,8 +601,6 @@ class Lane:
         """End a batch that nobody works at, with the result of a failure."""
         if batch.state is batches.OVER:
             return
-        if batch is self._one_read:
-            self._one_read = None
         if batch.link is not None:
             self._stop_reading(batch)
         batch.drop_exchange()
