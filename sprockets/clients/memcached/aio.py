@@ -438,7 +438,7 @@ class Methods:
         ):
             plan = plans.USUAL[time]
             if tags != ():
-                group = self._flow.generations.tags(tags)
+                group = self._engine.flow.generations.tags(tags)
                 if group:
                     return self._get_grouped(
                         group, key, factory, plan, default
@@ -458,7 +458,7 @@ class Methods:
                 when,
             )
             if tags != ():
-                group = self._flow.generations.tags(tags)
+                group = self._engine.flow.generations.tags(tags)
                 if group:
                     return self._get_grouped(
                         group, key, factory, plan, default
@@ -811,11 +811,11 @@ class Methods:
         return context.run(here.spawn, self._get_surely(*args))
 
     def _get_grouped_again(
-        self, future: confirming.Read, *args: typing.Any
+        self, read: confirming.Read, *args: typing.Any
     ) -> None:
         here, context, *_ = args
         task = context.run(here.spawn, self._get_surely(*args))
-        task.add_done_callback(future.settle)
+        task.add_done_callback(read.settle)
 
     async def _get_surely(
         self,
@@ -1342,11 +1342,11 @@ class AsyncNamespace(Methods):
         return self._call(Methods.get, (key, default), more)
 
     def _get_again(
-        self, future: confirming.Read, key: typing.Any, default: typing.Any
+        self, read: confirming.Read, key: typing.Any, default: typing.Any
     ) -> None:
         work = self._sure(Methods.get, (key, default), {})
         task = self._engine.enter().spawn(work)
-        task.add_done_callback(future.settle)
+        task.add_done_callback(read.settle)
 
     def get_or_set(
         self,
@@ -1509,9 +1509,8 @@ class AsyncNamespace(Methods):
         return self._sure(method, args, kwargs)
 
 
-def _missed(value: typing.Any, future: Future) -> None:
+def _missed(value: typing.Any, read: confirming.Read) -> None:
     """Get a value that was not there, in the generations as they are."""
-    read = typing.cast(confirming.Read, future)
     read.again(read, *read.args)
 
 

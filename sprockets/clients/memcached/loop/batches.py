@@ -85,11 +85,11 @@ class Extras(typing.NamedTuple):
 
 
 Waiter = tuple[
-    bytes, futures.Future, typing.Any, Otherwise | None, Extras | None
+    bytes, futures.Receiver, typing.Any, Otherwise | None, Extras | None
 ]
-"""A caller of ``get``: its key, its future, its default; what to do without a
-value, with the default and the future as arguments, None to give the default;
-and what few have besides."""
+"""A caller of ``get``: its key; its future, or what gives to it; its default;
+what to do without a value, with the default and the future as arguments, None
+to give the default; and what few have besides."""
 
 
 class Part(typing.Protocol):
@@ -128,7 +128,7 @@ class Part(typing.Protocol):
 
 
 def fall_back(
-    future: futures.Future,
+    future: futures.Receiver,
     default: typing.Any,
     otherwise: Otherwise | None = None,
 ) -> None:

@@ -10,6 +10,30 @@ from collections import abc
 Future = asyncio.Future[typing.Any]
 
 
+class Receiver(typing.Protocol):
+    """What takes a result, or an error, as a future does."""
+
+    def done(self) -> bool:
+        """Whether it has one, or nobody wants it any more."""
+
+    def set_result(self, result: typing.Any, /) -> None:
+        """Take a result."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Take an error."""
+
+    def exception(self) -> BaseException | None:
+        """Return the error that it took."""
+
+    def cancel(self) -> bool:
+        """Take note that none comes."""
+
+    def add_done_callback(
+        self, callback: abc.Callable[[Future], object], /
+    ) -> None:
+        """Have a function called when it has one."""
+
+
 def settle(
     future: Future, make: abc.Callable[..., typing.Any], *args: typing.Any
 ) -> None:
@@ -33,7 +57,7 @@ def settle(
         future.set_result(result)
 
 
-def fail(future: Future, error: BaseException) -> None:
+def fail(future: Receiver, error: BaseException) -> None:
     """Let a future that is not done end with an error, of any kind."""
     if future.done():
         return

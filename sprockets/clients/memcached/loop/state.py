@@ -172,7 +172,7 @@ class LoopState:
 
     def limit(
         self,
-        future: Future,
+        future: futures.Receiver,
         deadline: float,
         give_up: abc.Callable[[], None],
     ) -> None:
@@ -190,7 +190,7 @@ class LoopState:
 
     def within(
         self,
-        future: Future,
+        future: futures.Receiver,
         seconds: float,
         give_up: abc.Callable[[], None],
     ) -> None:
