@@ -9,6 +9,7 @@ import faults
 import pytest
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.loop import lanes
 from sprockets.clients.memcached.testing import MemcachedServer
 
 TIMEOUT = 1.0
@@ -138,6 +139,37 @@ def test_more_keys_than_may_wait_for_a_server():
 
     with MemcachedServer('-m', '256') as server:
         asyncio.run(main())
+
+
+@pytest.mark.parametrize('other', ['of b', 7], ids=['one kind', 'two kinds'])
+def test_whose_time_is_over_under_way_leaves_the_others_theirs(server, other):
+    """Each gets the value of its own key, in whatever order they asked."""
+
+    async def main(proxy):
+        client = memcached.AsyncClient(
+            servers=proxy.address, socket_timeout=60, max_connections=1
+        )
+        await client.set('a', 'of a')
+        await client.set('b', other)
+        (lane,) = client._engine.state.lanes.values()
+        holder = types.SimpleNamespace(permit=None)
+        assert lane.permits.take(lane, holder)
+        early = client.get('a', 'early')
+        await asyncio.sleep(2 * lanes.STEP)
+        late = [client.get(key, 'late') for key in ('b', 'a')]
+        proxy.next_reply(faults.stall)
+        holder.permit.release()
+        await asyncio.to_thread(proxy.wait_for, lambda: proxy.stalled)
+        (batch,) = lane._in_flight
+        assert batch.due < batch.deadline
+        batch.expire(batch.due, TimeoutError('timed out'))
+        assert await early == 'early'
+        proxy.release()
+        assert await asyncio.gather(*late) == [other, 'of a']
+        await client.close()
+
+    with faults.FaultProxy(server.address) as proxy:
+        asyncio.run(main(proxy))
 
 
 def test_whose_time_is_over_while_values_are_made_leaves_the_others_theirs(

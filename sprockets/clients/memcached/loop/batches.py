@@ -211,6 +211,7 @@ class Batch:
         '_hits',
         '_misses',
         '_read',
+        '_some_expired',
         '_values',
         'after',
         'calls',
@@ -249,6 +250,8 @@ class Batch:
         self._values: abc.Sequence[tuple[Waiter, typing.Any]] = ()
         self._heavy_parts: abc.Sequence[Part] = ()
         self._early: abc.Sequence[Joined] = ()
+        self._some_expired = False
+        """Whether some of its callers were answered before the others."""
         self._hits = self._misses = self._errors = self._bytes = 0
         self.seconds = 0.0
         """What its exchange took."""
@@ -344,6 +347,7 @@ class Batch:
         """Answer those whose time is over, while others still wait."""
         while self._early and self._early[0].deadline <= now:
             _, waiters, writing, reading = self._early[0]
+            self._some_expired = True
             over = self.waiters[:waiters]
             parts = self.writing[:writing] + self.reading[:reading]
             # New lists: a thread may be reading the old ones.
@@ -682,6 +686,9 @@ class Batch:
         :return: False if it is something else, and for :meth:`_give_values`
 
         """
+        if self._some_expired:
+            # The values are in the order of those who were there once.
+            return False
         found = get.in_order
         waiters = self.waiters
         decoders = self._codec.decoders
