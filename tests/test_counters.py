@@ -5,6 +5,7 @@ import time
 import unittest
 from unittest import mock
 
+import faults
 import pytest
 
 from sprockets.clients import memcached
@@ -69,6 +70,55 @@ def test_failed_calls(count):
     assert count.moments(12)[-1].errors == 4
 
 
+CALLS = {
+    'get': lambda client: client.get('key'),
+    'get_or_set': lambda client: client.get_or_set('key', int),
+    'gets': lambda client: client.gets('key'),
+    'set': lambda client: client.set('key', 1),
+    'get_multi': lambda client: client.get_multi(['key']),
+}
+
+ENDS = {
+    'answered': lambda proxy: None,
+    'refused': lambda proxy: proxy.every_reply(
+        faults.replace(b'SERVER_ERROR backend failure\r\n')
+    ),
+    'closed': lambda proxy: proxy.every_reply(faults.close),
+    'hung': lambda proxy: proxy.every_reply(faults.stall),
+    'down': lambda proxy: proxy.down(),
+}
+
+
+@pytest.mark.parametrize('end', ENDS)
+@pytest.mark.parametrize('name', CALLS)
+def test_a_call_that_was_cancelled_is_over_once(memcached_server, name, end):
+    """It is told of and counted, whatever becomes of it."""
+    told = []
+    observer = mock.Mock(over=lambda *call: told.append(call))
+
+    async def main(proxy):
+        client = memcached.AsyncClient(servers=proxy.address, socket_timeout=1)
+        await client.set('other', 1)
+        ENDS[end](proxy)
+        call = CALLS[name](client.scope(lambda method, keys: observer))
+        call.cancel()
+        until = time.monotonic() + 30
+        while not told:
+            assert time.monotonic() < until
+            await asyncio.sleep(0.01)
+        await client.close()
+        engine = client._engine
+        counts = [*engine.counters.values(), engine.unserved]
+        assert sum(count.calls for count in counts) == 2
+        failed = end != 'answered'
+        assert sum(count.errors for count in counts) == failed
+        ((error, *_),) = told
+        assert (error is not None) == failed
+
+    with faults.FaultProxy(memcached_server.address) as proxy:
+        asyncio.run(main(proxy))
+
+
 class Tests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self):
         self.client = memcached.AsyncClient(socket_timeout=1)
@@ -131,3 +181,20 @@ class Tests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
         assert await client.get('a') == 1
         assert count.errors == 10
         assert count.calls == 12
+
+    async def test_a_call_of_many_keys_that_was_cancelled(self):
+        """It is no error that not all of them were asked for."""
+        told = []
+        observer = mock.Mock(over=lambda *call: told.append(call))
+        scope = self.client.scope(lambda method, keys: observer)
+        call = scope.get_multi(map(str, range(20_000)))
+        (lane,) = self.engine.state.lanes.values()
+        while not lane.busy:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        call.cancel()
+        await self.client.close()
+        ((error, hits, misses, *_),) = told
+        assert error is None
+        assert (hits, misses) == (0, self.count.misses)
+        assert 0 < misses < 20_000
+        assert self.count.errors == 0

@@ -162,7 +162,8 @@ def test_whose_time_is_over_under_way_leaves_the_others_theirs(server, other):
         await asyncio.to_thread(proxy.wait_for, lambda: proxy.stalled)
         (batch,) = lane._in_flight
         assert batch.due < batch.deadline
-        batch.expire(batch.due, TimeoutError('timed out'))
+        error = TimeoutError('timed out')
+        batch.expire(batch.due, error, lane.counters)
         assert await early == 'early'
         proxy.release()
         assert await asyncio.gather(*late) == [other, 'of a']

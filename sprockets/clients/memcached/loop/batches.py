@@ -343,8 +343,14 @@ class Batch:
             before = joined.waiters
         yield self.waiters[before:], self.deadline
 
-    def expire(self, now: float, error: BaseException) -> None:
-        """Answer those whose time is over, while others still wait."""
+    def expire(
+        self, now: float, error: BaseException, counters: counters.Counters
+    ) -> None:
+        """Answer those whose time is over, while others still wait.
+
+        They are counted here, and not with the batch.
+
+        """
         while self._early and self._early[0].deadline <= now:
             _, waiters, writing, reading = self._early[0]
             self._some_expired = True
@@ -363,8 +369,11 @@ class Batch:
                 )
                 for joined in self._early[1:]
             ]
-            self._errors += waiters
-            self._errors += sum(part.calls - part.steps for part in parts)
+            calls = waiters + sum([part.calls for part in parts])
+            steps = sum([part.steps for part in parts])
+            self.calls -= calls
+            self.steps -= steps
+            counters.fail(now, calls, steps)
             _give_defaults(over, self.endpoint, error)
             for part in parts:
                 tell(part.fail, error)
@@ -530,18 +539,21 @@ class Batch:
         if self.error is not None:
             self.fail(self.error)
             return
-        for waiter, value in self._values:
+        made = self._values
+        if self._some_expired:
+            # They have been told.
+            left = {*map(id, self.waiters)}
+            made = [each for each in made if id(each[0]) in left]
+        for waiter, value in made:
             _, future, default, otherwise, extras = waiter
-            # A caller may have been cancelled, or have timed out.
-            if future.done():
-                continue
             hit = value is not values.MISS
             if extras is not None:
                 extras.tell(None, hit, not hit, self.endpoint)
-            if hit:
-                future.set_result(value)
-            else:
+            if not hit:
                 fall_back(future, default, otherwise)
+            # A caller may have been cancelled, or have timed out.
+            elif not future.done():
+                future.set_result(value)
         for part in self._heavy_parts:
             tell(part.back, True)
 
@@ -902,8 +914,7 @@ def _give_defaults(
     error: BaseException | None,
 ) -> None:
     for _, future, default, otherwise, extras in waiters:
-        if future.done():
-            continue
+        # Also of one who was cancelled: that call is over only now.
         if extras is not None:
             extras.tell(error, 0, 0, endpoint)
         fall_back(future, default, otherwise)

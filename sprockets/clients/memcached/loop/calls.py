@@ -131,7 +131,7 @@ class Call:
 
     def back(self, sent: bool) -> None:
         """Come back from a server that it was sent to, or was not."""
-        if sent or self._over:
+        if sent:
             self._end()
             return
         endpoint, self._endpoint = self._endpoint, None
@@ -140,7 +140,7 @@ class Call:
         if way is None:
             way = self._journey = journey.Journey(self._here.cluster)
         further = way.goes_further
-        if not way.turn_back(endpoint):
+        if self._over or not way.turn_back(endpoint):
             # Nobody has tried if it went down while the call waited.
             self._endpoint = endpoint
             self._here.failed_at(endpoint, self.calls, self.steps)
@@ -412,8 +412,13 @@ class Several:
         """
         self._away -= 1
         if self._future.done():
-            # Nobody waits any more.
-            self._end()
+            # Nobody waits any more, and what is left is not sent.
+            if sent:
+                self.take(chunk, sent)
+            else:
+                self._here.failed_at(chunk.endpoint, chunk.calls, chunk.steps)
+            if not self._away:
+                self._end()
             return
         if sent and unpack is not None:
             unpack(chunk)
@@ -562,7 +567,11 @@ class ManyCall(Several):
         return self._request.result()
 
     def outcome(self) -> tuple[BaseException | None, int, int]:
-        return descriptions.outcome(self._request.keys.keys, self._done)
+        keys: abc.Sequence[bytes] = self._request.keys.keys
+        if self._future.cancelled() and (self._unplaced or self._placed):
+            # That not all were asked for is no server's fault.
+            keys = ()
+        return descriptions.outcome(keys, self._done)
 
 
 def many(

@@ -567,14 +567,15 @@ class Lane:
 
     def _over(self, batch: batches.Batch) -> None:
         """Take note that nothing is left to be done for a batch."""
-        if batch.state is not batches.GIVEN_UP:
+        is_given_up = batch.state is batches.GIVEN_UP
+        if not is_given_up:
             batch.count(self.counters)
         batch.become(batches.OVER)
         self._in_flight.discard(batch)
         size = batch.value_size
         if size is not None and (size > SMALL or self._mean_size > SMALL):
             self._note_size(size)
-        if not batch.reached:
+        if not batch.reached and not is_given_up:
             self._send_all_on(batch)
         if (
             self._waiting
@@ -658,11 +659,11 @@ class Lane:
         try:
             self._timer = None
             for batch in list(self._waiting):
-                batch.expire(now, error)
+                batch.expire(now, error, self.counters)
                 if batch.deadline <= now:
                     self._drop(batch, TimeoutError('no turn came in time'))
             for batch in list(self._in_flight):
-                batch.expire(now, error)
+                batch.expire(now, error, self.counters)
                 if self._ends_at(batch) <= now:
                     self._time_out(batch, error)
         # Whatever comes in between: the others have deadlines too.

@@ -145,19 +145,19 @@ class LoopState:
         """
         for waiter in waiters:
             key, future, default, otherwise, extras = waiter
-            if future.done():
-                continue
             hashed, way, observer = extras or (None, None, None)
-            if way is None:
-                way = journey.Journey(self.cluster)
-                # After its read a lookup goes on by itself, and takes more
-                # than one call.
-                if otherwise is None and self.cluster.goes_on(unreachable):
-                    give_up = functools.partial(future.set_result, default)
-                    self.limit(future, deadline, give_up)
             endpoint = None
-            if way.turn_back(unreachable):
-                endpoint = way.to(key, hashed)
+            # For one who was cancelled it goes nowhere.
+            if not future.done():
+                if way is None:
+                    way = journey.Journey(self.cluster)
+                    # After its read a lookup goes on by itself, and takes
+                    # more than one call.
+                    if otherwise is None and self.cluster.goes_on(unreachable):
+                        give_up = functools.partial(future.set_result, default)
+                        self.limit(future, deadline, give_up)
+                if way.turn_back(unreachable):
+                    endpoint = way.to(key, hashed)
             if endpoint is not None:
                 extras = batches.Extras(hashed, way, observer)
                 self.lane(endpoint).read(
