@@ -963,3 +963,19 @@ def test_no_read_overtakes_a_write(server, sent, soon):
         await client.close()
 
     asyncio.run(main())
+
+
+def test_no_read_overtakes_a_write_when_a_batch_comes_back(server, sent):
+    """It may do so between two calls of a turn; writes leave at its end."""
+
+    async def main(client):
+        assert await client.set('key', 'old')
+        (lane,) = client._engine.state.lanes.values()
+        written = client.set('key', 'new')
+        # Whenever a batch comes back.
+        lane.leave()
+        assert await client.get('key') == 'new'
+        assert await written
+        assert sent[-1] == (1, True)
+
+    run(main, server)

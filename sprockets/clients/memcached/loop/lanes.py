@@ -343,6 +343,10 @@ class Lane:
                     continue
             if batch.after is not None and not batch.after.is_back:
                 break
+            if batch.writing and batch is self.forming:
+                # What is called behind a write in this turn travels with it,
+                # or behind it.
+                return
             try:
                 if not self._send(batch):
                     self._in_line = True
