@@ -731,6 +731,10 @@ def test_more_than_few_travel_together(server, sent):
     async def main():
         client = memcached.AsyncClient(servers=server.address)
         await until_few(client, 2, sent)
+        # A third connection, by a thread that may be back before the others.
+        await in_a_turn(client, 3, sent)
+        await until_few(client, 2, sent)
+        assert connections_of(client) == 3
         assert await in_a_turn(client, 3, sent) == [(1, False)] * 2
         before = len(sent)
         assert await in_a_turn(client, 3, sent) == []
