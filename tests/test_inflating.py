@@ -7,7 +7,7 @@ import zlib
 import pytest
 import wire
 
-from sprockets.clients.memcached.data import values
+from sprockets.clients.memcached.data import deflated, frames, values
 
 KEYS = [f'key{number}' for number in range(60)]
 
@@ -91,3 +91,70 @@ def test_threads_share_it():
     for thread in threads:
         thread.join()
     assert codec.decode_or(8, data, None, budget) is None
+
+
+# What may be somewhere in a value
+
+FORMATS = [
+    pytest.param(zlib.compress, deflated.part, id='zlib'),
+    pytest.param(
+        frames.compress,
+        frames.part,
+        id='zstd',
+        marks=pytest.mark.skipif(
+            not frames.is_there(),
+            reason='neither Python 3.14 nor backports.zstd',
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize('size', [0, 1 << 20])
+@pytest.mark.parametrize('compress, part', FORMATS)
+def test_many_that_begin_further_on(compress, part, size):
+    """What is looked at is not kept: there is no telling which it is."""
+    limit = 1 << 20
+    data = b'text' + (compress(bytes(size)) + b'text') * 500 + bytes(limit)
+    tracemalloc.start()
+    try:
+        with pytest.raises(deflated.UndecodableError):
+            part(data, limit)
+        assert tracemalloc.get_traced_memory()[1] < 10 * limit
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize('compress, part', FORMATS)
+def test_one_of_many_is_the_value(compress, part):
+    """If it is at the very end, whatever is before it."""
+    picture = b'PNG' + compress(b'pixels' * 100) + b'END'
+    text = b'text ' * 10_000
+    data = picture * 100 + compress(text)
+    assert part(data, len(text)) == (picture * 100, text, b'')
+
+
+def test_places_that_lead_to_the_same_bytes(monkeypatch):
+    """What they inflate to counts for each: together it is bounded."""
+    limit = 1 << 20
+    tail = zlib.compress(bytes(limit - 1), 9)[2:-4] + b'none'
+    count = 1000
+    # Each skips those behind it, up to the tail.
+    skips = [7 * left for left in reversed(range(count))]
+    starts = b''.join(
+        b'x\x9c\0%b%b'
+        % (size.to_bytes(2, 'little'), (size ^ 0xFFFF).to_bytes(2, 'little'))
+        for size in skips
+    )
+    taken, inflated = deflated.taken, []
+
+    def counted(inflator, *args):
+        try:
+            return taken(inflator, *args)
+        except deflated.UndecodableError as error:
+            inflated.append(error.inflated)
+            raise
+
+    monkeypatch.setattr(deflated, 'taken', counted)
+    with pytest.raises(deflated.UndecodableError):
+        deflated.part(b'text' + starts + tail, limit)
+    assert limit < sum(inflated) < 4 * limit

@@ -176,6 +176,24 @@ def test_a_frame_that_wants_much_memory_is_not_read():
         frames.part(frame, 1_000_000)
 
 
+@pytest.mark.parametrize(
+    'compression', ['zlib', pytest.param('zstd', marks=there)]
+)
+@pytest.mark.parametrize('limit', [1, 1 << 31, (1 << 31) + 1, 1 << 64])
+def test_any_limit_is_one(connect, address, compression, limit):
+    """Also one beyond what there is, or what zstd looks back."""
+    client = connect(
+        address,
+        compression=compression,
+        min_compress_len=100,
+        max_inflated_len=limit,
+    )
+    assert client.set('key', OLD)
+    packed = wire.stored(address, 'key')[0] & values.PACKED
+    assert bool(packed) is (limit >= len(OLD))
+    assert client.get('key') == OLD
+
+
 @there
 def test_what_is_cut_or_broken_is_a_miss(client, address):
     """At every byte."""

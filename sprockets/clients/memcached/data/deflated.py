@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import typing
 import zlib
+from collections import abc
 
 MAX_INFLATED = 16 * 1024 * 1024
 """Bytes at which the inflating of a compressed value stops."""
@@ -16,12 +18,71 @@ MAX_LOOKS = 10_000
 """Places at which a compressed value may begin that are looked at."""
 
 
+MOST = 1 << 30
+"""Bytes that are inflated at a time, whatever the limit is."""
+
+PIECE = 16 * 1024
+"""Likewise, of what may be no value."""
+
+
 class UndecodableError(Exception):
-    """The bytes that the server holds are no value."""
+    """The bytes that the server holds are no value.
+
+    :ivar int inflated: how many bytes were made of them before that was known
+
+    """
+
+    inflated = 0
 
 
 class _OtherError(UndecodableError):
     """The bytes do not begin with a compressed value."""
+
+
+class Inflator(typing.Protocol):
+    """What inflates bytes that may be a compressed value, piece by piece."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the value is over."""
+
+    @property
+    def behind(self) -> bytes:
+        """What is behind it then."""
+
+    def read(self, size: int) -> bytes | None:
+        """Return what comes next, so many bytes at most; None for too much.
+
+        :raises UndecodableError: if this is no compressed value
+
+        """
+
+
+class _Inflator:
+    """What inflates what zlib has compressed."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._inflator = zlib.decompressobj()
+        self._left = data
+
+    @property
+    def ended(self) -> bool:
+        return self._inflator.eof
+
+    @property
+    def behind(self) -> bytes:
+        return self._inflator.unused_data
+
+    def read(self, size: int) -> bytes:
+        try:
+            piece = self._inflator.decompress(self._left, size)
+        except zlib.error as error:
+            # One with a wrong checksum is broken; others never were any.
+            is_broken = 'data check' in str(error)
+            kind = UndecodableError if is_broken else _OtherError
+            raise kind(f'compressed value: {error}') from error
+        self._left = self._inflator.unconsumed_tail
+        return piece
 
 
 def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes:
@@ -30,31 +91,45 @@ def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes:
     :raises UndecodableError: if they are none, or inflate beyond the limit
 
     """
-    value, behind = _inflate(data, limit)
+    value, behind = taken(_Inflator(data), limit)
     if behind:
         raise UndecodableError('compressed value: followed by other bytes')
     return value
 
 
-def _inflate(data: bytes | memoryview, limit: int) -> tuple[bytes, bytes]:
-    """Return the original of compressed bytes, and what is behind them."""
-    inflator = zlib.decompressobj()
+def taken(
+    inflator: Inflator, limit: int, size: int = MOST
+) -> tuple[bytes, bytes]:
+    """Return the original of compressed bytes, and what is behind them.
+
+    :param int size: how many bytes to inflate at a time
+    :raises UndecodableError: if there is none, or if it inflates beyond the
+        limit
+
+    """
+    pieces: list[bytes] = []
+    # One byte more, for the end of exactly as many is behind them.
+    left = limit + 1
     try:
-        # One byte more, for the end of exactly as many is behind them.
-        value = inflator.decompress(data, limit + 1)
-    except zlib.error as error:
-        # One with a wrong checksum is broken; others never were any.
-        kind = (
-            _OtherError if 'data check' not in str(error) else UndecodableError
-        )
-        raise kind(f'compressed value: {error}') from error
-    if len(value) > limit:
-        raise UndecodableError(
-            f'compressed value inflates to over {limit} bytes'
-        )
-    if not inflator.eof:
-        raise UndecodableError('compressed value: cut')
-    return value, inflator.unused_data
+        while left > 0 and not inflator.ended:
+            piece = inflator.read(min(left, size))
+            if piece is None:
+                left = 0
+                break
+            pieces.append(piece)
+            left -= len(piece)
+            if not piece:
+                break
+        if left <= 0:
+            raise UndecodableError(
+                f'compressed value inflates to over {limit} bytes'
+            )
+        if not inflator.ended:
+            raise UndecodableError('compressed value: cut')
+    except UndecodableError as error:
+        error.inflated = sum(map(len, pieces))
+        raise
+    return b''.join(pieces), inflator.behind
 
 
 def part(data: bytes, limit: int) -> tuple[bytes, bytes, bytes]:
@@ -68,31 +143,52 @@ def part(data: bytes, limit: int) -> tuple[bytes, bytes, bytes]:
 
     """
     try:
-        return b'', *_inflate(data, limit)
+        return b'', *taken(_Inflator(data), limit)
     except _OtherError:
         # If it were broken, what seems to begin in it would be a part of it.
-        found = _search(data, limit)
+        found = search(data, limit, _BEGINNING, _Inflator)
         if found is None:
             raise
         return found
 
 
-def _search(data: bytes, limit: int) -> tuple[bytes, bytes, bytes] | None:
-    """Return the one compressed value that begins further on."""
-    found: list[tuple[bytes, bytes, bytes]] = []
+def search(
+    data: bytes,
+    limit: int,
+    beginning: re.Pattern[bytes],
+    make: abc.Callable[[memoryview], Inflator],
+) -> tuple[bytes, bytes, bytes] | None:
+    """Return the one compressed value that begins further on.
+
+    Nothing more is looked at when what was has inflated to twice the limit,
+    and one of it is kept.
+
+    :param beginning: what its format begins with
+    :param make: returns what inflates it
+
+    """
+    found: tuple[bytes, bytes, bytes] | None = None
+    is_one = True
     start = 0
-    for match in itertools.islice(_BEGINNING.finditer(data), MAX_LOOKS):
+    left = 2 * limit
+    for match in itertools.islice(beginning.finditer(data), MAX_LOOKS):
         at = match.start()
         if at < start:
             # A part of one that was found.
             continue
+        if left <= 0:
+            return None
+        inflator = make(memoryview(data)[at:])
         try:
-            value, behind = _inflate(memoryview(data)[at:], limit)
-        except UndecodableError:
+            value, behind = taken(inflator, limit, PIECE)
+        except UndecodableError as error:
+            left -= error.inflated
             continue
         if not behind:
             # What was put before may be anything.
             return data[:at], value, behind
-        found.append((data[:at], value, behind))
+        left -= len(value)
+        is_one = is_one and found is None
+        found = (data[:at], value, behind) if is_one else None
         start = len(data) - len(behind)
-    return found[0] if len(found) == 1 else None
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import re
 import typing
 
@@ -30,9 +29,6 @@ NEEDED = (
 
 _BEGINNING = re.compile(rb'\x28\xb5\x2f\xfd')
 """What its format begins with (RFC 8878, 3.1.1)."""
-
-_SMALLEST_WINDOW = 10
-"""The logarithm of the least that an encoder looks back (RFC 8878, 3.1.1)."""
 
 
 class _OtherError(deflated.UndecodableError):
@@ -64,70 +60,48 @@ def part(data: bytes, limit: int) -> tuple[bytes, bytes, bytes]:
     if _zstd is None:
         raise deflated.UndecodableError('zstd is not installed')
     try:
-        return b'', *_inflate(data, limit)
+        return b'', *deflated.taken(_Inflator(data, limit), limit)
     except _OtherError:
         # If it were broken, what seems to begin in it would be a part of it.
-        found = _search(data, limit)
+        found = deflated.search(
+            data, limit, _BEGINNING, lambda some: _Inflator(some, limit)
+        )
         if found is None:
             raise
         return found
 
 
-def _inflate(data: bytes | memoryview, limit: int) -> tuple[bytes, bytes]:
-    """Return the original of compressed bytes, and what is behind them."""
-    if not _BEGINNING.match(data):
-        raise _OtherError('compressed value: no zstd frame')
-    # How far an encoder looked back is what a decoder has to keep.
-    window = max((max(limit, 1) - 1).bit_length(), _SMALLEST_WINDOW)
-    inflator = _zstd.ZstdDecompressor(
-        options={_zstd.DecompressionParameter.window_log_max: window}
-    )
-    pieces = []
-    left = limit + 1
-    given: bytes | memoryview = data
-    try:
-        # It gives no more at a time than it has in one place.
-        while left > 0 and not inflator.eof:
-            piece = inflator.decompress(given, left)
-            given = b''
-            if not piece and inflator.needs_input:
-                break
-            pieces.append(piece)
-            left -= len(piece)
-    except _zstd.ZstdError as error:
-        if 'memory' not in str(error):
+class _Inflator:
+    """What inflates what zstd has compressed."""
+
+    def __init__(self, data: bytes | memoryview, limit: int) -> None:
+        # How far an encoder looked back is what a decoder has to keep.
+        window = (max(limit, 1) - 1).bit_length()
+        parameter = _zstd.DecompressionParameter.window_log_max
+        least, most = parameter.bounds()
+        self._inflator = _zstd.ZstdDecompressor(
+            options={parameter: min(max(window, least), most)}
+        )
+        self._left = data
+
+    @property
+    def ended(self) -> bool:
+        return typing.cast(bool, self._inflator.eof)
+
+    @property
+    def behind(self) -> bytes:
+        return typing.cast(bytes, self._inflator.unused_data)
+
+    def read(self, size: int) -> bytes | None:
+        given, self._left = self._left, b''
+        if given and not _BEGINNING.match(given):
+            raise _OtherError('compressed value: no zstd frame')
+        try:
+            return typing.cast(bytes, self._inflator.decompress(given, size))
+        except _zstd.ZstdError as error:
+            # It says itself how much it is.
+            if 'memory' in str(error):
+                return None
             raise deflated.UndecodableError(
                 f'compressed value: {error}'
             ) from error
-        # It says itself how much it is.
-        left = 0
-    value = b''.join(pieces)
-    if left <= 0:
-        raise deflated.UndecodableError(
-            f'compressed value inflates to over {limit} bytes'
-        )
-    if not inflator.eof:
-        raise deflated.UndecodableError('compressed value: cut')
-    return value, typing.cast(bytes, inflator.unused_data)
-
-
-def _search(data: bytes, limit: int) -> tuple[bytes, bytes, bytes] | None:
-    """Return the one compressed value that begins further on."""
-    found: list[tuple[bytes, bytes, bytes]] = []
-    start = 0
-    looks = itertools.islice(_BEGINNING.finditer(data), deflated.MAX_LOOKS)
-    for match in looks:
-        at = match.start()
-        if at < start:
-            # A part of one that was found.
-            continue
-        try:
-            value, behind = _inflate(memoryview(data)[at:], limit)
-        except deflated.UndecodableError:
-            continue
-        if not behind:
-            # What was put before may be anything.
-            return data[:at], value, behind
-        found.append((data[:at], value, behind))
-        start = len(data) - len(behind)
-    return found[0] if len(found) == 1 else None
