@@ -10,7 +10,7 @@ import pytest
 from tornado import httpclient, httpserver, locale, template, testing, web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached.web import responses
+from sprockets.clients.memcached.web import handlers, responses
 
 SECONDS = 30
 
@@ -1322,6 +1322,28 @@ def test_what_is_not_to_be_given_at_all_is_not_stored():
 
 
 # Without a server
+
+
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('code', [200, 404])
+def test_a_client_that_raises(memcached_server, code, strict):
+    """The method's answer is given, with a server or without."""
+
+    class Page(Handler):
+        @memcached.cached_response(60, stale=60)
+        async def get(self):
+            if code != 200:
+                raise web.HTTPError(code)
+
+    async def body(site):
+        handlers.client_of(
+            site.application, None, strict=strict, socket_timeout=1
+        )
+        assert await site.codes('/', '/') == [code, code]
+        memcached_server.kill()
+        assert await site.codes('/', '/') == [code, code]
+
+    run(body, Page)
 
 
 def test_without_a_server(memcached_server):

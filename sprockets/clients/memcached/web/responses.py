@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -288,6 +289,10 @@ class _Answer:
             if prefix is None
             else handler.memcached_for(prefix)
         )
+        if scope._strict:
+            # There is an answer, whatever becomes of it in the cache.
+            scope = copy.copy(scope)
+            scope._strict = False
         entry = await self._stored(scope, key)
         if entry is not None and entry.is_over and self.mine is None:
             stale = self.rules.plan.stale
