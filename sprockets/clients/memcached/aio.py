@@ -58,7 +58,7 @@ D = typing.TypeVar('D')
 READY_PAUSE = 0.05
 """Seconds between two looks whether all servers answer."""
 
-GOING_ON = frozenset(('limit', 'refresh', 'set', 'update'))
+GOING_ON = frozenset(('limit', 'refresh', 'update'))
 """Methods of several steps that have something to return, or an error of their
 own, whatever becomes of a step."""
 
@@ -741,13 +741,21 @@ class Methods:
         .. versionadded:: 2.0
 
         """
-        return await self._end(self._flow.generations.tags(tags))
+        group = self._flow.generations.tags(tags)
+        return await self._end(group, 'invalidate_tags')
 
     async def _look(
-        self, group: generations.Group
+        self, group: generations.Group, method: str | None = None
     ) -> generations.Tokens | None:
-        """Return the generations, None where a server does not answer."""
-        return await self._unobserved(self._flow.generations.look(group))
+        """Return the generations, None where a server does not answer.
+
+        :param str method: what raises that, if it is strict; None for what
+            goes on
+
+        """
+        raises = method if self._strict else None
+        look = self._flow.generations.look
+        return await self._unobserved(look(group, raises))
 
     def _within(
         self,
@@ -761,20 +769,23 @@ class Methods:
     async def _with_tags(
         self,
         tags: tuple[str, ...],
+        method: str,
         call: abc.Callable[[Methods], typing.Any],
         failure: typing.Any,
     ) -> typing.Any:
         """Call something with the methods for what has some tags.
 
+        :param str method: what it is
         :param failure: what to return where these are not known; MISS to call
             it with those for what nobody is to find
 
         """
         group = self._flow.generations.tags(tags)
-        known = await self._look(group)
+        goes_on = failure is plans.MISS
+        known = await self._look(group, None if goes_on else method)
         if known is not None:
             return await call(self._within(group, known))
-        if failure is not plans.MISS:
+        if not goes_on:
             return failure
         return await call(_Within(self, self._flow.generations.apart()))
 
@@ -835,14 +846,27 @@ class Methods:
             within = _Within(self, self._flow.generations.apart())
         return await within._look_up(key, factory, plan, default, None)
 
-    async def _end(self, group: generations.Group) -> int:
-        """Give groups other generations; return whether all of them have."""
+    async def _end(self, group: generations.Group, method: str) -> int:
+        """Give groups other generations; return whether all of them have.
+
+        :param str method: what is called, for errors
+
+        """
         here = self._engine.enter()
-        work = self._flow.generations.end
-        ends = [
-            self._whole(here, 'invalidate').follow(work(key)) for key in group
-        ]
-        return int(all(await asyncio.gather(*ends)))
+        end = self._flow.generations.end
+        raises = method if self._strict else None
+        ended = await asyncio.gather(
+            *[
+                self._whole(here, 'invalidate').follow(end(key, raises))
+                for key in group
+            ],
+            # The others are to end all the same.
+            return_exceptions=True,
+        )
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
+        return int(all(ended))
 
     # What processes have in common
 
@@ -1307,7 +1331,7 @@ class AsyncNamespace(Methods):
 
         """
         if key is namespaces.WHOLE:
-            return await self._end(self._group[-1:])
+            return await self._end(self._group[-1:], 'invalidate')
         self._check(Methods.invalidate, (key,), {})
         done = await self._sure(Methods.invalidate, (key,), {})
         return typing.cast(int, done)
@@ -1388,7 +1412,7 @@ class AsyncNamespace(Methods):
         saw: tokens.Tokens | None = None,
     ) -> typing.Any:
         """Call a method once the generations are known."""
-        known = await self._look(self._group)
+        known = await self._look(self._group, _raising(method))
         if known is not None:
             within = self._within(self._group, known, saw)
         elif method in (Methods.get_or_set, Methods.get_or_set_multi):
@@ -1409,7 +1433,7 @@ class AsyncNamespace(Methods):
     ) -> typing.Any:
         """Take what came, if the generations were what they were taken for."""
         try:
-            known = await self._look(self._group)
+            known = await self._look(self._group, _raising(method))
         finally:
             # Nobody else is to hear of it.
             guessed.add_done_callback(_forget)
@@ -1426,11 +1450,6 @@ class AsyncNamespace(Methods):
         args: tuple[typing.Any, ...],
         kwargs: dict[str, typing.Any],
     ) -> typing.Any:
-        if self._strict and method is not Methods.limit:
-            raise errors.UnavailableError(
-                f'{method.__name__}: no server answers that knows the'
-                ' namespace'
-            )
         apart = self._flow.generations.apart()
         return namespaces.failure(apart, method, args, kwargs)
 
@@ -1453,12 +1472,11 @@ class AsyncNamespace(Methods):
         seconds = errors.timeout(kwargs.get('timeout'))
         if seconds is None:
             return self._begin(method, args, kwargs)
-        failure = self._failure if not self._strict else _no_failure
         return self._bounded(
             self._begin(method, args, kwargs),
             method.__name__,
             seconds,
-            failure(method, args, kwargs),
+            self._failure(method, args, kwargs),
         )
 
     def _begin(
@@ -1517,8 +1535,10 @@ def _missed(value: typing.Any, read: confirming.Read) -> None:
 _WITH_TOKENS = (Methods.gets, Methods.gats, Methods.cas)
 
 
-def _no_failure(*_: typing.Any) -> None:
-    """Say nothing of what is raised instead."""
+def _raising(method: abc.Callable[..., typing.Any]) -> str | None:
+    """Return the name of a method, None if it goes on without a server."""
+    name = method.__name__
+    return None if name in namespaces.GOING_ON else name
 
 
 async def _nothing() -> int:

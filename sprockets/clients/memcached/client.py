@@ -156,7 +156,7 @@ class Shared(core.Core):
         with call or contextlib.nullcontext():
             done = journey.run_many(self.cluster, request, timeout)
             if call is not None:
-                call.error, *found = descriptions.outcome(keys.keys, done)
+                call.error, *found = descriptions.outcome(done, request)
                 call.found = found[0], found[1]
         for command in done:
             request.unpack(command)
@@ -193,7 +193,7 @@ class Shared(core.Core):
                 deadline,
             )
             if call is not None:
-                call.error = descriptions.outcome((), asked.values())[0]
+                call.error = descriptions.outcome(asked.values())[0]
         return request.result({e: c for e, c in asked.items() if e in reached})
 
     def follow(
@@ -213,8 +213,8 @@ class Shared(core.Core):
             as one call; None if it was traced already
         :param float timeout: the seconds for them all, if the client's are
             not less
-        :param bool strict: whether to raise what goes wrong, but for what a
-            server refuses, which it may not know
+        :param bool strict: whether to raise what goes wrong with the last of
+            its commands, which does what the others are for
         :param bool at_first: whether the call is over, as far as traces go,
             when the first of its commands is
         :param TracedCall call: what takes note of the last command, which
@@ -223,33 +223,32 @@ class Shared(core.Core):
         """
         until = None if timeout is None else clock.monotonic() + timeout
         begins = name if call is None else None
+        last: protocol.Command | None = None
 
         def ask(step: steps.Ask) -> endpoints.Endpoint | None:
-            nonlocal begins, call
+            nonlocal begins, call, last
             if begins is not None:
                 call, begins = self.tracing.call(begins, step.route[:1]), None
                 if call is not None:
                     ended.enter_context(call)
             left = None if until is None else until - clock.monotonic()
-            command = step.command
+            last = step.command
             endpoint = journey.run(self.cluster, *step, left)
-            error = command.error
             if call is not None:
-                call.endpoint, call.error = endpoint, error
+                call.endpoint, call.error = endpoint, last.error
             if at_first:
                 ended.close()
-            if (
-                strict
-                and error is not None
-                and not isinstance(error, protocol.RefusedError)
-            ):
-                raise errors.of(name or command.name, error)
             return endpoint
 
         with contextlib.ExitStack() as ended:
-            return steps.follow(
+            result = steps.follow(
                 work, ask, function, lambda step: self.run_many(step.request)
             )
+        if strict and last is not None:
+            error = errors.about(name or last.name, last)
+            if error is not None:
+                raise error
+        return result
 
     def look(self, want: plans.Want) -> tuple[typing.Any, typing.Any]:
         """Look for a value that may be stale, and let it be traced."""
@@ -1128,7 +1127,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         """Store a value as if it had been computed."""
         shared = self._shared
         want = plans.Want(shared.encoding.route(key), plan, plans.MISS)
-        result = self._follow(shared.flow.put(want, value), None, 'set')
+        work = shared.flow.put(want, value)
+        result = self._follow(work, None, 'set', strict=shared.strict)
         return typing.cast(int, result)
 
     def invalidate(self, key: typing.Any) -> int:
@@ -1239,8 +1239,8 @@ class Client(memcache.Client):  # type: ignore[misc]
             for what each of them is
         :param float timeout: the seconds for them all, if the client's are
             not less
-        :param bool strict: whether to raise what goes wrong, but for what a
-            server refuses, which it may not know
+        :param bool strict: whether to raise what goes wrong with the last
+            of them
 
         """
         return self._shared.follow(
@@ -1296,36 +1296,47 @@ class Client(memcache.Client):  # type: ignore[misc]
         """
         shared = self._shared
         shared.count('invalidate_tags')
-        return self._end(shared.flow.generations.tags(tags))
+        group = shared.flow.generations.tags(tags)
+        return self._end(group, 'invalidate_tags')
 
-    def _end(self, group: generations.Group) -> int:
-        """Give groups other generations; return whether all of them have."""
+    def _end(self, group: generations.Group, method: str) -> int:
+        """Give groups other generations; return whether all of them have.
+
+        :param str method: what is called, for errors
+
+        """
         end = self._shared.flow.generations.end
-        strict = self._shared.strict
-        ended = [self._follow(end(key), strict=strict) for key in group]
+        raises = method if self._shared.strict else None
+        ended = []
+        failed: list[errors.MemcachedError] = []
+        for key in group:
+            try:
+                ended.append(self._follow(end(key, raises)))
+            except errors.MemcachedError as error:
+                # The others are to end all the same.
+                failed.append(error)
+        if failed:
+            raise failed[0]
         return int(all(ended))
-
-    def _look(
-        self, group: generations.Group, timeout: float | None = None
-    ) -> generations.Tokens | None:
-        """Return the generations, None where a server does not answer."""
-        look = self._shared.flow.generations.look
-        found = self._follow(look(group), timeout=timeout)
-        return typing.cast('generations.Tokens | None', found)
 
     def _grouped(
         self,
         group: generations.Group,
-        apart: bool = False,
+        method: str | None = None,
         timeout: float | None = None,
+        apart: bool = False,
     ) -> _Within | None:
         """Return the methods in the generations of a group.
 
+        :param str method: what raises, in a strict client, where these are
+            not known; None for what goes on
         :param bool apart: whether to return them, if the generations are not
             known, for what nobody is to find; else it is None
 
         """
-        known = self._look(group, timeout)
+        look = self._shared.flow.generations.look
+        raises = method if self._shared.strict else None
+        known = self._follow(look(group, raises), timeout=timeout)
         if known is not None:
             found = self._shared.flow.generations
             return _Within(self, found.within(group, known))
@@ -1336,17 +1347,22 @@ class Client(memcache.Client):  # type: ignore[misc]
     def _with_tags(
         self,
         tags: tuple[str, ...],
+        method: str,
         call: abc.Callable[[Client], typing.Any],
         failure: typing.Any,
     ) -> typing.Any:
         """Call something with the methods for what has some tags.
 
+        :param str method: what it is
         :param failure: what to return where these are not known; MISS to call
             it with those for what nobody is to find
 
         """
         group = self._shared.flow.generations.tags(tags)
-        within = self._grouped(group, apart=failure is plans.MISS)
+        if failure is plans.MISS:
+            within = self._grouped(group, apart=True)
+        else:
+            within = self._grouped(group, method)
         return failure if within is None else call(within)
 
     # What processes have in common
@@ -1648,7 +1664,7 @@ class Namespace(Client):
         """
         if key is namespaces.WHOLE:
             self._shared.count('invalidate')
-            return self._end(self._group[-1:])
+            return self._end(self._group[-1:], 'invalidate')
         return typing.cast(int, self._call(Client.invalidate, (key,), {}))
 
     def get_or_set(
@@ -1739,21 +1755,17 @@ class Namespace(Client):
         namespaces.check(apart, method, args, kwargs)
         seconds = errors.timeout(kwargs.get('timeout'))
         until = clock.monotonic() + (seconds or 0)
+        name = method.__name__
+        goes_on = name in namespaces.GOING_ON
         within = self._grouped(
-            self._group, method is Client.get_or_set_multi, seconds
+            self._group,
+            None if goes_on else name,
+            seconds,
+            method is Client.get_or_set_multi,
         )
         if seconds is not None:
             left = max(until - clock.monotonic(), 0.001)
             kwargs = {**kwargs, 'timeout': left}
-        if (
-            within is None
-            and self._shared.strict
-            and method is not Client.limit
-        ):
-            raise errors.UnavailableError(
-                f'{method.__name__}: no server answers that knows the'
-                ' namespace'
-            )
         if within is None:
             return namespaces.failure(apart, method, args, kwargs)
         saw = False

@@ -152,6 +152,7 @@ class Function:
         name, factory = self._calls.of(args, kwargs)
         return self._with(
             args,
+            'refresh',
             lambda source: source._refresh(name.key, factory, self._plan),
             plans.MISS,
         )
@@ -165,6 +166,7 @@ class Function:
         key = self._key(args, kwargs)
         return self._with(
             self._first + args,
+            'set',
             lambda source: source._put(key, value, self._plan),
             0,
         )
@@ -176,6 +178,7 @@ class Function:
         stale = self._plan.stale or 60
         return self._with(
             self._first + args,
+            'mark_stale',
             lambda source: source.mark_stale(key, stale),
             0,
         )
@@ -187,6 +190,7 @@ class Function:
         key = self._key(args, kwargs)
         return self._with(
             self._first + args,
+            name,
             lambda source: getattr(source, name)(key),
             None if name == 'get' else 0,
         )
@@ -194,6 +198,7 @@ class Function:
     def _with(
         self,
         args: tuple[typing.Any, ...],
+        method: str,
         call: abc.Callable[[typing.Any], typing.Any],
         failure: typing.Any,
     ) -> typing.Any:
@@ -201,7 +206,7 @@ class Function:
         source = self._client(args)
         if not self._tags:
             return call(source)
-        return source._with_tags(self._tags, call, failure)
+        return source._with_tags(self._tags, method, call, failure)
 
     def _client(self, args: tuple[typing.Any, ...]) -> typing.Any:
         """Return the client for a call."""

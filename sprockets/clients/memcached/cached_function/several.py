@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import typing
 from collections import abc
 
 from sprockets.clients.memcached.cached_function import functions, names
+from sprockets.clients.memcached.requests import errors
 
 P = typing.ParamSpec('P')
 K = typing.TypeVar('K')
@@ -144,7 +146,9 @@ class CachedMany(Several, typing.Generic[K, V, P]):
         """Compute the results for all of the keys, and store them."""
         named = self._names(keys, args, kwargs)
         made = self._factory(named)([*named.keys])
-        self._of(named).set_multi(self._kept(made), self._plan.time)
+        # They are computed, whether or not they can be stored.
+        with contextlib.suppress(errors.MemcachedError):
+            self._of(named).set_multi(self._kept(made), self._plan.time)
         return _by_key(named, made)
 
     def invalidate(
@@ -190,7 +194,9 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
         made = self._factory(named)([*named.keys])
         if inspect.isawaitable(made):
             made = await made
-        await self._of(named).set_multi(self._kept(made), self._plan.time)
+        # Likewise.
+        with contextlib.suppress(errors.MemcachedError):
+            await self._of(named).set_multi(self._kept(made), self._plan.time)
         return _by_key(named, made)
 
     async def invalidate(

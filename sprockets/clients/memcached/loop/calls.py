@@ -456,8 +456,12 @@ class Several:
         """Keep the deadline, for what is sent later has more time."""
         if not self._is_limited:
             self._is_limited = True
-            self._here.limit(self._future, self._deadline, self._end)
+            self._here.limit(self._future, self._deadline, self.give_up)
             self._here.hold(self._future)
+
+    def give_up(self) -> None:
+        """End with what has come, for the time is over."""
+        self._end()
 
     def _end(self) -> None:
         if self._is_over:
@@ -535,9 +539,13 @@ class ManyCall(Several):
             del self._placed[endpoint]
 
     def give_up(self) -> None:
-        """End with what has come, for the time is over."""
         self._request.late()
-        self._end()
+        super().give_up()
+
+    def back(self, chunk: Chunk, sent: bool, unpack: Unpack | None) -> None:
+        if sent and unpack is None:
+            self._request.late()
+        super().back(chunk, sent, unpack)
 
     def weigh(self, chunk: Chunk) -> int:
         return sum([self._request.weight(c) for c in chunk.commands])
@@ -567,11 +575,10 @@ class ManyCall(Several):
         return self._request.result()
 
     def outcome(self) -> tuple[BaseException | None, int, int]:
-        keys: abc.Sequence[bytes] = self._request.keys.keys
         if self._future.cancelled() and (self._unplaced or self._placed):
             # That not all were asked for is no server's fault.
-            keys = ()
-        return descriptions.outcome(keys, self._done)
+            return descriptions.outcome(self._done)
+        return descriptions.outcome(self._done, self._request)
 
 
 def many(
@@ -647,7 +654,7 @@ class EverywhereCall(Several):
         )
 
     def outcome(self) -> tuple[BaseException | None, int, int]:
-        return descriptions.outcome((), self._asked.values())
+        return descriptions.outcome(self._asked.values())
 
 
 def everywhere(

@@ -128,8 +128,8 @@ class Whole:
     :param str method: by this name
     :param bool at_first: whether all there is to tell is known when the first
         of its commands is over, and what comes then takes time of its own
-    :param bool strict: whether to raise what goes wrong, but for what a server
-        refuses, which it may not know
+    :param bool strict: whether to raise what goes wrong with the last of its
+        commands, which does what the others are for
 
     """
 
@@ -151,6 +151,7 @@ class Whole:
         self._strict = strict
         self._is_over = False
         self._error: BaseException | None = None
+        self._last: protocol.Command | None = None
         self._endpoint: endpoints.Endpoint | None = None
 
     def begin(self, key: bytes) -> None:
@@ -161,16 +162,11 @@ class Whole:
 
     def took(self, call: calls.Call) -> endpoints.Endpoint | None:
         """Take note of a command, and return the server it went to."""
-        self._error = error = call.command.error
+        self._last = call.command
+        self._error = call.command.error
         self._endpoint = call.endpoint
         if self._at_first:
             self.over()
-        if (
-            self._strict
-            and error is not None
-            and not isinstance(error, protocol.RefusedError)
-        ):
-            raise errors.of(self._method, error)
         return call.endpoint
 
     def over(
@@ -207,9 +203,14 @@ class Whole:
     ) -> T:
         """Do one step after another, and return what came of it."""
         try:
-            return await steps.follow_awaited(
+            result = await steps.follow_awaited(
                 work, Runner(self._here, self), function
             )
+            if self._strict and self._last is not None:
+                error = errors.about(self._method, self._last)
+                if error is not None:
+                    raise error
+            return result
         except leases.UpdateError as error:
             self.over(error)
             raise

@@ -23,8 +23,8 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached.once.steps import Ask, Steps
-from sprockets.clients.memcached.requests import encodings
-from sprockets.clients.memcached.servers import cluster
+from sprockets.clients.memcached.requests import encodings, errors
+from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
 ATTEMPTS = 5
@@ -74,6 +74,20 @@ def checked_tags(tags: typing.Any) -> tuple[str, ...]:
 def fresh() -> bytes:
     """Return a generation that nobody has ever had."""
     return base64.urlsafe_b64encode(os.urandom(12))
+
+
+class _UnknownError(Exception):
+    """A generation is not known.
+
+    :ivar BaseException reason: what went wrong
+
+    """
+
+    def __init__(self, reason: BaseException | None) -> None:
+        super().__init__(reason)
+        self.reason = reason or endpoints.UnavailableError(
+            'no server answers that knows the generation'
+        )
 
 
 class Known(typing.NamedTuple):
@@ -170,28 +184,39 @@ class Generations:
         encoding.prefix = b'%b%b:' % (encoding.prefix, fresh())
         return encoding
 
-    def look(self, group: Group) -> Steps[Tokens | None]:
+    def look(
+        self, group: Group, method: str | None = None
+    ) -> Steps[Tokens | None]:
         """Ask for the generations of a group, and make those that are not.
 
+        :param str method: what raises what goes wrong; None not to
         :return: None where one of the servers does not answer
+        :raises MemcachedError: what goes wrong, for such a method
 
         """
         tokens = []
         for key in group:
-            token = yield from self._look(key)
-            if token is None:
+            try:
+                token = yield from self._look(key)
+            except _UnknownError as unknown:
+                if method is not None:
+                    raise errors.of(method, unknown.reason) from None
                 return None
             tokens.append(token)
         return tuple(tokens)
 
-    def _look(self, key: bytes) -> Steps[bytes | None]:
+    def _look(self, key: bytes) -> Steps[bytes]:
+        """Ask for a generation, and make it if there is none.
+
+        :raises _UnknownError: if it cannot be known
+
+        """
         route = cluster.Route(key, None)
-        if key in self._owed and not (yield from self.end(key)):
-            return None
+        if key in self._owed:
+            yield from self._end(key)
         for _ in range(ATTEMPTS):
             read = protocol.Get((key,))
-            if not (yield from self._asked(read, route)):
-                return None
+            yield from self._ask(read, route)
             item = read.found.get(key)
             if item is not None:
                 _put(self._tokens, key, item[1])
@@ -199,47 +224,69 @@ class Generations:
             # Never one that was there before: it may have been ended.
             token = fresh()
             made = protocol.store(protocol.ADD, key, 0, 0, token)
-            if not (yield from self._asked(made, route)):
-                return None
+            yield from self._ask(made, route)
             if made.result:
                 _put(self._tokens, key, token)
                 return token
-        return None
+        raise _UnknownError(None)
 
-    def end(self, key: bytes) -> Steps[int]:
+    def end(self, key: bytes, method: str | None = None) -> Steps[int]:
         """Give a group another generation.
 
+        :param str method: what raises what goes wrong; None not to
         :return: nonzero if that was done; if not, it is done before the group
             is used again by this client
+        :raises MemcachedError: what goes wrong, for such a method
+
+        """
+        try:
+            yield from self._end(key)
+        except _UnknownError as unknown:
+            if method is not None:
+                raise errors.of(method, unknown.reason) from None
+            return 0
+        return 1
+
+    def _end(self, key: bytes) -> Steps[None]:
+        """Give a group another generation, now or later.
+
+        :raises _UnknownError: if that is for later
 
         """
         token = fresh()
         made = protocol.store(protocol.SET, key, 0, 0, token)
         self._tokens.pop(key, None)
-        done = yield from self._asked(made, cluster.Route(key, None))
-        if done and made.result:
-            self._owed.discard(key)
-            _put(self._tokens, key, token)
-            return 1
-        if len(self._owed) < MOST:
-            self._owed.add(key)
-        return 0
+        try:
+            yield from self._ask(made, cluster.Route(key, None))
+            if not made.result:
+                raise _UnknownError(None)
+        except _UnknownError:
+            if len(self._owed) < MOST:
+                self._owed.add(key)
+            raise
+        self._owed.discard(key)
+        _put(self._tokens, key, token)
 
-    def _asked(
+    def _ask(
         self, command: protocol.Command, route: cluster.Route
-    ) -> Steps[bool]:
-        """Run a command on its own server, and return whether that did."""
+    ) -> Steps[None]:
+        """Run a command on its own server.
+
+        :raises _UnknownError: if that did not
+
+        """
         home = self._cluster.home(route.key)
         endpoint = yield Ask(command, route, home)
         if home is None:
             # Which servers there are was not known before.
             home = self._cluster.home(route.key)
-        return (
-            endpoint is not None
-            and endpoint is home
-            and command.answered
-            and command.error is None
-        )
+        if (
+            endpoint is None
+            or endpoint is not home
+            or not command.answered
+            or command.error is not None
+        ):
+            raise _UnknownError(command.error)
 
     def is_owed(self, group: Group) -> bool:
         """Whether a group is to be ended before it is used."""

@@ -34,6 +34,7 @@ from sprockets.clients.memcached.once.steps import (
     Steps,
 )
 from sprockets.clients.memcached.requests import (
+    descriptions,
     encodings,
     errors,
     methods,
@@ -415,7 +416,9 @@ class Flow:
         )
         self.failures.forget(want.route)
         if encoded is None:
-            yield Ask(protocol.delete(key), want.route)
+            request = protocol.delete_request(key)
+            drop = protocol.Line(descriptions.DROP, request)
+            yield Ask(drop, want.route)
             return 0
         command = self.encoding.store(
             protocol.SET, key, encoded[0], plan.kept, encoded[1]
@@ -442,7 +445,10 @@ class Flow:
     def mark_stale(self, route: cluster.Route, stale: int) -> Steps[int]:
         """Have a value computed anew though its time has not passed."""
         self.failures.forget(route)
-        yield Ask(protocol.delete(lease_key(route.key)), route)
+        lease = protocol.delete(lease_key(route.key))
+        yield Ask(lease, route)
+        if not lease.answered:
+            return 0
         command: protocol.Line = protocol.meta_delete(
             route.key, None, None, invalidate=True, exptime=stale
         )

@@ -26,8 +26,9 @@ is there."""
 STEPS = frozenset(('get_or_set_multi', 'update', 'mark_stale', 'limit'))
 """Methods of several steps, which have to know the generation."""
 
-COMPUTES = frozenset(('get_or_set', 'get_or_set_multi'))
-"""Those that go on without a server."""
+GOING_ON = frozenset(('get_or_set', 'get_or_set_multi', 'limit', 'update'))
+"""Those that have something to return without a server, or an error of their
+own."""
 
 
 @functools.cache

@@ -189,6 +189,9 @@ class Many(typing.Generic[R]):
         self._encoded: list[bytes] = []
         self._hashes: list[int | None] | None = None
         self._keys: cluster.Keys | None = None
+        self._places: dict[protocol.Command, abc.Sequence[int]] = {}
+        """Of which keys each command is."""
+        self._is_late = False
 
     def prepare(self) -> bool:
         """Check and encode the next part.
@@ -253,6 +256,24 @@ class Many(typing.Generic[R]):
 
     def late(self) -> None:
         """Take note that there is no time for the rest."""
+        self._is_late = True
+
+    def lack(
+        self, done: abc.Iterable[protocol.Command]
+    ) -> BaseException | None:
+        """Return why there are keys of which none of these commands is.
+
+        :param done: commands that were sent
+        :return: None if there are no such keys
+
+        """
+        # A key that was given twice is at two places.
+        reached = sum([len(self._places[command]) for command in done])
+        if reached >= len(self.keys.keys):
+            return None
+        if self._is_late:
+            return TimeoutError('timed out')
+        return endpoints.UnavailableError('no server is up')
 
     def result(self) -> R:
         """Return what the caller gets, put together of what was taken."""
@@ -286,7 +307,6 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
         """How many values each command has brought."""
         self._originals = originals
         self._codec = codec
-        self._places: dict[protocol.Command, abc.Sequence[int]] = {}
 
     def prepare(self) -> bool:
         at = len(self._encoded)
@@ -369,7 +389,6 @@ class WriteMany(Many[R]):
         self._requests = requests
         self._dropped = dropped
         self._alone = alone
-        self._places: dict[protocol.Command, abc.Sequence[int]] = {}
         self._succeeded: list[abc.Sequence[int]] = []
 
     def commands_for(
@@ -480,28 +499,26 @@ def found(command: protocol.Command) -> tuple[int, int]:
 
 
 def outcome(
-    keys: abc.Sequence[bytes],
-    done: abc.Iterable[protocol.Command],
+    done: abc.Collection[protocol.Command],
+    request: Many[typing.Any] | None = None,
 ) -> tuple[BaseException | None, int, int]:
     """Return an error if there was one, the hits, and the misses of reads.
 
-    :param keys: all that the call is about
     :param done: the commands that were sent
+    :param request: what is asked of many keys, if it is that
 
     """
     error: BaseException | None = None
-    hits = asked = reached = 0
+    hits = asked = 0
     for command in done:
         error = error or command.error
-        reached += command.count
         if isinstance(command, protocol.Get):
             hits += len(command.found)
             asked += len(command.found)
             if command.answered:
                 asked += command.missing
-    # Keys that were given twice are read once.
-    if reached < len(keys) and reached < len({*keys}):
-        error = error or endpoints.UnavailableError('no server is up')
+    if error is None and request is not None:
+        error = request.lack(done)
     return error, hits, asked - hits
 
 

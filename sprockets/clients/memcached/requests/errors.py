@@ -47,11 +47,15 @@ class RefusedError(MemcachedError):
 
 
 class TooLargeError(MemcachedError):
-    """A value is too large, and was not stored.
+    """A value is too large, for the client or the server; it was not stored.
 
     .. versionadded:: 2.0
 
     """
+
+
+TOO_LARGE = 'object too large'
+"""What is in memcached's answer where a value is too large for it."""
 
 
 def of(name: str, error: BaseException) -> BaseException:
@@ -63,15 +67,34 @@ def of(name: str, error: BaseException) -> BaseException:
     if isinstance(error, MemcachedError) or not isinstance(error, Exception):
         return error
     kind: type[MemcachedError] = UnavailableError
+    words = str(error) or type(error).__name__
     if isinstance(error, protocol.RefusedError):
-        kind = RefusedError
+        kind = TooLargeError if TOO_LARGE in words else RefusedError
     elif isinstance(error, TimeoutError):
         kind = TimedOutError
-    words = str(error) or type(error).__name__
     made = kind(f'{name}: {words}')
     # Its traceback has all that was to be sent.
     made.__cause__ = error.with_traceback(None)
     return made
+
+
+def about(name: str, command: protocol.Command) -> BaseException | None:
+    """Return what is raised for a command that is over; None for nothing.
+
+    :param str name: the method
+
+    """
+    if isinstance(command.error, endpoints.StaleError):
+        # It does not hold that the key still has what gets saw.
+        return None
+    if command.error is not None:
+        return of(name, command.error)
+    if (
+        isinstance(command, protocol.Line | protocol.Many)
+        and command.verb is descriptions.DROP
+    ):
+        return TooLargeError(f'{name}: the value is too large')
+    return None
 
 
 class One(descriptions.One[R]):
@@ -96,13 +119,9 @@ class One(descriptions.One[R]):
         return self._inner.weight(command)
 
     def unpack(self, command: protocol.Command) -> R:
-        if command.error is not None:
-            raise of(self.name, command.error)
-        if (
-            isinstance(command, protocol.Line)
-            and command.verb is descriptions.DROP
-        ):
-            raise TooLargeError(f'{self.name}: the value is too large')
+        error = about(self.name, command)
+        if error is not None:
+            raise error
         return self._inner.unpack(command)
 
     @property
@@ -120,8 +139,7 @@ class Many(descriptions.Many[R]):
         # Its parts are the other one's.
         super().__init__(inner.name, iter(()))
         self._inner = inner
-        self._error: BaseException | None = None
-        self._reached = 0
+        self._done: list[protocol.Command] = []
 
     def prepare(self) -> bool:
         return self._inner.prepare()
@@ -143,24 +161,26 @@ class Many(descriptions.Many[R]):
 
     def unpack(self, command: protocol.Command) -> None:
         self._inner.unpack(command)
-        # Of many commands one may have come to nothing.
-        self._error = self._error or command.error
-        self._reached += command.count
-        if (
-            isinstance(command, protocol.Many)
-            and command.verb is descriptions.DROP
-        ):
-            self._error = self._error or TooLargeError('a value is too large')
+        # Other threads may do so as well.
+        self._done.append(command)
 
     def late(self) -> None:
-        self._error = self._error or TimeoutError('timed out')
+        self._inner.late()
+
+    def lack(
+        self, done: abc.Iterable[protocol.Command]
+    ) -> BaseException | None:
+        return self._inner.lack(done)
 
     def result(self) -> R:
-        keys = self.keys.keys
-        if self._error is None and self._reached < len({*keys}):
-            self._error = endpoints.UnavailableError('no server is up')
-        if self._error is not None:
-            raise of(self.name, self._error)
+        # Of many commands one may have come to nothing.
+        for command in self._done:
+            error = about(self.name, command)
+            if error is not None:
+                raise error
+        error = self.lack(self._done)
+        if error is not None:
+            raise of(self.name, error)
         return self._inner.result()
 
 

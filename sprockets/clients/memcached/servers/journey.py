@@ -25,6 +25,9 @@ class Many(typing.Protocol):
     ) -> abc.Sequence[protocol.Command]:
         """Return the commands for the keys at some places."""
 
+    def late(self) -> None:
+        """Take note that there is no time for the rest."""
+
 
 SIDE_BY_SIDE = 100
 """Servers that one call goes to at one time, in as many threads."""
@@ -190,6 +193,8 @@ def run_many(
             for endpoint, places in chosen.items()
         }
         reached = exchange_all(groups, deadline)
+        if len(reached) < len(groups) and time.monotonic() >= deadline:
+            many.late()
         left = []
         for endpoint, commands in groups.items():
             if endpoint in reached:
