@@ -75,6 +75,19 @@ def test_it_is_each_calls_own():
     assert codec.decode_or(8, data, None) is not None
 
 
+@pytest.mark.parametrize('before', [b'', b'text'])
+def test_what_is_inflated_in_vain_is_a_part_of_it(before):
+    """It takes as long."""
+    codec = values.Codec(max_inflated_len=1 << 20)
+    vain = before + zlib.compress(bytes(2 << 20), 9)
+    data = zlib.compress(bytes(1 << 20), 9)
+    budget = values.Budget()
+    assert codec.decode_or(8, data, None, budget) is not None
+    for _ in range(80):
+        assert codec.decode_or(8, vain, None, budget) is None
+    assert codec.decode_or(8, data, None, budget) is None
+
+
 def test_threads_share_it():
     """As the parts of a call do, which several servers answer."""
     codec = values.Codec()
@@ -133,7 +146,7 @@ def test_one_of_many_is_the_value(compress, part):
     assert part(data, len(text)) == (picture * 100, text, b'')
 
 
-def test_places_that_lead_to_the_same_bytes(monkeypatch):
+def test_places_that_lead_to_the_same_bytes():
     """What they inflate to counts for each: together it is bounded."""
     limit = 1 << 20
     tail = zlib.compress(bytes(limit - 1), 9)[2:-4] + b'none'
@@ -145,16 +158,7 @@ def test_places_that_lead_to_the_same_bytes(monkeypatch):
         % (size.to_bytes(2, 'little'), (size ^ 0xFFFF).to_bytes(2, 'little'))
         for size in skips
     )
-    taken, inflated = deflated.taken, []
-
-    def counted(inflator, *args):
-        try:
-            return taken(inflator, *args)
-        except deflated.UndecodableError as error:
-            inflated.append(error.inflated)
-            raise
-
-    monkeypatch.setattr(deflated, 'taken', counted)
+    meter = deflated.Meter()
     with pytest.raises(deflated.UndecodableError):
-        deflated.part(b'text' + starts + tail, limit)
-    assert limit < sum(inflated) < 4 * limit
+        deflated.part(b'text' + starts + tail, limit, meter)
+    assert limit < meter.inflated < 4 * limit

@@ -26,17 +26,20 @@ PIECE = 16 * 1024
 
 
 class UndecodableError(Exception):
-    """The bytes that the server holds are no value.
-
-    :ivar int inflated: how many bytes were made of them before that was known
-
-    """
-
-    inflated = 0
+    """The bytes that the server holds are no value."""
 
 
 class _OtherError(UndecodableError):
     """The bytes do not begin with a compressed value."""
+
+
+class Meter:
+    """How many bytes were made by inflating, whatever came of it."""
+
+    __slots__ = ('inflated',)
+
+    def __init__(self) -> None:
+        self.inflated = 0
 
 
 class Inflator(typing.Protocol):
@@ -91,14 +94,14 @@ def inflate(data: bytes, limit: int = MAX_INFLATED) -> bytes:
     :raises UndecodableError: if they are none, or inflate beyond the limit
 
     """
-    value, behind = taken(_Inflator(data), limit)
+    value, behind = taken(_Inflator(data), limit, Meter())
     if behind:
         raise UndecodableError('compressed value: followed by other bytes')
     return value
 
 
 def taken(
-    inflator: Inflator, limit: int, size: int = MOST
+    inflator: Inflator, limit: int, meter: Meter, size: int = MOST
 ) -> tuple[bytes, bytes]:
     """Return the original of compressed bytes, and what is behind them.
 
@@ -110,43 +113,44 @@ def taken(
     pieces: list[bytes] = []
     # One byte more, for the end of exactly as many is behind them.
     left = limit + 1
-    try:
-        while left > 0 and not inflator.ended:
-            piece = inflator.read(min(left, size))
-            if piece is None:
-                left = 0
-                break
-            pieces.append(piece)
-            left -= len(piece)
-            if not piece:
-                break
-        if left <= 0:
-            raise UndecodableError(
-                f'compressed value inflates to over {limit} bytes'
-            )
-        if not inflator.ended:
-            raise UndecodableError('compressed value: cut')
-    except UndecodableError as error:
-        error.inflated = sum(map(len, pieces))
-        raise
+    while left > 0 and not inflator.ended:
+        piece = inflator.read(min(left, size))
+        if piece is None:
+            left = 0
+            break
+        pieces.append(piece)
+        left -= len(piece)
+        meter.inflated += len(piece)
+        if not piece:
+            break
+    if left <= 0:
+        raise UndecodableError(
+            f'compressed value inflates to over {limit} bytes'
+        )
+    if not inflator.ended:
+        raise UndecodableError('compressed value: cut')
     return b''.join(pieces), inflator.behind
 
 
-def part(data: bytes, limit: int) -> tuple[bytes, bytes, bytes]:
+def part(
+    data: bytes, limit: int, meter: Meter | None = None
+) -> tuple[bytes, bytes, bytes]:
     """Return what is before a compressed value, its original, what is behind.
 
     memcached appends and prepends bytes as they are, compressed or not.  A
     compressed value says where it ends, and has a checksum.
 
+    :param Meter meter: is to count what is inflated
     :raises UndecodableError: if there is none, if it inflates beyond the
         limit, or if there are several, so that nobody knows which it is
 
     """
+    meter = meter or Meter()
     try:
-        return b'', *taken(_Inflator(data), limit)
+        return b'', *taken(_Inflator(data), limit, meter)
     except _OtherError:
         # If it were broken, what seems to begin in it would be a part of it.
-        found = search(data, limit, _BEGINNING, _Inflator)
+        found = search(data, limit, meter, _BEGINNING, _Inflator)
         if found is None:
             raise
         return found
@@ -155,6 +159,7 @@ def part(data: bytes, limit: int) -> tuple[bytes, bytes, bytes]:
 def search(
     data: bytes,
     limit: int,
+    meter: Meter,
     beginning: re.Pattern[bytes],
     make: abc.Callable[[memoryview], Inflator],
 ) -> tuple[bytes, bytes, bytes] | None:
@@ -170,24 +175,22 @@ def search(
     found: tuple[bytes, bytes, bytes] | None = None
     is_one = True
     start = 0
-    left = 2 * limit
+    most = meter.inflated + 2 * limit
     for match in itertools.islice(beginning.finditer(data), MAX_LOOKS):
         at = match.start()
         if at < start:
             # A part of one that was found.
             continue
-        if left <= 0:
+        if meter.inflated > most:
             return None
         inflator = make(memoryview(data)[at:])
         try:
-            value, behind = taken(inflator, limit, PIECE)
-        except UndecodableError as error:
-            left -= error.inflated
+            value, behind = taken(inflator, limit, meter, PIECE)
+        except UndecodableError:
             continue
         if not behind:
             # What was put before may be anything.
             return data[:at], value, behind
-        left -= len(value)
         is_one = is_one and found is None
         found = (data[:at], value, behind) if is_one else None
         start = len(data) - len(behind)

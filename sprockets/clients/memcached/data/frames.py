@@ -50,7 +50,9 @@ def compress(data: bytes) -> bytes:
     )
 
 
-def part(data: bytes, limit: int) -> tuple[bytes, bytes, bytes]:
+def part(
+    data: bytes, limit: int, meter: deflated.Meter | None = None
+) -> tuple[bytes, bytes, bytes]:
     """Return what is before a compressed value, its original, what is behind.
 
     :raises UndecodableError: as :func:`deflated.part`, and where there is no
@@ -59,12 +61,17 @@ def part(data: bytes, limit: int) -> tuple[bytes, bytes, bytes]:
     """
     if _zstd is None:
         raise deflated.UndecodableError('zstd is not installed')
+    meter = meter or deflated.Meter()
     try:
-        return b'', *deflated.taken(_Inflator(data, limit), limit)
+        return b'', *deflated.taken(_Inflator(data, limit), limit, meter)
     except _OtherError:
         # If it were broken, what seems to begin in it would be a part of it.
         found = deflated.search(
-            data, limit, _BEGINNING, lambda some: _Inflator(some, limit)
+            data,
+            limit,
+            meter,
+            _BEGINNING,
+            lambda some: _Inflator(some, limit),
         )
         if found is None:
             raise

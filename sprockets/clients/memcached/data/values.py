@@ -135,7 +135,7 @@ class Budget:
         return max(self._left, 0)
 
     def use(self, size: int) -> None:
-        """Take note of what a value has inflated to."""
+        """Take note of what was inflated for a value, if there is one."""
         self._left -= size
 
 
@@ -318,9 +318,12 @@ class Codec:
             if limit < self.max_inflated_len:
                 limit = _step_down(limit)
         part = deflated.part if flags & COMPRESSED else frames.part
-        before, value, behind = part(data, limit)
-        if budget is not None:
-            budget.use(len(value))
+        meter = deflated.Meter()
+        try:
+            before, value, behind = part(data, limit, meter)
+        finally:
+            if budget is not None:
+                budget.use(meter.inflated)
         # What is no text has none added to it, as where it is not compressed.
         is_plain = flags & ~PACKED in PLAIN
         return before + value + behind if is_plain else value
