@@ -7,7 +7,7 @@ import pytest
 from tornado import httpclient, httpserver, testing, web, websocket
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached.web import memo
+from sprockets.clients.memcached.web import handlers, memo
 
 SECONDS = 30
 
@@ -20,7 +20,7 @@ def other(memcached_server):
     client.disconnect_all()
 
 
-def run(body, base=web.RequestHandler, **attributes):
+def run(body, base=web.RequestHandler, strict=False, **attributes):
     """Run the body of a test in a handler, for one request."""
     results = []
 
@@ -39,6 +39,7 @@ def run(body, base=web.RequestHandler, **attributes):
 
     async def main():
         application = web.Application([('/', Page)])
+        handlers.client_of(application, None, strict=strict, socket_timeout=1)
         sock, port = testing.bind_unused_port()
         server = httpserver.HTTPServer(application)
         server.add_sockets([sock])
@@ -56,7 +57,8 @@ def run(body, base=web.RequestHandler, **attributes):
     return results[0]
 
 
-def test_a_key_is_read_once(other):
+@pytest.mark.parametrize('strict', [False, True])
+def test_a_key_is_read_once(other, strict):
     """Whatever others make of it meanwhile; a miss too."""
 
     async def body(handler):
@@ -71,7 +73,7 @@ def test_a_key_is_read_once(other):
         assert await cache.get_multi(['a', 'none']) == {'a': 'old'}
         return handler.asked
 
-    assert run(body) == 2
+    assert run(body, strict=strict) == 2
 
 
 def test_without_it_each_read_asks(other):
@@ -84,7 +86,29 @@ def test_without_it_each_read_asks(other):
     assert run(body, memcached_memo=False) == 'new'
 
 
-def test_many_keys(other):
+def test_what_is_raised_is_not_remembered(other, memcached_server):
+    """A client that raises does so as long as no server answers."""
+
+    async def body(handler):
+        cache = handler.memcached
+        other.set_multi({'a': 1, 'b': 2})
+        memcached_server.pause()
+        try:
+            for _ in range(2):
+                with pytest.raises(memcached.UnavailableError):
+                    await cache.get('a')
+                with pytest.raises(memcached.UnavailableError):
+                    await cache.get_multi(['a', 'b'])
+        finally:
+            memcached_server.resume()
+        assert await cache.wait_until_ready(SECONDS)
+        return await cache.get('a'), await cache.get_multi(['a', 'b'])
+
+    assert run(body, strict=True) == (1, {'a': 1, 'b': 2})
+
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_many_keys(other, strict):
     """Those that are known are not asked for."""
 
     async def body(handler):
@@ -101,7 +125,7 @@ def test_many_keys(other):
         assert await cache.get_multi(['p:a', 'p:c']) == {'p:a': 1, 'p:c': 3}
         return handler.asked
 
-    assert run(body) == 3
+    assert run(body, strict=strict) == 3
 
 
 def test_at_the_same_time_it_is_read_once(other):

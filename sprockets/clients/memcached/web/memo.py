@@ -11,7 +11,7 @@ from collections import abc
 from sprockets.clients.memcached import aio
 from sprockets.clients.memcached.loop import futures
 from sprockets.clients.memcached.once import plans
-from sprockets.clients.memcached.requests import descriptions
+from sprockets.clients.memcached.requests import descriptions, methods
 from sprockets.clients.memcached.servers import cluster
 
 MOST = 1000
@@ -54,7 +54,12 @@ class Memo(aio.Scope):
         route = self._encoding.route(key)
         read = self._reads.get(route)
         if read is None:
-            read = super().get(key, _MISS)
+            if self._strict:
+                # Not by way of what may write.
+                request = methods.get(self._encoding, key, _MISS)
+                read = super()._one(request)
+            else:
+                read = super().get(key, _MISS)
             _remember(self._reads, route, read)
         return _given(read, default)
 
