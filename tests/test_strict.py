@@ -209,8 +209,52 @@ def test_a_cas_in_a_namespace_that_was_ended(memcached_server):
     asyncio.run(main())
 
 
-def test_cached_functions(memcached_server):
+@pytest.mark.parametrize('tags', [(), ('tag',)])
+def test_cached_functions(memcached_server, tags):
     """What computes goes on, with tags or without; the rest raises."""
+    client = memcached.Client(strict=True, socket_timeout=1)
+    client.get('k')
+    memcached_server.kill()
+
+    @memcached.cached(60, client=client, tags=tags)
+    def double(number):
+        return 2 * number
+
+    assert double(2) == double.refresh(2) == 4
+    for call in (
+        lambda: double.get(2),
+        lambda: double.set(5, 2),
+        lambda: double.invalidate(2),
+        lambda: double.mark_stale(2),
+    ):
+        with pytest.raises(memcached.UnavailableError):
+            call()
+
+    @memcached.cached.many(60, client=client)
+    def doubles(numbers):
+        return {number: 2 * number for number in numbers}
+
+    assert doubles([2]) == doubles.refresh([2]) == {2: 4}
+    with pytest.raises(memcached.UnavailableError):
+        doubles.invalidate([2])
+
+
+@pytest.mark.usefixtures('memcached_server')
+def test_a_result_that_is_too_large():
+    """To compute it goes on, to store it does not."""
+    client = memcached.Client(strict=True, server_max_value_length=10)
+
+    @memcached.cached(60, client=client)
+    def text(size):
+        return 'x' * size
+
+    assert text(11) == text.refresh(11) == 'x' * 11
+    with pytest.raises(memcached.TooLargeError, match=r'^set: '):
+        text.set('x' * 11, 11)
+
+
+def test_cached_functions_that_are_awaited(memcached_server):
+    """Likewise."""
 
     async def main():
         client = memcached.AsyncClient(strict=True, socket_timeout=1)
