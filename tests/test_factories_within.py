@@ -290,8 +290,105 @@ def test_threads_whose_functions_want_each_other_are_told(address, count):
 
 
 @pytest.mark.parametrize('count', [2, 3])
-def test_tasks_whose_functions_want_each_other_are_told(address, count):
-    """Likewise."""
+def test_threads_whose_updates_want_each_other_are_told(address, count):
+    """Likewise: each has what the next one waits for."""
+    client = memcached.Client(servers=address)
+    barrier = threading.Barrier(count)
+    first = threading.local()
+
+    def update(place):
+        def change(_):
+            if not hasattr(first, 'done'):
+                first.done = True
+                barrier.wait(SECONDS)
+            return update((place + 1) % count)
+
+        return client.update(f'ring-{place}', change)
+
+    with concurrent.futures.ThreadPoolExecutor(count) as executor:
+        for each in [executor.submit(update, n) for n in range(count)]:
+            with pytest.raises(RuntimeError, match=r'each other|itself'):
+                each.result(SECONDS)
+    assert client.update('ring-0', lambda _: 'next') == 'next'
+    client.disconnect_all()
+
+
+def ways(client):
+    """Return the ways to ask for a value, by what they are called."""
+
+    def refresh(key, function):
+        return memcached.cached(60, client=client, key=key, lease=600)(
+            function
+        ).refresh()
+
+    return {
+        'get_or_set': lambda key, function: client.get_or_set(
+            key, function, 60, lease=600
+        ),
+        'stale': lambda key, function: client.get_or_set(
+            key, function, 60, stale=60, lease=600
+        ),
+        'tags': lambda key, function: client.get_or_set(
+            key, function, 60, tags=('tag',), lease=600
+        ),
+        'namespace': lambda key, function: client.namespace('n').get_or_set(
+            key, function, 60, lease=600
+        ),
+        'update': client.update,
+        'refresh': refresh,
+    }
+
+
+PAIRS = [
+    ('get_or_set', 'get_or_set'),
+    ('get_or_set', 'stale'),
+    ('tags', 'namespace'),
+    ('tags', 'tags'),
+    ('update', 'update'),
+    ('update', 'get_or_set'),
+    ('refresh', 'get_or_set'),
+    ('refresh', 'update'),
+]
+
+
+@pytest.mark.parametrize('how', [directly, in_gather, in_task])
+@pytest.mark.parametrize('pair', PAIRS, ids='-'.join)
+def test_tasks_whose_functions_want_each_other_are_told(address, pair, how):
+    """Whatever they do to the other's value, and in whichever task."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        known = ways(client)
+        begun = []
+        both_begun = asyncio.Event()
+
+        async def work(place):
+            begun.append(place)
+            if len({*begun}) == 2:
+                both_begun.set()
+            await both_begun.wait()
+            return await how(lambda: ask(1 - place))
+
+        def ask(place):
+            return known[pair[place]](
+                f'ring-{place}', lambda _=None: work(place)
+            )
+
+        results = await asyncio.gather(ask(0), ask(1), return_exceptions=True)
+        for result in results:
+            assert isinstance(result, RuntimeError)
+            assert 'each other' in str(result) or 'itself' in str(result)
+        for place, way in enumerate(pair):
+            last = known[way](f'ring-{place}', lambda _=None: 'next')
+            assert await last == 'next'
+        await client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_a_ring_of_functions_is_told(address, count):
+    """By way of others as well, at once."""
 
     async def main():
         client = memcached.AsyncClient(servers=address)
@@ -318,6 +415,49 @@ def test_tasks_whose_functions_want_each_other_are_told(address, count):
             assert 'ask for each other' in str(result)
         value = client.get_or_set('ring-0', lambda: 'next', default='leased')
         assert await value == 'next'
+        await client.close()
+
+    run(main())
+
+
+def test_a_function_that_waits_for_several_is_told(address):
+    """Though it is not the last one that it waits for which waits for it."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        go_on = asyncio.Event()
+        asked = asyncio.Event()
+
+        async def front():
+            waits = asyncio.gather(
+                client.get_or_set('back', back, 60, lease=600),
+                client.get_or_set('other', other, 60, lease=600),
+            )
+            # Both are misses, and somebody's.
+            await client.get('back')
+            await asyncio.sleep(0)
+            asked.set()
+            return await waits
+
+        async def back():
+            await asked.wait()
+            return await client.get_or_set('front', front, 60, lease=600)
+
+        async def other():
+            await go_on.wait()
+            return 'other'
+
+        others = [
+            asyncio.ensure_future(client.get_or_set('back', back, lease=600)),
+            asyncio.ensure_future(client.get_or_set('other', other)),
+        ]
+        await client.get('back')
+        with pytest.raises(RuntimeError, match='each other'):
+            await client.get_or_set('front', front, 60, lease=600)
+        go_on.set()
+        assert await others[1] == 'other'
+        with pytest.raises(RuntimeError, match='each other'):
+            await others[0]
         await client.close()
 
     run(main())
@@ -357,8 +497,9 @@ def test_a_forked_child_knows_nothing_of_who_waits():
     """Its threads are others."""
     me = nesting.runner()
     with nesting.part_of('a', me), nesting.waiting('b', me):
-        assert nesting._waits.by_who_waits == {'a': 'b'}
+        assert list(nesting._waits.by_who_waits) == ['a']
         nesting._waits.forget_after_fork()
+        assert nesting._waits.by_who_waits == {}
     with nesting.part_of('b', me), nesting.waiting('a', me):
-        assert nesting._waits.by_who_waits == {'b': 'a'}
+        assert list(nesting._waits.by_who_waits) == ['b']
     assert nesting._waits.by_who_waits == {}

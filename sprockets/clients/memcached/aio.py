@@ -631,9 +631,7 @@ class Methods:
         route = self._encoding.route(key)
         whole = self._whole(here, 'refresh', at_first=True)
         work, asked_by = (here.computing, route), nesting.runner()
-        if nesting.is_within(work, asked_by):
-            # Who is computing it has the lease.
-            plan = plan.impatient()
+        nesting.check(work, asked_by)
         want = plans.Want(route, plan, plans.MISS)
         with nesting.part_of(work, asked_by):
             outcome = await whole.follow(

@@ -1109,9 +1109,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         shared = self._shared
         route = shared.encoding.route(key)
         work, asked_by = (shared.computations, route), nesting.runner()
-        if nesting.is_within(work, asked_by):
-            # Who is computing it has the lease.
-            plan = plan.impatient()
+        nesting.check(work, asked_by)
         want = plans.Want(route, plan, plans.MISS)
         with nesting.part_of(work, asked_by):
             return shared.follow(

@@ -119,9 +119,7 @@ class Computations:
         """
         work = self, key
         asked_by = nesting.runner()
-        within = nesting.is_within(work, asked_by)
-        if within and patience is not None:
-            patience = min(patience, nesting.PATIENCE)
+        nesting.check(work, asked_by)
         computation: Computation | None = None
         mine = Computation()
         try:
@@ -138,10 +136,10 @@ class Computations:
                     return outcome
                 if patience is None:
                     return None
-                with nesting.waiting(work, asked_by):
-                    waited = computation.wait(patience)
+                with nesting.waiting(work, asked_by) as wait:
+                    waited = computation.wait(wait.patience(patience))
                 if not waited:
-                    if within:
+                    if wait.is_doubtful:
                         with nesting.part_of(work, asked_by):
                             return (compute_alone or compute)()
                     self.forget(key, computation)
@@ -177,25 +175,28 @@ class Computations:
     def locked(self, key: abc.Hashable) -> abc.Iterator[None]:
         """Let one thread at a time do something to a key.
 
-        Who does it for somebody who does so already goes ahead after a
-        while, for that one may wait for it.
+        Who does it for somebody who does so already, or whom that one waits
+        for, goes ahead after a while where it may be in vain to wait.
 
-        :raises RuntimeError: for the same thread once more
+        :raises RuntimeError: for the same thread once more, and for one that
+            would wait for itself
 
         """
         work = self, 'lock', key
         asked_by = nesting.runner()
-        within = nesting.is_within(work, asked_by)
+        nesting.check(work, asked_by)
         with self._lock:
             lock = self._locks.get(key)
             if lock is None:
                 lock = self._locks[key] = threading.Lock()
-        if not within:
-            # A signal comes before it has the lock, or inside.
-            with lock, nesting.part_of(work, asked_by):
-                yield
-            return
-        held = lock.acquire(timeout=nesting.PATIENCE)
+        with nesting.waiting(work, asked_by) as wait:
+            if not wait.is_doubtful:
+                # A signal comes before it has the lock, or inside.
+                with lock, nesting.part_of(work, asked_by):
+                    wait.end()
+                    yield
+                return
+            held = lock.acquire(timeout=nesting.PATIENCE)
         try:
             with nesting.part_of(work, asked_by):
                 yield

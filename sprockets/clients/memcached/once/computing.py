@@ -90,25 +90,27 @@ class Computing:
     async def locked(self, route: cluster.Route) -> abc.AsyncIterator[None]:
         """Let one task at a time do something to a key.
 
-        Who does it for somebody who does so already goes ahead after a
-        while, for that one may wait for it.
+        Who does it for somebody who does so already, or whom that one waits
+        for, goes ahead after a while where it may be in vain to wait.
 
-        :raises RuntimeError: for the same task once more
+        :raises RuntimeError: for the same task once more, and for one that
+            would wait for itself
 
         """
         work = self, 'lock', route
         asked_by = nesting.runner()
-        within = nesting.is_within(work, asked_by)
+        nesting.check(work, asked_by)
         loop = asyncio.get_running_loop()
         lock = self._locks.setdefault(route, asyncio.Lock())
         held = True
-        if within:
-            try:
-                await asyncio.wait_for(lock.acquire(), nesting.PATIENCE)
-            except TimeoutError:
-                held = False
-        else:
-            await lock.acquire()
+        with nesting.waiting(work, asked_by) as wait:
+            if wait.is_doubtful:
+                try:
+                    await asyncio.wait_for(lock.acquire(), nesting.PATIENCE)
+                except TimeoutError:
+                    held = False
+            else:
+                await lock.acquire()
         try:
             with nesting.part_of(work, asked_by):
                 yield

@@ -18,7 +18,12 @@ import typing
 import uuid
 
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.once import failures, generations, plans
+from sprockets.clients.memcached.once import (
+    failures,
+    generations,
+    nesting,
+    plans,
+)
 from sprockets.clients.memcached.once.plans import (
     MISS,
     NO_META,
@@ -242,20 +247,13 @@ class Flow:
         :raises BaseException: what the factory raises
 
         """
-        until = clock.monotonic() + want.plan.wait
-        pause = FIRST_PAUSE
         lease = yield from self._take_lease(want)
-        while lease is None:
+        if lease is None:
             if want.default is not MISS:
                 return None
-            if clock.monotonic() >= until:
-                break
-            yield Pause(pause * (0.5 + random.random()))
-            pause = min(pause * 1.5, LONGEST_PAUSE)
-            found, _ = yield from self._read(want)
+            lease, found = yield from self._wait_for_lease(want)
             if found is not None:
                 return found
-            lease = yield from self._take_lease(want)
         if lease is UNREACHABLE:
             lease = None
         stored = False
@@ -284,6 +282,28 @@ class Flow:
             # from before that must not stay.
             yield Ask(protocol.delete(want.route.key), want.route)
         return outcome
+
+    def _wait_for_lease(
+        self, want: plans.Want
+    ) -> Steps[tuple[typing.Any, Outcome | None]]:
+        """Wait for who has the lease, and return it, or what that one stores.
+
+        :return: neither, where it takes too long
+
+        """
+        pause = FIRST_PAUSE
+        with nesting.waiting_for_lease() as wait:
+            until = clock.monotonic() + wait.patience(want.plan.wait)
+            while clock.monotonic() < until:
+                yield Pause(pause * (0.5 + random.random()))
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+                found, _ = yield from self._read(want)
+                if found is not None:
+                    return None, found
+                lease = yield from self._take_lease(want)
+                if lease is not None:
+                    return lease, None
+        return None, None
 
     def _count_lost(self, lease: Lease | None, lost: bool) -> None:
         """Take note of how a lease ended, and say what cannot be chance."""

@@ -177,10 +177,15 @@ class Lookup:
     async def _recompute(self, stale: leases.Stale) -> None:
         task = asyncio.current_task()
         flow = self._here.computing.flow
+        work = self._here.computing, self.want.route
         try:
-            await steps.follow_awaited(
-                flow.recompute(self.want, stale), self._runner, self._factory
-            )
+            # Nobody waits for it, whoever has asked.
+            with nesting.part_of(work, nesting.runner()):
+                await steps.follow_awaited(
+                    flow.recompute(self.want, stale),
+                    self._runner,
+                    self._factory,
+                )
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -195,9 +200,8 @@ class Lookup:
         here, want = self._here, self.want
         under_way = here.computing.under_way
         patience = want.plan.patience
-        within = nesting.is_within((here.computing, want.route))
-        if within:
-            patience = min(patience, nesting.PATIENCE)
+        work = here.computing, want.route
+        nesting.check(work)
         while True:
             task = under_way.get(want.route)
             own = task is None
@@ -208,13 +212,16 @@ class Lookup:
                 here.computing.begin(want.route, task)
             elif want.default is not plans.MISS:
                 return want.default
+            is_doubtful = False
             if own:
                 await asyncio.wait((task,))
             else:
-                with nesting.waiting((here.computing, want.route)):
-                    await asyncio.wait((task,), timeout=patience)
+                with nesting.waiting(work) as wait:
+                    is_doubtful = wait.is_doubtful
+                    seconds = wait.patience(patience)
+                    await asyncio.wait((task,), timeout=seconds)
             if not task.done():
-                if within:
+                if is_doubtful:
                     alone = await self._compute(
                         here.computing.flow.compute_alone(want)
                     )

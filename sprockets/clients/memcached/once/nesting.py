@@ -65,7 +65,8 @@ _asked_by: contextvars.ContextVar[Runner | None] = contextvars.ContextVar(
 
 def note(context: contextvars.Context) -> None:
     """Take note of who asks for a value that is computed in this context."""
-    if context.get(_part) is not None:
+    # Who does so for somebody else is not who waits.
+    if context.get(_part) is not None and context.get(_asked_by) is None:
         context.run(_asked_by.set, runner())
 
 
@@ -100,7 +101,7 @@ def part_of(
 
 
 class _Waits:
-    """By a computation, the one of somebody else that it waits for."""
+    """By a computation, what somebody else computes that it waits for."""
 
     def __init__(self) -> None:
         self.forget_after_fork()
@@ -108,75 +109,163 @@ class _Waits:
 
     def forget_after_fork(self) -> None:
         """Begin without any: a forked child has not the threads of these."""
-        self.by_who_waits: dict[abc.Hashable, abc.Hashable] = {}
+        self.lock = threading.Lock()
+        self.by_who_waits: dict[abc.Hashable, list[Wait]] = {}
 
     def come_back(
-        self, work: abc.Hashable, parts: abc.Sequence[abc.Hashable]
+        self,
+        work: abc.Hashable,
+        parts: abc.Container[abc.Hashable],
+        surely: bool,
     ) -> bool:
-        """Whether a computation waits, at last, for one of some others."""
+        """Whether a computation waits, at last, for one of some others.
+
+        :param bool surely: whether to leave out where only a task or a thread
+            waits that a computation has started
+
+        """
         seen: set[abc.Hashable] = set()
-        at: abc.Hashable | None = work
-        while at is not None and at not in seen:
+        left = [work]
+        while left:
+            at = left.pop()
             if at in parts:
                 return True
+            if at in seen:
+                continue
             seen.add(at)
-            at = self.by_who_waits.get(at)
+            left += [
+                wait.work
+                for wait in self.by_who_waits.get(at, ())
+                if at in wait.parts or not surely
+            ]
         return False
 
 
 _waits = _Waits()
 
 
-@contextlib.contextmanager
-def waiting(
-    work: abc.Hashable, asked_by: Runner | None = None
-) -> abc.Iterator[None]:
-    """Wait for somebody's computation, unless that waits for this one.
+class Wait:
+    """A wait for somebody's computation, while it lasts.
 
-    :param asked_by: likewise
-    :raises RuntimeError: if it does, by way of others as well
+    :param work: what is computed
+    :param parts: the computations that go on with who waits, and not before
+    :param starters: those that perhaps do, for they have started the task or
+        the thread that waits
 
     """
-    parts = _parts_of(asked_by or _asked_by.get(None))
-    waits = _waits.by_who_waits
-    try:
-        waits.update(dict.fromkeys(parts, work))
-        # Behind that: of two at the same time, one at least sees the other.
-        if parts and _waits.come_back(work, parts):
-            raise RuntimeError(
-                'two functions ask for each other: each waits for the value'
-                ' that the other one is to return'
-            )
-        yield
-    finally:
-        for part in parts:
-            waits.pop(part, None)
+
+    __slots__ = ('is_doubtful', 'parts', 'starters', 'work')
+
+    def __init__(
+        self,
+        work: abc.Hashable,
+        parts: abc.Sequence[abc.Hashable],
+        starters: abc.Sequence[abc.Hashable],
+    ) -> None:
+        self.work = work
+        self.parts = parts
+        self.starters = starters
+        self.is_doubtful = False
+        """Whether that computation may wait for who waits for it."""
+
+    def __enter__(self) -> typing.Self:
+        """Begin to wait.
+
+        :raises RuntimeError: if that computation waits for who waits for it,
+            by way of others as well
+
+        """
+        if not self.parts and not self.starters:
+            return self
+        try:
+            with _waits.lock:
+                for part in (*self.parts, *self.starters):
+                    _waits.by_who_waits.setdefault(part, []).append(self)
+                # In the same step: of two, one sees the other.
+                if _waits.come_back(self.work, self.parts, True):
+                    raise RuntimeError(
+                        'two functions ask for each other: each waits for the'
+                        ' value that the other one is to return'
+                    )
+                self.is_doubtful = _waits.come_back(
+                    self.work, (*self.parts, *self.starters), False
+                )
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take note that nobody waits any more."""
+        parts = *self.parts, *self.starters
+        if not parts:
+            return
+        with _waits.lock:
+            for part in parts:
+                waits = _waits.by_who_waits.get(part, [])
+                if self in waits:
+                    waits.remove(self)
+                if not waits:
+                    _waits.by_who_waits.pop(part, None)
+
+    def patience(self, seconds: float) -> float:
+        """Return for how long to wait that would wait for so many seconds."""
+        return min(seconds, PATIENCE) if self.is_doubtful else seconds
 
 
-def _parts_of(asked_by: Runner | None) -> list[abc.Hashable]:
-    """Return the computations that go on with who asks, and not before."""
-    found = []
-    part = _part.get(None)
-    itself = part is not None and part.runner == asked_by
-    while part is not None and itself:
-        if part.work is not None:
-            found.append(part.work)
-        itself = part.asked_by_outer
-        part = part.outer
-    return found
-
-
-def is_within(work: abc.Hashable, asked_by: Runner | None = None) -> bool:
-    """Whether whoever asks for something was started by who computes it.
+def waiting(work: abc.Hashable, asked_by: Runner | None = None) -> Wait:
+    """Return a wait for somebody's computation.
 
     :param asked_by: likewise
-    :raises RuntimeError: if it is who computes it, and so would wait for
-        itself; or if it has been told that once, and asks again
 
     """
     part = _part.get(None)
     if part is None:
-        return False
+        return Wait(work, (), ())
+    asked_by = asked_by or _asked_by.get(None)
+    return _wait(work, part, part.runner == asked_by)
+
+
+def waiting_for_lease() -> Wait:
+    """Return a wait for who computes the same, in this process or another.
+
+    It is never known to be for oneself: that one may be in another process.
+
+    """
+    part = _part.get(None)
+    if part is None:
+        return Wait(None, (), ())
+    wait = _wait(part.work, part.outer, part.asked_by_outer)
+    wait.starters, wait.parts = (*wait.parts, *wait.starters), ()
+    return wait
+
+
+def _wait(work: abc.Hashable, part: Part | None, itself: bool) -> Wait:
+    """Return a wait in a part; whether it is the part itself that waits."""
+    parts: list[abc.Hashable] = []
+    starters: list[abc.Hashable] = []
+    while part is not None:
+        if part.work is not None:
+            (parts if itself else starters).append(part.work)
+        itself = itself and part.asked_by_outer
+        part = part.outer
+    return Wait(work, parts, starters)
+
+
+def check(work: abc.Hashable, asked_by: Runner | None = None) -> None:
+    """Refuse to compute something for who computes it.
+
+    :param asked_by: likewise
+    :raises RuntimeError: if it is who computes it that asks, and so would wait
+        for itself; or if what that has started asks for the second time
+
+    """
+    part = _part.get(None)
+    if part is None:
+        return
     asked_by = asked_by or _asked_by.get(None)
     itself = part.runner is not None and part.runner == asked_by
     times = 0
@@ -189,4 +278,3 @@ def is_within(work: abc.Hashable, asked_by: Runner | None = None) -> bool:
                 )
         itself = itself and part.asked_by_outer
         part = part.outer
-    return times > 0

@@ -12,7 +12,6 @@ from collections import abc
 
 from sprockets.clients.memcached import words
 from sprockets.clients.memcached.data import values
-from sprockets.clients.memcached.once import nesting
 from sprockets.clients.memcached.requests import arguments
 from sprockets.clients.memcached.servers import cluster
 from sprockets.clients.memcached.wire import protocol
@@ -127,10 +126,6 @@ class Plan(typing.NamedTuple):
 
         """
         return 2.0 * (self.lease + TICK)
-
-    def impatient(self) -> Plan:
-        """Return the plan of who waits for no process as long as usual."""
-        return self._replace(wait=min(self.wait, nesting.PATIENCE))
 
     @property
     def patience(self) -> float:
