@@ -6,8 +6,10 @@ Each row is a function here, which sees to what the row says.
 import asyncio
 import copy
 import datetime
+import decimal
 import enum
 import functools
+import gc
 import importlib
 import inspect
 import operator
@@ -24,6 +26,7 @@ import pytest
 from tornado import gen, web
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.cached_function import names
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / 'docs/howto/cached.rst'
 
@@ -171,6 +174,46 @@ def closures():
 
     assert make_recursive().key(3) == make_recursive().key(3)
 
+    def remembers(number):
+        return cached(functools.lru_cache(price_of(number)))
+
+    apart(remembers(1).key(3), remembers(2).key(3))
+
+    def helped(helper):
+        @cached
+        def load(x):
+            return helper(x)
+
+        return load
+
+    def with_default(number):
+        def helper(x, number=number):
+            return number, x
+
+        return helper
+
+    def with_keyword(number):
+        def helper(x, *, number=number):
+            return number, x
+
+        return helper
+
+    for make in (price_of, with_default, with_keyword):
+        apart(*[helped(make(number)).key(3) for number in (1, 2)])
+    apart(
+        *[
+            helped(functools.lru_cache(price_of(number))).key(3)
+            for number in (1, 2)
+        ]
+    )
+
+
+def price_of(number):
+    def price(x):
+        return number, x
+
+    return price
+
 
 @row('those that use what has no name', 'refused')
 def opaque_closures():
@@ -188,6 +231,36 @@ def opaque_closures():
             refused(lambda: make(used))  # noqa: B023
     refused(lambda: price_in('NOK', object()))
     refused(lambda: make(lambda: None))
+    refused(lambda: cached(Timed(price_of(1), 1)))
+    refused(lambda: make(Timed(price_of(1), 1)))
+    assert make(globally_timed).key(1) == make(globally_timed).key(1)
+
+    def with_default(thing):
+        def helper(x, thing=thing):
+            return thing, x
+
+        return helper
+
+    refused(lambda: make(with_default([1])))
+
+
+class Timed:
+    """A decorator that is a class, as many are."""
+
+    def __init__(self, function, number):
+        functools.update_wrapper(self, function)
+        self.number = number
+        self.function = function
+
+    def __call__(self, x):
+        return self.number, self.function(x)
+
+
+def globally_timed(x):
+    return x
+
+
+globally_timed = Timed(globally_timed, 1)
 
 
 @row('lambdas', 'refused')
@@ -215,6 +288,22 @@ def partials():
         cached(functools.partial(functools.partial(add, 3), c=1)).key(2),
     )
     refused(lambda: cached(functools.partial(add, object())))
+
+    class Counting(functools.partial):
+        pass
+
+    refused(lambda: cached(Counting(add)))
+
+    @gen.coroutine
+    def fetch(x):
+        yield gen.moment
+        return x
+
+    assert inspect.iscoroutinefunction(
+        cached(functools.partial(asyncio.sleep, 0)).__call__
+    )
+    fetched = cached(functools.partial(fetch, 1))
+    assert inspect.iscoroutinefunction(fetched.get)
 
 
 class Base(memcached.MemcachedMixin, web.RequestHandler):
@@ -306,6 +395,29 @@ class Repository:
         return x
 
 
+class Slotted:
+    __slots__ = ('memcached', 'table')
+
+    def __init__(self, memcached, table=None):
+        self.memcached = memcached
+        if table is not None:
+            self.table = table
+
+    price = Shop.price
+
+
+class Listed(list):
+    price = Shop.price
+
+
+class Numbered(int):
+    price = Shop.price
+
+
+class FailedError(Exception):
+    price = Shop.price
+
+
 @row('methods of other objects', 'refused')
 def methods():
     refused(lambda: Shop().price.key(1), 'key=')
@@ -314,6 +426,13 @@ def methods():
     client = memcached.AsyncClient()
     assert Repository(client).load.key(1)
     refused(lambda: Repository(client, 'users').load.key(1))
+    plain = memcached.Client()
+    assert Slotted(plain).price.key(1)
+    refused(lambda: Slotted(plain, 'users').price.key(1), 'table', 'key=')
+    for kind in (Listed, Numbered, FailedError):
+        thing = kind([1]) if kind is Listed else kind(1)
+        thing.memcached = plain
+        refused(lambda: thing.price.key(1), kind.__name__, 'key=')  # noqa: B023
 
 
 @row('methods of classes that are made by a function', 'refused')
@@ -364,6 +483,22 @@ def same_name():
     run_module(text.format(', name="second"'))
     with pytest.raises(TypeError, match=r'lines 4 and 10.* name='):
         run_module(text.format(''))
+    assert either(True).key(1)
+    # What that one has stored is there, though it is gone.
+    refused(lambda: either(False), 'lines', 'name=')
+
+
+def either(first):
+    if first:
+
+        def load(x):
+            return x
+    else:
+
+        def load(x):
+            return -x
+
+    return cached(load)
 
 
 def run_module(text, **names):
@@ -398,6 +533,10 @@ def doubled(x):
     return x
 
 
+def tripled(x):
+    return x
+
+
 @row('a function with other decorators below', 'told apart')
 def decorated():
     two, three = (cached(times(n)(doubled)) for n in (2, 3))
@@ -405,6 +544,19 @@ def decorated():
     opaque = cached(through(object())(doubled))
     assert opaque.key(1)
     refused(lambda: cached(through(object())(doubled)), 'name=')
+    timed = cached(Timed(tripled, 1))
+    assert timed.key(1)
+    refused(lambda: cached(Timed(tripled, 2)), 'name=')
+    refused(lambda: cached(functools.partial(Timed(tripled, 2))), 'name=')
+
+    def defaulting(n):
+        @functools.wraps(doubled)
+        def call(x, factor=n):
+            return factor * doubled(x)
+
+        return cached(call)
+
+    apart(defaulting(2).key(1), defaulting(3).key(1))
 
 
 @row(
@@ -449,6 +601,8 @@ def generators():
 
     for function in (numbers, asynchronous):
         refused(lambda: cached(function), 'generator')  # noqa: B023
+        partial = functools.partial(function)
+        refused(lambda: cached(partial), 'generator')  # noqa: B023
 
 
 @row('what does not say which arguments it takes', 'refused')
@@ -517,6 +671,16 @@ def pattern():
 
     apart(echo.key(other), other)
     assert echo.key('front') == 'front'
+    assert echo.key('at 0x7f03') != echo.key('at 0x7f04')
+    for thing in (object(), [object()], iter([1]), Callable().__call__):
+        refused(lambda: echo.key(thing), '{user.id}')  # noqa: B023
+
+    @memcached.cached(60, key='further:{a}')
+    def further(**others):
+        return others
+
+    assert further.key(a=1, b=2) == 'further:1'
+    refused(lambda: further.key(b=2), "has no 'a'")
 
 
 @row('parameters that are hidden', 'told apart')
@@ -527,6 +691,32 @@ def hidden_parameters():
 
     apart(load.key(1, 2), load.key(1, '2'), load.key(1, 3), load.key(2, 2))
     assert 'token' not in load.key(1, 'token')
+
+    @memcached.cached(60, hidden='others')
+    def further(**others):
+        return others
+
+    apart(further.key(a=1), further.key(a=2), further.key(b=1))
+    assert 'token' not in further.key(a='token')
+
+    @memcached.cached(60, hidden='others', key='further:{a}')
+    def pattern(**others):
+        return others
+
+    apart(pattern.key(a=1), pattern.key(a=2))
+    assert 'token' not in pattern.key(a='token')
+
+
+@row('keys of ``cached.many`` that are one to a dict', 'refused')
+def equal_keys():
+    @memcached.cached.many(60)
+    def load(numbers):
+        return {number: repr(number) for number in numbers}
+
+    ones = (decimal.Decimal(1), decimal.Decimal('1.0'))
+    for keys in ([1, True], [0.0, -0.0], ones, [ones[:1], ones[1:]]):
+        refused(lambda: load(keys), 'one to a dict')  # noqa: B023
+    refused(lambda: load([[1]]), 'a list is among the keys')
 
 
 @row('patterns that name what is no parameter', 'refused')
@@ -588,6 +778,22 @@ def test_it_can_be_copied_and_inspected():
     assert repr(square) == f'<cached function {__name__}.square>'
     assert repr(Base.of_class) == f'<cached method {__name__}.Base.of_class>'
     assert Base.of_class.__name__ == 'of_class'
+    partial = cached(functools.partial(add, 1))
+    assert repr(partial) == f'<cached partial of function {__name__}.add>'
+    with pytest.raises(pickle.PicklingError, match='partial of function'):
+        pickle.dumps(partial)
+    named = memcached.cached(60, name='callable')(Callable())
+    assert repr(named) == f'<cached object of {__name__}.Callable>'
+    assert cached(str.upper).key('x') == "builtins.str.upper(self='x')"
+
+
+def test_names_of_functions_that_are_gone_are_forgotten():
+    """There may be one for each request."""
+    before = len(names._claims)
+    for number in range(50):
+        assert price_in('NOK', number).key(1)
+    gc.collect()
+    assert len(names._claims) <= before + 1
 
 
 def test_a_module_that_is_run_anew_has_the_same_names(tmp_path, monkeypatch):
@@ -618,6 +824,9 @@ def test_a_module_that_is_run_anew_has_the_same_names(tmp_path, monkeypatch):
         ({'name': 7}, 'name is 7'),
         ({'name': 'a', 'key': 'b'}, 'not both'),
         ({'client': 'x'}, "client is 'x'"),
+        ({'hidden': 7}, 'hidden is 7'),
+        ({'hidden': [7]}, 'hidden is .7.'),
+        ({'hidden': b'a'}, "hidden is b'a'"),
     ],
 )
 def test_arguments_of_the_decorator_that_cannot_be(options, words):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import struct
 import sys
+import types
 import typing
+import weakref
 from collections import abc
 
 from sprockets.clients.memcached import aio, client
@@ -184,7 +187,9 @@ class Calls:
         :param tuple first: the object in front of it, if there is one
         :param tuple args: what comes behind it
         :return: the arguments by the names, as far as these differ
-        :raises TypeError: likewise
+        :raises TypeError: likewise; and for one that no dict can have
+        :raises ValueError: for two that are the same to a dict, and different
+            arguments, as 1 and True are
 
         """
         around = self._around(first, args, kwargs)
@@ -198,6 +203,7 @@ class Calls:
             else:
                 name = self.named((*first, key, *args), kwargs).key
             found[name] = key
+        _check_keys(found.values())
         return found
 
     def _around(
@@ -270,11 +276,8 @@ class _Namer:
         self._owner = (
             name.partition('[')[0].rpartition('.')[0] if tells_owner else None
         )
-        self._variable = [
-            name
-            for name, parameter in signature.parameters.items()
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD
-        ]
+        self._variable = patterns.further(signature)
+        self._hides_variable = not hidden.isdisjoint(self._variable)
 
     def __call__(self, /, *args: typing.Any, **kwargs: typing.Any) -> str:
         arguments, more = self._bind(args, kwargs)
@@ -328,15 +331,18 @@ class _Namer:
                 continue
             told.append(f'{name}={self._name_argument(name, value)}')
         # Their names may be any text, and those of parameters too.
+        hides = self._hides_variable
         told += [
-            f'**{name!r}={self._name_argument(name, value)}'
+            f'**{name!r}={self._name_argument(name, value, hides)}'
             for keywords in more
             for name, value in sorted(keywords.items())
         ]
         return owner, told
 
-    def _name_argument(self, name: str, value: typing.Any) -> str:
-        if name in self._hidden:
+    def _name_argument(
+        self, name: str, value: typing.Any, hides: bool = False
+    ) -> str:
+        if hides or name in self._hidden:
             return names.hide_argument(name, value)
         return names.name_argument(value)
 
@@ -375,6 +381,35 @@ def _anything(*args: typing.Any, **kwargs: typing.Any) -> None:
     """Take any arguments."""
 
 
+def _check_keys(keys: abc.Collection[typing.Any]) -> None:
+    """Refuse keys of which a dict of results could not have each.
+
+    :raises TypeError: for one that no dict can have
+    :raises ValueError: for two of which it has one
+
+    """
+    try:
+        known = {key: key for key in reversed([*keys])}
+    except TypeError:
+        for key in keys:
+            if not isinstance(key, abc.Hashable):
+                raise TypeError(
+                    f'a {type(key).__qualname__} is among the keys; expected'
+                    ' what can be a key of a dict'
+                ) from None
+        raise
+    if len(known) == len(keys):
+        return
+    for key in keys:
+        if known[key] is not key:
+            # They may be hidden.
+            kinds = type(known[key]).__qualname__, type(key).__qualname__
+            raise ValueError(
+                f'two keys, of types {" and ".join(kinds)}, are one to a dict'
+                ' of results, and two to the function: ask for one of them'
+            )
+
+
 # Whose method it is
 
 
@@ -396,9 +431,55 @@ def _check_owner(value: typing.Any) -> None:
     web: typing.Any = sys.modules.get('tornado.web')
     if web is not None and isinstance(value, web.RequestHandler):
         return
-    for name, part in getattr(value, '__dict__', {}).items():
+    for name, part in _parts(value).items():
         if not isinstance(part, _CLIENTS):
             raise TypeError(
                 f'a {type(value).__qualname__} has {name!r} besides its'
                 f' client, of which a key cannot tell: {names.ADVICE}'
             )
+
+
+Slots = list[types.MemberDescriptorType]
+
+_slots: weakref.WeakKeyDictionary[type, Slots | None] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _parts(value: typing.Any) -> dict[str, typing.Any]:
+    """Return what an object has, wherever it has it, by its name."""
+    parts = dict(getattr(value, '__dict__', {}))
+    kind = type(value)
+    if kind not in _slots:
+        _slots[kind] = _slots_of(kind)
+    slots = _slots[kind]
+    if slots is None:
+        return {'contents': value, **parts}
+    for slot in slots:
+        try:
+            parts[slot.__name__] = slot.__get__(value)
+        except AttributeError:
+            # Nothing is in it.
+            continue
+    return parts
+
+
+def _slots_of(kind: type) -> Slots | None:
+    """Return the slots that the objects of a class have.
+
+    :return: None if these have more than slots and a dict, as a list does
+
+    """
+    slots = [
+        part
+        for base in kind.__mro__
+        for name, part in vars(base).items()
+        if isinstance(part, types.MemberDescriptorType) and name != '__dict__'
+    ]
+    pointers = len(slots)
+    pointers += kind.__dictoffset__ > 0
+    pointers += kind.__weakrefoffset__ > 0
+    known = object.__basicsize__ + pointers * struct.calcsize('P')
+    if kind.__itemsize__ or kind.__basicsize__ > known:
+        return None
+    return slots

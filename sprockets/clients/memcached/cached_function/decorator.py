@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
@@ -296,10 +297,16 @@ def _settings(
 def _hidden(hidden: _Names, key: _Key | None) -> frozenset[str]:
     """Return the names of parameters that are to be seen nowhere.
 
-    :raises TypeError: for a key that is not made here
+    :raises TypeError: for a key that is not made here, and for no names
 
     """
-    found = frozenset((hidden,) if isinstance(hidden, str) else hidden)
+    given: _Any = (hidden,) if isinstance(hidden, str) else hidden
+    if not isinstance(given, abc.Iterable) or isinstance(given, bytes):
+        raise TypeError(f'hidden is {given!r}; expected names of parameters')
+    given = [*given]
+    if not all(isinstance(name, str) for name in given):
+        raise TypeError(f'hidden is {given!r}; expected names of parameters')
+    found = frozenset(given)
     if found and callable(key):
         raise TypeError(
             'hidden is for keys that are made here: let the key function hide'
@@ -360,9 +367,11 @@ def _kind(function: _Any, source: _Any) -> type[functions.Function]:
 
     """
     called = function
-    if not hasattr(function, '__qualname__'):
-        # An object that can be called, or a partial, which knows no more.
-        called = type(function).__call__
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not hasattr(called, '__qualname__'):
+        # An object that can be called, which knows no more.
+        called = type(called).__call__
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         called
     ):

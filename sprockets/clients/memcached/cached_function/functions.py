@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import pickle
 import typing
 from collections import abc
 
@@ -123,15 +124,17 @@ class Function:
 
     def __reduce__(self) -> typing.Any:
         # By name, as functions are.
-        name: str = self.__dict__['__qualname__']
+        name: str | None = self.__dict__.get('__qualname__')
+        if name is None:
+            raise pickle.PicklingError(f'{self!r} has no name to be found by')
         if self._first:
             return getattr, (self._first[0], name.rpartition('.')[2])
         return name
 
     def __repr__(self) -> str:
-        own = self.__dict__
         kind = 'method' if self._first else 'function'
-        return f'<cached {kind} {own["__module__"]}.{own["__qualname__"]}>'
+        what = names.describe_fully(kind, self.__memcached_function__)
+        return f'<cached {what}>'
 
     def _do(self, args: tuple[typing.Any, ...], kwargs: _Kwargs) -> typing.Any:
         """Return what the function returned before, or call it."""
@@ -215,9 +218,11 @@ class Function:
             return source
         if source is not None:
             source = source()
-            if self.awaits and not isinstance(source, aio.Methods):
+            wanted = (aio.Methods,) if self.awaits else _CLIENTS
+            if not isinstance(source, wanted):
                 raise TypeError(
-                    f'client returned {source!r}; expected an AsyncClient'
+                    f'client returned {source!r}; expected'
+                    f' {"an AsyncClient" if self.awaits else "a client"}'
                 )
             return source
         if args and calls.owns_client(args[0]):

@@ -137,6 +137,8 @@ def name_class(kind: type) -> str:
 
 # Functions
 
+_REMEMBERS = type(functools.lru_cache(lambda: None))
+
 
 def module_of(thing: typing.Any) -> str:
     """Return the module of a function or class, by its own name.
@@ -144,7 +146,12 @@ def module_of(thing: typing.Any) -> str:
     That of a program is ``__main__`` while it runs, and so is any other's.
 
     """
-    name = str(thing.__module__)
+    name = getattr(thing, '__module__', None)
+    if name is None:
+        # A method that is written in C.
+        kind = getattr(thing, '__objclass__', None) or type(thing.__self__)
+        return str(kind.__module__)
+    name = str(name)
     if name not in ('__main__', '__mp_main__'):
         return name
     module = sys.modules.get(name)
@@ -163,6 +170,20 @@ def describe(function: typing.Any) -> str:
     return repr(function) if name is None else str(name)
 
 
+def describe_fully(kind: str, function: typing.Any) -> str:
+    """Return what a function is, and what it is called, with its module.
+
+    :param str kind: what it is, if it is a function
+
+    """
+    if isinstance(function, functools.partial):
+        return f'partial of {describe_fully(kind, function.func)}'
+    if not hasattr(function, '__qualname__'):
+        kind, function = 'object of', type(function)
+    module = getattr(function, '__module__', None) or module_of(function)
+    return f'{kind} {module}.{function.__qualname__}'
+
+
 class FunctionName:
     """What a function is called in keys, as long as it stays what it is.
 
@@ -175,6 +196,8 @@ class FunctionName:
 
     def __init__(self, function: typing.Any) -> None:
         self._function = function
+        self._signed = _innermost(function, _has_signature)
+        """The one of whose parameters the arguments of a call are."""
         self.changes = False
         """Whether it may be another one at the next call."""
         text = self.now()
@@ -188,10 +211,13 @@ class FunctionName:
 
     def _name(self, function: typing.Any) -> str:
         self._named.add(id(function))
-        if isinstance(function, functools.partial):
+        if type(function) is functools.partial:
             return self._name(function.func) + self._given(function)
         if isinstance(function, type):
             return name_class(function)
+        if isinstance(function, _REMEMBERS):
+            # It returns what the function does.
+            return self._name(function.__wrapped__)
         if inspect.ismethod(function):
             owner = self._captured(function.__self__)
             return f'{self._name(function.__func__)}[{owner}]'
@@ -223,7 +249,28 @@ class FunctionName:
         if name.startswith('__main__.'):
             # In a notebook, where another's may have the same name.
             name += f'#{_digest(function)}'
-        return name + self._closure(function)
+        if _is_object(function):
+            self._look_at(function)
+            function = getattr(function, '__wrapped__', None)
+        return name + self._uses(function)
+
+    def _look_at(self, function: typing.Any) -> None:
+        """Take note of an object that is called in place of a function.
+
+        What it does besides may be anything, and it has that one's name.
+
+        :raises TypeError: if there may be several
+
+        """
+        if LOCAL in function.__qualname__:
+            raise TypeError(
+                f'{function.__qualname__} is called by a'
+                f' {type(function).__qualname__}, and a key cannot tell one'
+                f' of these from another: {ADVICE}'
+            )
+        if not _is_global(function):
+            # A decorator's, which is applied once.
+            self._opaque = True
 
     def _given(self, function: functools.partial[typing.Any]) -> str:
         given = [self._captured(value) for value in function.args]
@@ -233,24 +280,10 @@ class FunctionName:
         ]
         return f'[{",".join(given)}]' if given else ''
 
-    def _closure(self, function: typing.Any) -> str:
-        """Return what a function uses of the one that it is made in."""
-        cells = getattr(function, '__closure__', None)
-        if not cells:
-            return ''
+    def _uses(self, function: typing.Any) -> str:
+        """Return what a function has of the one that it is made in."""
         used = []
-        for name, cell in zip(
-            function.__code__.co_freevars, cells, strict=True
-        ):
-            if name == '__class__':
-                # Its name is in the function's.
-                continue
-            self.changes = True
-            try:
-                value = cell.cell_contents
-            except ValueError:
-                # It is made later, as the function itself is.
-                continue
+        for name, value in [*self._cells(function), *self._own(function)]:
             try:
                 used.append(f'{name}={self._captured(value)}')
             except TypeError as error:
@@ -262,6 +295,42 @@ class FunctionName:
                 # A decorator's, which is applied once.
                 self._opaque = True
         return f'[{",".join(used)}]' if used else ''
+
+    def _cells(
+        self, function: typing.Any
+    ) -> abc.Iterator[tuple[str, typing.Any]]:
+        """Return what it uses from there, as it is at the moment."""
+        cells = getattr(function, '__closure__', None)
+        if not cells:
+            return
+        for name, cell in zip(
+            function.__code__.co_freevars, cells, strict=True
+        ):
+            if name == '__class__':
+                # Its name is in the function's.
+                continue
+            self.changes = True
+            try:
+                yield name, cell.cell_contents
+            except ValueError:
+                # It is made later, as the function itself is.
+                continue
+
+    def _own(
+        self, function: typing.Any
+    ) -> abc.Iterator[tuple[str, typing.Any]]:
+        """Return its defaults, if no call has them as arguments."""
+        code = getattr(function, '__code__', None)
+        if code is None or function is self._signed:
+            return
+        # Of another one there is one only.
+        if LOCAL in getattr(code, 'co_qualname', ''):
+            defaults = function.__defaults__ or ()
+            named = code.co_varnames[: code.co_argcount]
+            yield from zip(
+                named[len(named) - len(defaults) :], defaults, strict=True
+            )
+            yield from (function.__kwdefaults__ or {}).items()
 
     def _captured(self, value: typing.Any) -> str:
         """Return the name of what is a part of a function.
@@ -276,9 +345,10 @@ class FunctionName:
             return str(value.__name__)
         if isinstance(value, type):
             return name_class(value)
-        if callable(value) and hasattr(value, '__qualname__'):
-            return self._name(value)
-        if isinstance(value, functools.partial):
+        if callable(value) and (
+            hasattr(value, '__qualname__')
+            or isinstance(value, functools.partial)
+        ):
             return self._name(value)
         if isinstance(value, tuple) and type(value) is tuple:
             return f'({",".join(map(self._captured, value))})'
@@ -292,9 +362,48 @@ class FunctionName:
         )
 
 
+def _innermost(
+    function: typing.Any,
+    stop: abc.Callable[[typing.Any], bool] = lambda function: False,
+) -> typing.Any:
+    """Return the function that others are put around.
+
+    :param stop: whether to go no further than some function
+
+    """
+    seen: set[int] = set()
+    while id(function) not in seen and not stop(function):
+        seen.add(id(function))
+        if isinstance(function, functools.partial):
+            function = function.func
+        else:
+            function = getattr(function, '__wrapped__', function)
+    return function
+
+
+def _has_signature(function: typing.Any) -> bool:
+    return hasattr(function, '__signature__')
+
+
+def _is_object(function: typing.Any) -> bool:
+    """Whether it is an object with the name of a function that it calls."""
+    return type(function) is not types.FunctionType and (
+        hasattr(function, '__wrapped__')
+        or isinstance(type(function).__call__, types.FunctionType)
+    )
+
+
+def _is_global(function: typing.Any) -> bool:
+    """Whether it is what its name says, in its module."""
+    found: typing.Any = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split('.'):
+        found = getattr(found, name, None)
+    return found is function
+
+
 def _first(function: typing.Any) -> str | None:
     """Return the name of the first parameter."""
-    code = getattr(inspect.unwrap(function), '__code__', None)
+    code = getattr(_innermost(function), '__code__', None)
     return code.co_varnames[0] if code and code.co_argcount else None
 
 
@@ -315,7 +424,7 @@ def takes_class(function: typing.Any) -> bool:
 
 def _digest(function: typing.Any) -> str:
     """Return a digest of what a function does."""
-    code = getattr(inspect.unwrap(function), '__code__', None)
+    code = getattr(_innermost(function), '__code__', None)
     text = repr(_code(code)) if code is not None else ''
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -344,6 +453,8 @@ class _Claim(typing.NamedTuple):
     function: weakref.ref[typing.Any]
     where: tuple[str, int]
     spec: object
+    module: weakref.ref[types.ModuleType] | None
+    """The module that it is in; None if that is not to be found."""
 
 
 _claims: dict[str, _Claim] = {}
@@ -357,29 +468,48 @@ def _claim(name: str, function: typing.Any, opaque: bool) -> None:
     :raises TypeError: if another function has it, in the same module
 
     """
-    original = inspect.unwrap(function)
+    original = _innermost(function)
     code = getattr(original, '__code__', None)
     if code is None or '#' in name:
         return
     names = original.__globals__
+    module = sys.modules.get(names.get('__name__', ''))
+    if module is not None and vars(module) is not names:
+        module = None
+
+    def forget(gone: weakref.ref[typing.Any]) -> None:
+        # There may be any number of those that are made by a function.
+        claim = _claims.get(name)
+        if claim is not None and claim.function is gone and '[' in name:
+            del _claims[name]
+
     claim = _Claim(
-        weakref.ref(function),
+        weakref.ref(function, forget),
         (code.co_filename, code.co_firstlineno),
         # Another one each time that a module is run.
         names.get('__spec__'),
+        None if module is None else weakref.ref(module),
     )
     before = _claims.get(name)
-    other = None if before is None else before.function()
-    if (
-        before is not None
-        and other is not None
-        and other is not function
-        and before.spec is claim.spec
-        and inspect.unwrap(other).__globals__ is names
-    ):
+    if before is not None and before.spec is claim.spec:
+        other = before.function()
         same_place = before.where == claim.where
-        in_class = is_in_class(function) and LOCAL not in name
-        if not same_place or opaque or in_class:
+        if other is None:
+            # What it has stored is there still.
+            is_other = (
+                not same_place
+                and module is not None
+                and before.module is not None
+                and before.module() is module
+            )
+        else:
+            in_class = is_in_class(function) and LOCAL not in name
+            is_other = (
+                other is not function
+                and _innermost(other).__globals__ is names
+                and (not same_place or opaque or in_class)
+            )
+        if is_other:
             raise TypeError(
                 f'two cached functions are called {name} (lines'
                 f' {before.where[1]} and {claim.where[1]}): give one of them'

@@ -25,6 +25,9 @@ _LIKE_OTHERS = re.compile(
 )
 """What numbers and UUIDs look like, which are put in as they are."""
 
+_ADDRESS = re.compile(r'\bat 0x[0-9a-fA-F]+')
+"""What is written of an object that has no text of its own."""
+
 
 def as_key(name: str, distinct: str = '') -> str:
     """Return a key for a name, another one for each name.
@@ -78,7 +81,7 @@ class Pattern:
         signature: inspect.Signature,
         hidden: abc.Set[str] = frozenset(),
     ) -> None:
-        self._hidden = hidden
+        self._pattern = pattern
         parts = _parse(pattern)
         self.names: set[str] = set()
         """The parameters that make a difference."""
@@ -87,6 +90,9 @@ class Pattern:
                 continue
             self.names.add(_root(field))
         check_names(signature, sorted(self.names), f'key is {pattern!r}')
+        self._hidden = {*hidden}
+        if not hidden.isdisjoint(further(signature)):
+            self._hidden |= self.names - signature.parameters.keys()
         self._parts = parts
         fields = [n for n, part in enumerate(parts) if part[1] is not None]
         self._ends: set[str] = set()
@@ -99,7 +105,18 @@ class Pattern:
             self._run_together |= not parts[number][0]
 
     def key(self, arguments: abc.Mapping[str, typing.Any]) -> str:
-        """Return the key of a call with these arguments."""
+        """Return the key of a call with these arguments.
+
+        :raises TypeError: for an argument that has no text of its own, and
+            for a call without one that the pattern names
+
+        """
+        missing = self.names - arguments.keys()
+        if missing:
+            raise TypeError(
+                f'key is {self._pattern!r}, and the call has no'
+                f' {min(missing)!r}'
+            )
         formatter = string.Formatter()
         texts = []
         told: list[str] = []
@@ -111,6 +128,13 @@ class Pattern:
             value, _ = formatter.get_field(field, (), arguments)
             value = formatter.convert_field(value, conversion)
             put = format(value, formatter.vformat(spec or '', (), arguments))
+            if type(value) is not str and _ADDRESS.search(put):
+                raise TypeError(
+                    f'{field!r} of the key {self._pattern!r} is a'
+                    f' {type(value).__qualname__}, of which it says where it'
+                    ' is in memory: another one may be there later.  Name'
+                    ' what tells it apart, as {user.id} does'
+                )
             if _root(field) in self._hidden:
                 # It is the same length, whatever it is of.
                 put = names.digest_of(_tell(value, put))
@@ -134,6 +158,15 @@ class Pattern:
 def _root(field: str) -> str:
     """Return the parameter of a field of a pattern: that of ``user.id``."""
     return re.split(r'[.[]', field, maxsplit=1)[0]
+
+
+def further(signature: inspect.Signature) -> list[str]:
+    """Return what further keywords are called, if they are taken."""
+    return [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD
+    ]
 
 
 def check_names(
