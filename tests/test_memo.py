@@ -7,6 +7,7 @@ import pytest
 from tornado import httpclient, httpserver, testing, web, websocket
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached import aio
 from sprockets.clients.memcached.web import handlers, memo
 
 SECONDS = 30
@@ -160,7 +161,25 @@ WRITES = {
     'update': lambda cache: cache.update('a', lambda old: 7),
     'gets': lambda cache: cache.gets('a'),
     'get_or_set_multi': lambda cache: cache.get_or_set_multi(['a'], made),
+    'mark_stale': lambda cache: cache.mark_stale('a'),
+    'limit': lambda cache: cache.limit('a', 9, 60),
+    'gats': lambda cache: cache.gats('a', 60),
+    'get_or_set': lambda cache: cache.get_or_set('a', lambda: 7),
+    'get_or_set with a default': lambda cache: cache.get_or_set(
+        'a', lambda: 7, default=0
+    ),
 }
+
+HARMLESS = {
+    *('get', 'get_multi', 'get_stats', 'get_slabs', 'get_slab_stats'),
+    *('ping', 'version', 'wait_until_ready', 'watch_servers'),
+    *('forget_dead_hosts', 'disconnect_all', 'quit_all', 'reset_cas'),
+    # What is in these has keys of its own.
+    *('namespace', 'invalidate_tags', 'lock'),
+    # It is for no request.
+    'set_servers',
+}
+"""Methods that write no key that a request may have read."""
 
 
 def made(keys):
@@ -189,6 +208,29 @@ def test_a_write_goes_through(other, name, before):
         return True
 
     assert run(body)
+
+
+@pytest.mark.parametrize('name', WRITES)
+def test_what_is_made_where_nothing_was_is_seen(other, name):
+    """The request has read before that there is nothing."""
+
+    async def body(handler):
+        cache = handler.memcached
+        assert await cache.get('a') is None
+        await WRITES[name](cache)
+        assert await cache.get('a') == other.get('a')
+        return True
+
+    assert run(body)
+
+
+def test_each_method_that_writes_is_tried():
+    """A new one has to be looked at."""
+    names = {
+        name for name in dir(aio.Methods) if not name.startswith('_')
+    } - HARMLESS
+    # That of cas is below.
+    assert {name.partition(' ')[0] for name in WRITES} == names - {'cas'}
 
 
 def test_a_write_that_nobody_awaited(other):

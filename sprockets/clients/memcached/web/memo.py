@@ -10,7 +10,7 @@ from collections import abc
 
 from sprockets.clients.memcached import aio
 from sprockets.clients.memcached.loop import futures
-from sprockets.clients.memcached.once import plans
+from sprockets.clients.memcached.once import limits, plans
 from sprockets.clients.memcached.requests import descriptions, methods
 from sprockets.clients.memcached.servers import cluster
 
@@ -115,10 +115,12 @@ class Memo(aio.Scope):
         default: typing.Any,
         encoded: bytes | None,
     ) -> aio.Future:
-        if default is not _MISS:
-            # It may be no value of the key.
-            return super()._look_up(key, factory, plan, default, encoded)
         route = self._encoding.route(key)
+        if default is not _MISS:
+            # It may be no value of the key, or make one.
+            self.forget(route)
+            found = super()._look_up(key, factory, plan, default, encoded)
+            return self._then_forget(found, route)
         for reads in (self._reads, self._computed):
             read = reads.get(route)
             if read is not None and _has_value(read):
@@ -228,6 +230,12 @@ class Memo(aio.Scope):
     async def mark_stale(self, key: typing.Any, stale: typing.Any = 60) -> int:
         with self._writes(key):
             return await super().mark_stale(key, stale)
+
+    async def limit(
+        self, key: typing.Any, *args: typing.Any, **options: typing.Any
+    ) -> limits.Allowance:
+        with self._writes(key):
+            return await super().limit(key, *args, **options)
 
     async def update(
         self, key: typing.Any, *args: typing.Any, **options: typing.Any
