@@ -465,6 +465,60 @@ def test_who_begins_after_the_end_does_not_find_the_old(address):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize('reads', [1, 3, 12])
+@pytest.mark.parametrize('way', ['get', 'get_or_set', 'tags'])
+def test_who_begins_after_the_end_in_the_same_turn(address, way, reads):
+    """What others of that turn have sent already is not for him."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        elsewhere = memcached.Client(servers=address)
+        ns = client.namespace('x')
+        value = 'old'
+
+        def ask():
+            if way == 'get':
+                return ns.get('k', 'none')
+            if way == 'tags':
+                return client.get_or_set('k', lambda: value, tags=('x',))
+            return ns.get_or_set('k', lambda: value)
+
+        await ns.set('k', 'old')
+        # So many come in each turn.
+        for _ in range(150):
+            await asyncio.gather(*[ask() for _ in range(reads)])
+            await asyncio.sleep(0.0005)
+        before = [ask() for _ in range(reads)]
+        value = 'new'
+        if way == 'tags':
+            assert elsewhere.invalidate_tags('x')
+        else:
+            assert elsewhere.namespace('x').invalidate()
+        assert await ask() == ('none' if way == 'get' else 'new')
+        await asyncio.gather(*before)
+        elsewhere.disconnect_all()
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_an_end_that_is_sent_again_brings_back_nothing(connect, address):
+    """What somebody has stored and ended since it was sent first is over."""
+    elsewhere = memcached.Client(servers=address).namespace('x')
+
+    def meanwhile(reply):
+        assert elsewhere.set('k', 'old')
+        assert elsewhere.invalidate()
+        return faults.close(reply)
+
+    with faults.FaultProxy(address) as proxy:
+        ns = Namespace(connect(proxy.address), 'x')
+        assert ns.set('k', 'older')
+        proxy.next_reply(meanwhile)
+        assert ns.invalidate()
+    assert elsewhere.get('k') is None
+
+
 def test_callers_that_are_cancelled(address):
     """They leave the others alone."""
 

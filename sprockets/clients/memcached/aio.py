@@ -805,9 +805,7 @@ class Methods:
         known = self._engine.flow.generations
         args = here, context, group, key, factory, plan, default
         if self._observe is None and not plan.stale:
-            turn = here.computing.turns.get(group) or confirming.turn(
-                here, known, group
-            )
+            turn = confirming.turn(here, known, group)
             if turn is not None:
                 again = self._get_grouped_again
                 future = confirming.read(
@@ -1347,9 +1345,7 @@ class AsyncNamespace(Methods):
             here = self._engine.enter()
         plain = timeout is None and kind is None and not self._strict
         if plain and self._observe is None:
-            turn = here.computing.turns.get(self._group) or confirming.turn(
-                here, self._flow.generations, self._group
-            )
+            turn = confirming.turn(here, self._flow.generations, self._group)
             if turn is not None:
                 future = confirming.read(
                     here,

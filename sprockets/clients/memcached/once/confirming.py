@@ -6,7 +6,7 @@ import asyncio
 import typing
 from collections import abc
 
-from sprockets.clients.memcached.loop import batches, futures, state
+from sprockets.clients.memcached.loop import batches, futures, lanes, state
 from sprockets.clients.memcached.once import generations
 from sprockets.clients.memcached.servers import endpoints
 
@@ -44,7 +44,7 @@ class Turn:
 
     """
 
-    __slots__ = ('held', 'holds', 'known', 'left')
+    __slots__ = ('held', 'holds', 'known', 'left', 'sent')
 
     def __init__(self, known: generations.Known) -> None:
         self.known = known
@@ -52,6 +52,19 @@ class Turn:
         self.holds: bool | None = None
         """Whether the generations are these; None until that is known."""
         self.held: list[tuple[Read, typing.Any]] = []
+        self.sent: list[tuple[lanes.Lane, batches.Batch | None]] = []
+        """What the reads of the generations leave with; None if they have."""
+
+    def is_open(self) -> bool:
+        """Whether a read may join, for none of those has left.
+
+        What one that has left brings may be over when others are called.
+
+        """
+        for lane, batch in self.sent:
+            if batch is None or lane.forming is not batch:
+                return False
+        return True
 
     def told(self, holds: bool) -> None:
         """Take note of whether one of the generations is what it was."""
@@ -156,7 +169,7 @@ def turn(
 
     """
     made: Turn | None = here.computing.turns.get(group)
-    if made is not None:
+    if made is not None and made.is_open():
         return made
     guess = known.guess(group)
     if guess is None or known.is_owed(group):
@@ -177,6 +190,7 @@ def turn(
         lane = here.lanes.get(home) or here.lane(home)
         extras = batches.Extras(None, None, _Step(here))
         lane.read((key, future, None, None, extras))
+        made.sent.append((lane, lane.forming))
     return made
 
 

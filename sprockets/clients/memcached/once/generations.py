@@ -19,6 +19,7 @@ import copy
 import hashlib
 import os
 import re
+import time
 import typing
 from collections import abc
 
@@ -32,6 +33,10 @@ ATTEMPTS = 5
 
 MOST = 10_000
 """Groups whose generations are remembered."""
+
+_ONCE = protocol.SET._replace(repeatable=False)
+"""Sent once more it could bring back a generation that somebody has ended
+since it was sent first."""
 
 _PLAIN = re.compile(r'[!-~]{1,100}')
 
@@ -253,17 +258,23 @@ class Generations:
         :raises _UnknownError: if that is for later
 
         """
-        token = fresh()
-        made = protocol.store(protocol.SET, key, 0, 0, token)
         self._tokens.pop(key, None)
-        try:
-            yield from self._ask(made, cluster.Route(key, None))
-            if not made.result:
-                raise _UnknownError(None)
-        except _UnknownError:
-            if len(self._owed) < MOST:
-                self._owed.add(key)
-            raise
+        route = cluster.Route(key, None)
+        until = time.monotonic() + self._cluster.timeout
+        for is_last in (False, True):
+            token = fresh()
+            made = protocol.store(_ONCE, key, 0, 0, token)
+            try:
+                yield from self._ask(made, route)
+                if not made.result:
+                    raise _UnknownError(None)
+            except _UnknownError:
+                if not is_last and time.monotonic() < until:
+                    continue
+                if len(self._owed) < MOST:
+                    self._owed.add(key)
+                raise
+            break
         self._owed.discard(key)
         _put(self._tokens, key, token)
 
