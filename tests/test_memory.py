@@ -415,8 +415,13 @@ def test_no_connection_and_no_log(make, monkeypatch, caplog):
         await call('set', 'key', 'value')
         return await call('get', 'key')
 
+    async def computes(call):
+        for number in range(20):
+            assert await call('get_or_set', 'k', lambda: 1, stale=number) == 1
+
     assert make('none', body) is None
     assert make('memory', body) == 'value'
+    make('none', computes)
     assert caplog.records == []
 
 

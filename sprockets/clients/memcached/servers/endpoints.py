@@ -349,6 +349,9 @@ class Endpoint(health.Health):
 
     def log_lost_leases(self) -> None:
         """Say that what only the one that takes it deletes is gone."""
+        if self.address.family == 'none':
+            # It keeps nothing, as it is told to.
+            return
         self.notices.warning(
             'memcached server %s loses leases: values that get_or_set computes'
             ' are not kept. Behind a proxy that copies what is stored to'
