@@ -587,12 +587,28 @@ def taken(keys, reply):
         [(0, b'one'), (0, b'two'), (0, b'six')],
         [(16, b'one'), (16, b'seven'), (16, b'')],
         [(16, b'one'), (0, b'two'), (16, b'seven')],
+        [(0, b'generation'), (16, b'one'), (16, b'two'), (16, b'six')],
+        [(0, b'first'), (0, b'other'), (16, b'one'), (16, b'two')],
+        [(0, b'same'), (0, b'size'), (0, b'one'), (0, b'two')],
+        [(0, b'first'), (16, b'one'), (16, b'seven'), (2, b'1')],
+        [(0, b'few'), *[(16, b'value')] * 20, (0, b'few')],
+        [*[(0, b'more than few')] * 20, (16, b'value')],
     ],
-    ids=['alike', 'of any length', 'of any kind'],
+    ids=[
+        'alike',
+        'of any length',
+        'of any kind',
+        'one, and others',
+        'two, and others',
+        'two of other sizes, and others',
+        'one, and others of any kind',
+        'one before and behind others',
+        'many, and another',
+    ],
 )
 def test_a_value_for_each_key_is_taken_in_one_step(items):
     """They are what they are where they are read one by one."""
-    held = dict(zip((b'a', b'key', b'other'), items, strict=True))
+    held = {b'key%d' % place: item for place, item in enumerate(items)}
     reply = b''.join(
         b'VALUE %b %d %d\r\n%b\r\n' % (key, flags, len(data), data)
         for key, (flags, data) in held.items()
@@ -636,6 +652,32 @@ def test_what_is_no_value_for_each_key_is_not_taken(reply):
     assert taken([b'a', b'b'], reply + b'END\r\n') is None
     with pytest.raises(protocol.ProtocolError):
         answer(protocol.Get([b'a', b'b']), reply + b'END\r\n')
+
+
+@pytest.mark.parametrize('few', [1, 2, 7])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        b'VALUE key 0 2\r\nx\r\n',
+        b'VALUE key 16 1\r\nxy\r\n',
+        b'VALUE other 16 1\r\nx\r\n',
+        b'VALUE key 16 +1\r\nx\r\n',
+        b'ITEM key 16 1\r\nx\r\n',
+    ],
+)
+@pytest.mark.parametrize('place', [0, 1, -1])
+def test_a_few_and_others_are_compared_as_well(few, wrong, place):
+    """One that is wrong is found, wherever it is."""
+    keys = [b'few%d' % number for number in range(few)]
+    keys += [b'key%d' % number for number in range(8)]
+    values = [b'VALUE %b 0 3\r\none\r\n' % key for key in keys[:few]]
+    values += [b'VALUE %b 16 1\r\nx\r\n' % key for key in keys[few:]]
+    assert taken(keys, b''.join(values) + b'END\r\n').mixed
+    values[place] = wrong.replace(b'key', keys[place])
+    reply = b''.join(values) + b'END\r\n'
+    assert taken(keys, reply) is None
+    with pytest.raises(protocol.ProtocolError):
+        answer(protocol.Get(keys), reply)
 
 
 # Meta commands

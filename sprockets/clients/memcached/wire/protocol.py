@@ -31,6 +31,9 @@ MAX_ASKED = 16_000
 """No line that asks for keys is longer, in bytes.  Amazon's ElastiCache
 Serverless takes 16 KB ("Supported and restricted Memcached commands")."""
 
+MAX_FEW = 8
+"""So many values, at most, are looked for that others differ from."""
+
 PIECE = 64 * 1024
 """A value of which more bytes than these are missing is kept in pieces."""
 
@@ -638,6 +641,28 @@ def _usual(text: bytes, words: int) -> tuple[int, int, int | None]:
     return numbers
 
 
+def _flags_if_alike(
+    heads: list[bytes], keys: abc.Iterable[bytes], sizes: list[int]
+) -> int | None:
+    """Return the flags in these lines, if all are alike but for their keys.
+
+    They are looked at as one text, for which Python needs no loop.
+
+    :return: None if they are not
+    :raises ValueError: if the values have other sizes than they say, and for
+        what :func:`_usual` does not read
+
+    """
+    _, _, after = heads[0].split(b' ', 2)
+    alike = (b' %b\r\nVALUE ' % after).join(keys)
+    if NEWLINE.join(heads) != b'VALUE %b %b' % (alike, after):
+        return None
+    flags, length, _ = _usual(after, 2)
+    if sizes.count(length) < len(sizes):
+        raise ValueError(heads)
+    return flags
+
+
 SHORT = bounds.DIGITS + 2
 """Where there are several numbers in so many bytes, none is out of bounds."""
 
@@ -881,25 +906,18 @@ class Get(Command):
             self._found = {key: (flags, value, None)}
 
     def _take_all(self, heads: list[bytes], found: list[bytes]) -> None:
-        """Take a reply that has a value for each key, likewise.
-
-        All of them are looked at as one text, for which Python needs no loop.
-
-        """
-        keys = self.keys
+        """Take a reply that has a value for each key, likewise."""
         sizes = [*map(len, found)]
-        _, _, after = heads[0].split(b' ', 2)
-        flags, length, _ = _usual(after, 2)
-        alike = (b' %b\r\nVALUE ' % after).join(keys)
         # Values of one kind and length are common.
-        if NEWLINE.join(heads) == b'VALUE %b %b' % (alike, after):
-            if sizes.count(length) < len(sizes):
-                raise ValueError(heads)
-        else:
-            every = self._flags_of_all(heads, sizes)
+        flags = _flags_if_alike(heads, self.keys, sizes)
+        if flags is None:
+            every = self._flags_of_two(heads, sizes)
+            if every is None:
+                every = self._flags_of_all(heads, sizes)
             if every is None:
                 self._take_some(heads, found)
                 return
+            flags = every[0]
             if every.count(flags) < len(every):
                 self.size = sum(sizes)
                 self.mixed = every, found
@@ -909,6 +927,32 @@ class Get(Command):
         self.flags = flags
         self.in_order = found
         self._found = None
+
+    def _flags_of_two(
+        self, heads: list[bytes], sizes: list[int]
+    ) -> list[int] | None:
+        """Return the flags of a few values, and of many others behind them.
+
+        They are those of generations, and of what is read in these.
+
+        :return: None if it is something else
+        :raises ValueError: likewise
+
+        """
+        _, _, after = heads[0].split(b' ', 2)
+        few = 1
+        while heads[few].endswith(after):
+            few += 1
+            if few == len(heads) or few > MAX_FEW:
+                return None
+        keys = [*self.keys]
+        first = _flags_if_alike(heads[:few], keys[:few], sizes[:few])
+        if first is None:
+            return None
+        second = _flags_if_alike(heads[few:], keys[few:], sizes[few:])
+        if second is None:
+            return None
+        return [first] * few + [second] * (len(heads) - few)
 
     def _flags_of_all(
         self, heads: list[bytes], sizes: list[int]
