@@ -985,3 +985,29 @@ def test_no_read_overtakes_a_write_when_a_batch_comes_back(server, sent):
         assert sent[-1] == (1, True)
 
     run(main, server)
+
+
+def test_a_call_that_is_refused_takes_little(server, monkeypatch):
+    """Who comes when there is too much does not make for more of it."""
+    monkeypatch.setattr(lanes, 'MAX_WAITING_CALLS', 2000)
+    looked = []
+    is_overloaded = lanes.Lane._is_overloaded
+
+    def watched(lane, size):
+        looked.append(size)
+        return is_overloaded(lane, size)
+
+    monkeypatch.setattr(lanes.Lane, '_is_overloaded', watched)
+
+    async def main():
+        client = memcached.AsyncClient(servers=server.address)
+        await client.set('key', 'value')
+        for _ in range(3):
+            looked.clear()
+            calls = [client.get('key') for _ in range(10_000)]
+            assert len(looked) < 10
+            found = await asyncio.gather(*calls)
+            assert found == ['value'] * 2000 + [None] * 8000
+        await client.close()
+
+    asyncio.run(main())

@@ -16,6 +16,8 @@ from sprockets.clients.memcached.testing import MemcachedServer
 
 SECONDS = 30
 
+HUGE = pytest.param(10**400, id='huge')
+
 
 @pytest.fixture
 def address(memcached_server):
@@ -338,7 +340,7 @@ def test_bad_arguments(connect, address, arguments, error, named):
         connect(address).client.lock(*arguments)
 
 
-@pytest.mark.parametrize('wait', [-1, 'long', float('inf')])
+@pytest.mark.parametrize('wait', [-1, 'long', float('inf'), True, HUGE])
 def test_a_wait_that_is_none(connect, address, wait):
     """Waiting is bounded."""
     with pytest.raises(ValueError, match='wait is'):

@@ -13,6 +13,8 @@ from sprockets.clients.memcached.testing import MemcachedServer
 
 SECONDS = 30
 
+HUGE = pytest.param(10**400, id='huge')
+
 
 @pytest.fixture
 def address(memcached_server):
@@ -80,7 +82,9 @@ def test_who_is_ready_is_not_waited_for(connect, address):
     assert client.get('k') is None
 
 
-@pytest.mark.parametrize('seconds', [-1, 'soon', None, float('inf')])
+@pytest.mark.parametrize(
+    'seconds', [-1, 'soon', None, float('inf'), True, HUGE]
+)
 def test_what_is_no_time(connect, address, seconds):
     """It is named."""
     with pytest.raises(ValueError, match='seconds is'):

@@ -42,6 +42,8 @@ STEPS = {
 
 SECONDS = 30
 
+HUGE = pytest.param(10**400, id='huge')
+
 LARGE = b'x' * (2 << 20)
 """What memcached does not take."""
 
@@ -561,7 +563,9 @@ def test_a_longer_time_than_the_client_s(connect, memcached_server):
     assert time.monotonic() - began < SECONDS
 
 
-@pytest.mark.parametrize('timeout', [0, -1, 'soon', float('nan'), 1j])
+@pytest.mark.parametrize(
+    'timeout', [0, -1, 'soon', float('nan'), 1j, True, HUGE]
+)
 @pytest.mark.parametrize('name', CALLS)
 def test_what_is_no_time_for_a_call(connect, name, within, timeout):
     """It is named, and nothing is sent."""

@@ -114,6 +114,8 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self.max_calls = batches.MAX_CALLS
         """The calls that go into one batch."""
+        self._is_full = False
+        """Whether so many calls wait that no other is let in."""
         self._mean_size = 0.0
         self._drained: list[futures.Future] = []
         self._in_line = False
@@ -232,6 +234,8 @@ class Lane:
 
     def _next(self, size: int) -> batches.Batch | None:
         """Return a batch to join, unless too much waits already."""
+        if self._is_full:
+            return None
         deadline = time.monotonic() + self.timeout
         # First: a signal may come in between, and a batch has to leave.
         self.loop.call_soon(self._end_of_turn)
@@ -273,6 +277,7 @@ class Lane:
         bytes_ = sum([batch.size for batch in self._waiting])
         if calls < MAX_WAITING_CALLS and bytes_ + size <= MAX_WAITING_BYTES:
             return False
+        self._is_full = calls >= MAX_WAITING_CALLS
         self._notices.warning(
             'memcached server %s: %d calls wait, more are refused',
             self.endpoint,
@@ -413,6 +418,7 @@ class Lane:
 
     def _take_out(self, batch: batches.Batch) -> None:
         """Take a batch from those that wait."""
+        self._is_full = False
         if self._waiting and self._waiting[0] is batch:
             del self._waiting[0]
         elif batch in self._waiting:
@@ -664,6 +670,7 @@ class Lane:
             self._timer = None
             for batch in list(self._waiting):
                 batch.expire(now, error, self.counters)
+                self._is_full = False
                 if batch.deadline <= now:
                     self._drop(batch, TimeoutError('no turn came in time'))
             for batch in list(self._in_flight):

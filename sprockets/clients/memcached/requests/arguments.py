@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import numbers
@@ -86,13 +87,26 @@ def seconds(name: str, value: typing.Any) -> float:
     :raises ValueError: if it is none, or less than 0
 
     """
+    given = value
     if isinstance(value, datetime.timedelta):
         value = value.total_seconds()
-    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+    span = finite(value)
+    if not 0 <= span < math.inf:
         raise ValueError(
-            f'{name} is {words.shown(value)}; expected seconds or a timedelta'
+            f'{name} is {words.shown(given)}; expected seconds or a timedelta'
         )
-    return float(value)
+    return span
+
+
+def finite(value: typing.Any) -> float:
+    """Return a number as a float, NaN if it is none or too large for one."""
+    # That is a number to Python.
+    if isinstance(value, bool):
+        return math.nan
+    if isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    return math.nan
 
 
 def whole_seconds(name: str, value: typing.Any, least: int) -> int:

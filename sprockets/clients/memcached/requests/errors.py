@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import numbers
 import typing
 from collections import abc
 
-from sprockets.clients.memcached.requests import descriptions
+from sprockets.clients.memcached import words
+from sprockets.clients.memcached.requests import arguments, descriptions
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
@@ -67,12 +67,14 @@ def of(name: str, error: BaseException) -> BaseException:
     if isinstance(error, MemcachedError) or not isinstance(error, Exception):
         return error
     kind: type[MemcachedError] = UnavailableError
-    words = str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
     if isinstance(error, protocol.RefusedError):
-        kind = TooLargeError if TOO_LARGE in words else RefusedError
+        kind = TooLargeError if TOO_LARGE in text else RefusedError
     elif isinstance(error, TimeoutError):
         kind = TimedOutError
-    made = kind(f'{name}: {words}')
+    if not text.startswith(f'{name}: '):
+        text = f'{name}: {text}'
+    made = kind(text)
     # Its traceback has all that was to be sent.
     made.__cause__ = error.with_traceback(None)
     return made
@@ -193,8 +195,10 @@ def timeout(value: typing.Any) -> float | None:
     """
     if value is None:
         return None
-    if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+    seconds = arguments.finite(value)
+    if not 0 < seconds < math.inf:
         raise ValueError(
-            f'timeout is {value!r}; expected seconds, and more than 0'
+            f'timeout is {words.shown(value)}; expected seconds, and more'
+            ' than 0'
         )
-    return float(value)
+    return seconds
