@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import threading
 import time
 
@@ -119,6 +120,29 @@ def test_while_a_thread_connects(options):
         assert in_child(lambda: sockets_to(server.address)) == '[]'
         assert len(sockets_to(server.address)) == 1
     thread.join(LONG)
+
+
+def test_while_a_socket_is_wrapped(monkeypatch):
+    """The child has none that is on its way from one object to another."""
+    said = []
+    wrap = ssl.SSLContext.wrap_socket
+
+    def wrapped(context, sock, **options):
+        made = wrap(context, sock, **options)
+        assert sock.fileno() < 0
+        said.append(in_child(lambda: sockets_to(server.address)))
+        return made
+
+    monkeypatch.setattr(ssl.SSLContext, 'wrap_socket', wrapped)
+    with faults.ScriptedServer([[faults.Do.STALL]]) as server:
+        client = memcached.Client(
+            servers=server.address, socket_timeout=LONG, tls=True
+        )
+        thread = threading.Thread(target=client.get, args=('key',))
+        thread.start()
+        server.wait_for(lambda: said)
+    thread.join(LONG)
+    assert said == ['[]']
 
 
 def test_a_trial_of_the_parent(server):

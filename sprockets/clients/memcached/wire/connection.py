@@ -6,6 +6,7 @@ import _socket
 import contextlib
 import dataclasses
 import math
+import os
 import select
 import socket
 import struct
@@ -637,11 +638,30 @@ def _connect(
     raise error or OSError(f'{address} has no address')
 
 
+class Descriptor:
+    """A socket while one object gives it to another.
+
+    In between neither has it, and a child that is forked just then would keep
+    it open.
+
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._number = sock.fileno()
+        opened(self)
+
+    def close(self) -> None:
+        """Close it, in a child; one of the objects may have done so."""
+        with contextlib.suppress(OSError):
+            os.close(self._number)
+
+
 class _Sockets:
     """The sockets of this process, from before they are connected."""
 
     def __init__(self) -> None:
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._sockets: weakref.WeakSet[socket.socket | Descriptor]
+        self._sockets = weakref.WeakSet()
         self.enter = self._sockets.add
 
     def forget_after_fork(self) -> None:

@@ -69,6 +69,7 @@ class Connection(connection.Connection):
         plain: socket.socket = self._socket
         try:
             plain.setblocking(False)
+            between = connection.Descriptor(plain)
             self._socket = _wrap(
                 certificates.context(profile.tls.files),
                 plain,
@@ -77,6 +78,7 @@ class Connection(connection.Connection):
                 or profile.address.host.partition('%')[0],
             )
             connection.opened(self._socket)
+            del between
             self._shake_hands(deadline)
         except BaseException:
             plain.close()
