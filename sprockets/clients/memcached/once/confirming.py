@@ -55,17 +55,6 @@ class Turn:
         self.sent: list[tuple[lanes.Lane, batches.Batch | None]] = []
         """What the reads of the generations leave with; None if they have."""
 
-    def is_open(self) -> bool:
-        """Whether a read may join, for none of those has left.
-
-        What one that has left brings may be over when others are called.
-
-        """
-        for lane, batch in self.sent:
-            if batch is None or lane.forming is not batch:
-                return False
-        return True
-
     def told(self, holds: bool) -> None:
         """Take note of whether one of the generations is what it was."""
         self.left -= 1
@@ -169,8 +158,13 @@ def turn(
 
     """
     made: Turn | None = here.computing.turns.get(group)
-    if made is not None and made.is_open():
-        return made
+    if made is not None:
+        for lane, batch in made.sent:
+            # What one that has left brings may be over when others are called.
+            if batch is None or lane.forming is not batch:
+                break
+        else:
+            return made
     guess = known.guess(group)
     if guess is None or known.is_owed(group):
         return None
