@@ -828,6 +828,68 @@ def test_what_depends_on_what_was_told(name):
     run(main, looking(LOOKS[name][0], **options), template_path=f'told {name}')
 
 
+def _taken(mixins, *bases):
+    class Page(*mixins, *bases):
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            namespace['name'] = namespace['current_user']
+            return namespace
+
+    return Page
+
+
+def _looked_up(mixins, *bases):
+    class Page(*mixins, *bases):
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            namespace['name'] = self.current_user
+            return namespace
+
+    return Page
+
+
+def _from_a_cookie(mixins, *bases):
+    class Page(*mixins, *bases):
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            namespace['name'] = self.get_cookie('name')
+            return namespace
+
+    return Page
+
+
+class Plain(web.RequestHandler):
+    def get_current_user(self):
+        return self.request.headers.get('X-User')
+
+
+@pytest.mark.parametrize('extended', [_taken, _looked_up, _from_a_cookie])
+@pytest.mark.parametrize('behind', [False, True])
+def test_what_is_added_to_all_templates(extended, behind):
+    """Whose it is counts wherever it was looked up: before the mixin in the
+    bases of a handler, or behind it."""
+    mixins = (memcached.MemcachedMixin,)
+    if behind:
+        base = type('Base', (*mixins, extended((), Plain)), {})
+    else:
+        base = extended(mixins, Plain)
+
+    class Page(base):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.render('name.html')
+
+        def create_template_loader(self, _):
+            return template.DictLoader({'name.html': '{{ name }}'})
+
+    async def main(site):
+        for name in ('alice', 'bob'):
+            page = await site(X_User=name, Cookie=f'name={name}')
+            assert page.text == name
+
+    run(main, Page, template_path=f'{extended.__name__} {behind}')
+
+
 def test_a_template_that_uses_none_of_it():
     async def main(site):
         assert await site.texts('/', '/') == ["b'plain'"] * 2

@@ -283,16 +283,6 @@ class MemcachedMixin(web.RequestHandler):
         if self._memcached_looks is not None:
             self._memcached_language = self._memcached_looks.language(value)
 
-    def get_template_namespace(self) -> dict[str, typing.Any]:
-        """Extended: what a template does not use was not looked at."""
-        seen = self._memcached_looks
-        if seen is None:
-            return super().get_template_namespace()
-        before = set(seen.seen)
-        namespace = super().get_template_namespace()
-        seen.at_template(before)
-        return namespace
-
     def compute_etag(self) -> str | None:
         """Extended: what was recorded has its ETag."""
         if self._memcached_etag is not None:

@@ -14,6 +14,8 @@ from tornado import httputil, locale, template, web
 USER = 'current_user'
 """What is noted where a method looks who is asking."""
 
+_NAMESPACE = web.RequestHandler.get_template_namespace.__name__
+
 _OF_CONNECTIONS = {'connection', 'remote_ip', 'server_connection'}
 """Attributes of a request that say where it is from, and are in no key."""
 
@@ -43,7 +45,7 @@ class Looks:
 
     def at_user(self) -> None:
         """Take note that somebody looks who is asking."""
-        if not self._user:
+        if not self._user and not _is_for_another_template():
             self.seen.add(USER)
 
     def at_header(self, name: str) -> None:
@@ -87,20 +89,6 @@ class Looks:
         """Take note of what had been looked at."""
         self.seen |= looked
 
-    def at_template(self, before: set[str]) -> None:
-        """Take note of what the template uses that is being rendered.
-
-        Its names are all looked up before it is, whatever it uses.
-
-        :param set before: what had been looked at until then
-
-        """
-        named = _names_of_template()
-        if named is not None:
-            self.seen = before
-            if USER in named:
-                self.at_user()
-
     def copy_of(
         self, request: httputil.HTTPServerRequest
     ) -> httputil.HTTPServerRequest:
@@ -133,21 +121,36 @@ def told(request: httputil.HTTPServerRequest, names: abc.Iterable[str]) -> str:
     )
 
 
-def _names_of_template() -> set[str] | None:
-    """Return the names in the template that Tornado is about to render.
+def _is_for_another_template() -> bool:
+    """Whether Tornado looks who is asking for a template that does not.
 
-    :return: None if it is not known which one it is
+    What a template may use is all looked up before it is rendered.
 
     """
-    frame = sys._getframe()
-    while frame.f_back is not None:
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name == USER:
         frame = frame.f_back
-        if frame.f_code is web.RequestHandler.render_string.__code__:
-            found = frame.f_locals.get('t')
-            if not isinstance(found, template.Template):
-                return None
-            return _names_in(found.compiled)
-    return None
+    if (
+        frame is None
+        or frame.f_code
+        is not web.RequestHandler.get_template_namespace.__code__
+    ):
+        return False
+    frame = frame.f_back
+    while frame is not None and frame.f_code.co_name == _NAMESPACE:
+        # An extended one may take it from there, by its name.
+        if USER in frame.f_code.co_consts:
+            return False
+        frame = frame.f_back
+    if (
+        frame is None
+        or frame.f_code is not web.RequestHandler.render_string.__code__
+    ):
+        return False
+    found = frame.f_locals.get('t')
+    return isinstance(found, template.Template) and USER not in _names_in(
+        found.compiled
+    )
 
 
 def _names_in(code: types.CodeType) -> set[str]:
