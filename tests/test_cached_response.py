@@ -1,8 +1,10 @@
 """Whole responses from memcached: real applications, over HTTP."""
 
 import asyncio
+import copy
 import json
 import logging
+import pickle
 import shutil
 
 import browser
@@ -699,6 +701,44 @@ LOOKS = {
         lambda self: self.request.query_arguments.copy(),
         'the query argument x',
     ),
+    'arguments as text': (
+        lambda self: f'{self.request.arguments}',
+        'the query argument x',
+    ),
+    'deep copy of arguments': (
+        lambda self: copy.deepcopy(self.request.arguments),
+        'the query argument x',
+    ),
+    'arguments for another process': (
+        lambda self: pickle.dumps(self.request.arguments),
+        'the query argument x',
+    ),
+    'copy of headers': (
+        lambda self: copy.copy(self.request.headers)['X-User'],
+        'the header X-User',
+    ),
+    'deep copy of headers of a user': (
+        lambda self: copy.deepcopy(self.request.headers)['X-User'],
+        'the header X-User',
+    ),
+    'headers for another process, of a user': (
+        lambda self: pickle.loads(pickle.dumps(self.request.headers))[
+            'X-User'
+        ],
+        'the header X-User',
+    ),
+    'attributes': (
+        lambda self: vars(self.request)['remote_ip'],
+        'request.__dict__',
+    ),
+    'copy of a request': (
+        lambda self: copy.copy(self.request).headers['X-User'],
+        'the header X-User',
+    ),
+    'request as text': (
+        lambda self: self.request,
+        'request.remote_ip',
+    ),
     'address': (lambda self: self.request.remote_ip, 'request.remote_ip'),
     'certificate': (
         lambda self: self.request.connection.stream,
@@ -777,6 +817,8 @@ def test_what_depends_on_what_was_not_told(caplog, name):
         lambda request: [name for name, _ in request.arguments.items()],
         lambda request: request.arguments == {},
         lambda request: {**request.arguments},
+        lambda request: repr(request.arguments),
+        lambda request: copy.deepcopy(request.arguments),
     ],
 )
 def test_who_looks_at_all_arguments_sees_that_there_are_none(look):

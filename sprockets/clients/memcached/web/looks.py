@@ -16,8 +16,9 @@ USER = 'current_user'
 
 _NAMESPACE = web.RequestHandler.get_template_namespace.__name__
 
-_OF_CONNECTIONS = {'connection', 'remote_ip', 'server_connection'}
-"""Attributes of a request that say where it is from, and are in no key."""
+_OF_CONNECTIONS = {'__dict__', 'connection', 'remote_ip', 'server_connection'}
+"""Attributes of a request that say where it is from, and are in no key; the
+first one has the others."""
 
 
 class Looks:
@@ -99,12 +100,13 @@ class Looks:
 
         """
         watched = _Request.__new__(_Request)
-        watched.__dict__.update(request.__dict__)
+        for name, value in vars(request).items():
+            # They are made of the headers when they are asked for.
+            if name != '_cookies':
+                setattr(watched, name, value)
         watched.looks = self
         watched.method = 'GET'
         watched.headers = _Headers(request.headers, self)
-        # They are made of the headers when they are asked for.
-        watched.__dict__.pop('_cookies', None)
         if self._query is not None:
             watched.arguments = _Arguments(request.arguments, self)
             watched.query_arguments = _Arguments(request.query_arguments, self)
@@ -184,10 +186,10 @@ class Language:
 class _Request(httputil.HTTPServerRequest):
     """A request, each look at whose connection is noted."""
 
-    looks: Looks
+    looks: Looks | None = None
 
     def __getattribute__(self, name: str) -> typing.Any:
-        if name in _OF_CONNECTIONS:
+        if name in _OF_CONNECTIONS and self.looks is not None:
             self.looks.at_connection(name)
         return super().__getattribute__(name)
 
@@ -239,6 +241,12 @@ class _Headers(httputil.HTTPHeaders):
     def __len__(self) -> int:
         self._note_all()
         return super().__len__()
+
+    def __reduce_ex__(self, protocol: typing.SupportsIndex) -> typing.Any:
+        # Nobody is told of looks at a deep copy, or in another process.
+        for name in self:
+            self._note(name)
+        return super().__reduce_ex__(protocol)
 
 
 def _noting_all(name: str) -> typing.Any:
@@ -294,6 +302,8 @@ class _Arguments(dict[str, list[bytes]]):
     __len__ = _noting_all('__len__')
     __or__ = _noting_all('__or__')
     __ror__ = _noting_all('__ror__')
+    __reduce_ex__ = _noting_all('__reduce_ex__')
+    __repr__ = _noting_all('__repr__')
     __reversed__ = _noting_all('__reversed__')
     copy = _noting_all('copy')
     items = _noting_all('items')
