@@ -1303,6 +1303,67 @@ def test_requests_with_authorization(told):
     run(main, counting(60, authorization=told))
 
 
+@pytest.mark.parametrize(
+    'options', [{}, {'user': True}, {'headers': ['authorization']}]
+)
+def test_nobody_gets_what_anothers_authorization_gives(options):
+    async def main(site):
+        for user in ('alice', 'bob'):
+            for _ in range(2):
+                page = await site(Authorization=user, X_User=user)
+                assert page.text == user
+        assert len(site.calls) == (2 if options else 4)
+
+    def look(self):
+        return self.request.headers['Authorization']
+
+    run(main, looking(look, authorization=True, **options))
+
+
+@pytest.mark.parametrize('by_name', [False, True])
+def test_a_method_that_is_called_with_what_is_not_of_the_path(by_name):
+    """Each has the answer for what it is called with."""
+
+    class Page(Handler):
+        async def get(self, _):
+            who = self.request.headers.get('X-Who')
+            who = int(who) if who.isdigit() else who
+            if by_name:
+                await self.greet(who=who)
+            else:
+                await self.greet(who)
+
+        @memcached.cached_response(60)
+        async def greet(self, who):
+            self.write(f'{self.count()} {who!r}')
+
+    async def main(site):
+        texts = []
+        for who in ('alice', 'bob', '1', 'alice', 'a'):
+            texts += await site.texts('/a', X_Who=who)
+        assert texts == ["1 'alice'", "2 'bob'", '3 1', "1 'alice'", "4 'a'"]
+
+    run(main, ('/(a)', Page), ('/()', Page))
+
+
+def test_a_method_that_is_called_with_what_tells_nothing_apart(caplog):
+    class Page(Handler):
+        async def get(self):
+            await self.greet({'name': 'alice'})
+
+        @memcached.cached_response(60)
+        async def greet(self, user):
+            self.write(user['name'])
+
+    async def main(site):
+        assert await site.codes('/') == [500]
+
+    run(main, Page)
+    assert 'greet is called with dict; expected what the path has' in (
+        caplog.text
+    )
+
+
 def test_a_method_that_is_called_for_another_request():
     """What changes something has its own answer."""
 

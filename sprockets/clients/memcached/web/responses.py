@@ -55,6 +55,8 @@ _Text = str | bytes | int | None
 
 _KEYS = (str, bytes, type(None))
 
+_PLAIN = (str, bytes, int)
+
 User = abc.Callable[[typing.Any], _Text] | bool
 
 Vary = abc.Callable[[typing.Any], _Text | abc.Awaitable[_Text]]
@@ -130,7 +132,8 @@ def cached_response(
         the handler's
     :raises ValueError: for what is no time, header or status
     :raises TypeError: for a method that changes something, as ``post``; in a
-        request, for a handler that has no ``memcached``
+        request, for a handler that has no ``memcached``, and for a method that
+        is called with what tells no response from others
 
     .. versionadded:: 2.0
 
@@ -199,9 +202,11 @@ class _Rules(typing.NamedTuple):
     def looks(self) -> looks.Looks:
         """Return who takes note of what else is looked at."""
         headers = self.headers
-        if self.authorization:
+        by_user = self.user is not False
+        if by_user:
+            # It says who is asking, and nothing else.
             headers = (*headers, 'Authorization')
-        return looks.Looks(headers, self.query, self.user is not False)
+        return looks.Looks(headers, self.query, by_user)
 
     def cache_control(self) -> str:
         """Return what browsers are told who are told nothing else."""
@@ -351,6 +356,11 @@ class _Answer:
         elif rules.query:
             parts.append(looks.told(request, rules.query))
         parts += [request.headers.get(name) for name in rules.headers]
+        if (
+            list(self.args) != handler.path_args
+            or self.kwargs != handler.path_kwargs
+        ):
+            parts.append(self._called_with())
         if rules.user is not False:
             user = (
                 handler.current_user
@@ -366,6 +376,21 @@ class _Answer:
                 return None
             parts.append(_text('vary', more))
         return self._named(parts)
+
+    def _called_with(self) -> str:
+        """Return what tells a call from others of the same path.
+
+        :raises TypeError: if it is called with what does not
+
+        """
+        for argument in (*self.args, *self.kwargs.values()):
+            if type(argument) not in (*_PLAIN, float, bool, type(None)):
+                raise TypeError(
+                    f'{self.method.__qualname__} is called with'
+                    f' {type(argument).__qualname__}; expected what the path'
+                    ' has, text or numbers'
+                )
+        return f'{self.args!r} {sorted(self.kwargs.items())!r}'
 
     async def _awaited_key(
         self, vary: abc.Awaitable[_Text], parts: list[typing.Any]
@@ -511,7 +536,7 @@ def _text(argument: str, given: typing.Any) -> typing.Any:
     :raises TypeError: if that is for somebody else to say
 
     """
-    if given is not None and type(given) not in (str, bytes, int):
+    if given is not None and type(given) not in _PLAIN:
         raise TypeError(
             f'{argument} is {type(given).__qualname__}; expected text or a'
             f' number: write {argument}=, a function that takes the handler'
