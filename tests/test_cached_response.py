@@ -1459,7 +1459,9 @@ def test_what_the_method_tells_browsers_counts():
 
 
 @pytest.mark.parametrize('stale', [0, 60])
-@pytest.mark.parametrize('said', ['max-age=1', 'max-age=90, s-maxage=1'])
+@pytest.mark.parametrize(
+    'said', ['max-age=1', 'max-age=90, s-maxage=1', 'Public, Max-Age=1']
+)
 def test_what_the_method_says_of_its_age_holds_here_too(said, stale):
     """It is given for no longer, and computed anew."""
 
@@ -1476,9 +1478,10 @@ def test_what_the_method_says_of_its_age_holds_here_too(said, stale):
     run(main, Page)
 
 
-def test_what_is_not_to_be_given_at_all_is_not_stored():
+@pytest.mark.parametrize('said', ['max-age=0', 'Max-Age=0', 'No-Store'])
+def test_what_is_not_to_be_given_at_all_is_not_stored(said):
     def answer(self, _):
-        self.set_header('Cache-Control', 'max-age=0')
+        self.set_header('Cache-Control', said)
 
     async def main(site):
         assert await site.texts('/', '/') == ['1', '2']

@@ -219,7 +219,9 @@ def lasts(values: abc.Iterable[str]) -> int | None:
 
     """
     said = dict(
-        re.findall(r'(s-maxage|max-age) *= *"?([0-9]{1,9})', ','.join(values))
+        re.findall(
+            r'(s-maxage|max-age) *= *"?([0-9]{1,9})', ','.join(values).lower()
+        )
     )
     seconds = said.get('s-maxage', said.get('max-age'))
     return None if seconds is None else int(seconds)
