@@ -1,6 +1,7 @@
 """Whole responses from memcached: real applications, over HTTP."""
 
 import asyncio
+import contextvars
 import copy
 import json
 import logging
@@ -639,8 +640,16 @@ def test_whatever_else():
 # What is never stored
 
 
+REQUEST = contextvars.ContextVar('request')
+
+
 def looking(look, **options):
     class Page(Handler):
+        def prepare(self):
+            self.first = self
+            self.first_headers = self.request.headers
+            REQUEST.set(self.request)
+
         @memcached.cached_response(60, **options)
         async def get(self):
             self.count()
@@ -768,6 +777,42 @@ LOOKS = {
         lambda self: self.render_string('handler.html'),
         'current_user',
     ),
+    'header by way of a handler that was kept': (
+        lambda self: self.first.request.headers['X-User'],
+        'the header X-User',
+    ),
+    'user of a handler that was kept': (
+        lambda self: self.first.current_user,
+        'current_user',
+    ),
+    'cookie of a handler that was kept': (
+        lambda self: self.first.get_cookie('a'),
+        'the header Cookie',
+    ),
+    'argument of a handler that was kept': (
+        lambda self: self.first.get_argument('x'),
+        'the query argument x',
+    ),
+    'language of a handler that was kept': (
+        lambda self: self.first.locale.code,
+        'the header Accept-Language',
+    ),
+    'address of a request that was kept': (
+        lambda self: REQUEST.get().remote_ip,
+        'request.remote_ip',
+    ),
+    'user in a request that was kept': (
+        lambda self: REQUEST.get().headers['X-User'],
+        'the header X-User',
+    ),
+    'user in headers that were kept': (
+        lambda self: self.first_headers['X-User'],
+        'the header X-User',
+    ),
+    'headers that were kept, and have a user': (
+        lambda self: copy.deepcopy(self.first_headers)['X-User'],
+        'the header X-User',
+    ),
     'second template': (
         lambda self: (
             self.render_string('plain.html')
@@ -846,6 +891,10 @@ def test_who_looks_at_all_headers_sees_that_there_are_none():
 
 TOLD = {
     'user': {'user': True},
+    'header by way of a handler that was kept': {'headers': ['x-user']},
+    'user of a handler that was kept': {'user': True},
+    'argument of a handler that was kept': {'query': ['x']},
+    'user in headers that were kept': {'headers': ['x-user']},
     'header': {'headers': ['x-user']},
     'cookie': {'headers': ['Cookie']},
     'argument': {'query': ['x']},

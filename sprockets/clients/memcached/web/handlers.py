@@ -245,7 +245,7 @@ class MemcachedMixin(web.RequestHandler):
     @property
     def current_user(self) -> typing.Any:
         """Extended: an answer that is for one user is not another's."""
-        seen = self._memcached_looks
+        seen = self._memcached_looks or looks.looking_at(self.request)
         if seen is None:
             return super().current_user
         before = set(seen.seen)
@@ -264,6 +264,9 @@ class MemcachedMixin(web.RequestHandler):
         """Extended: an answer in one language is not for another one."""
         seen = self._memcached_looks
         if seen is None:
+            seen = looks.looking_at(self.request)
+            if seen is not None:
+                seen.at_language()
             return super().locale
         known = self._memcached_language
         if known is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
+import copy
 import functools
 import sys
 import types
 import typing
 import urllib.parse
+import weakref
 from collections import abc
 
 from tornado import httputil, locale, template, web
@@ -19,6 +22,12 @@ _NAMESPACE = web.RequestHandler.get_template_namespace.__name__
 _OF_CONNECTIONS = {'__dict__', 'connection', 'remote_ip', 'server_connection'}
 """Attributes of a request that say where it is from, and are in no key; the
 first one has the others."""
+
+
+_looking: contextvars.ContextVar[Looks | None] = contextvars.ContextVar(
+    'memcached_looks', default=None
+)
+"""Who takes note of what the code that runs looks at."""
 
 
 class Looks:
@@ -43,6 +52,34 @@ class Looks:
         self._headers = {'host', *map(str.lower, headers)}
         self._query = query
         self._user = user
+        self._original: abc.Callable[[], typing.Any] = _nothing
+        self._copied: abc.Callable[[], _Request | None] = _nothing
+
+    def begin(self) -> None:
+        """Take note as well of looks at the request itself.
+
+        What was made before the method may have it, and be asked by that.
+
+        """
+        _looking.set(self)
+
+    def end(self) -> None:
+        """Take note of no more looks at the request itself."""
+        self._original = self._copied = _nothing
+
+    def copy_in_place_of(
+        self, request: httputil.HTTPServerRequest
+    ) -> _Request | None:
+        """Return the copy of this request, if it is of this one."""
+        return self._copied() if self._original() is request else None
+
+    def has(self, headers: httputil.HTTPHeaders) -> bool:
+        """Whether these are the headers of the request itself."""
+        original = self._original()
+        # The attribute of the request is that of its copy for now.
+        return original is not None and (
+            object.__getattribute__(original, 'headers') is headers
+        )
 
     def at_user(self) -> None:
         """Take note that somebody looks who is asking."""
@@ -112,7 +149,25 @@ class Looks:
             watched.query_arguments = _Arguments(request.query_arguments, self)
             watched.query = told(request, self._query)
             watched.uri = '?'.join(filter(None, (request.path, watched.query)))
+        if type(request) is httputil.HTTPServerRequest:
+            request.__class__ = _Original
+        if type(request.headers) is httputil.HTTPHeaders:
+            request.headers.__class__ = _OriginalHeaders
+        self._original = weakref.ref(request)
+        self._copied = weakref.ref(watched)
         return watched
+
+
+def looking_at(request: httputil.HTTPServerRequest) -> Looks | None:
+    """Return who takes note of looks at a request itself, if anybody does."""
+    looks = _looking.get()
+    if looks is None or looks.copy_in_place_of(request) is None:
+        return None
+    return looks
+
+
+def _nothing() -> None:
+    """Stand for a reference to what is gone."""
 
 
 def told(request: httputil.HTTPServerRequest, names: abc.Iterable[str]) -> str:
@@ -194,6 +249,24 @@ class _Request(httputil.HTTPServerRequest):
         return super().__getattribute__(name)
 
 
+class _Original(httputil.HTTPServerRequest):
+    """A request itself; for a method that runs on a copy it is that."""
+
+    def __getattribute__(self, name: str) -> typing.Any:
+        looks = _looking.get()
+        copied = None if looks is None else looks.copy_in_place_of(self)
+        if copied is not None:
+            return getattr(copied, name)
+        return super().__getattribute__(name)
+
+    def __setattr__(self, name: str, value: typing.Any) -> None:
+        looks = _looking.get()
+        copied = None if looks is None else looks.copy_in_place_of(self)
+        if copied is not None:
+            setattr(copied, name, value)
+        super().__setattr__(name, value)
+
+
 class _Headers(httputil.HTTPHeaders):
     """The headers of a request, each look at which is noted."""
 
@@ -204,9 +277,13 @@ class _Headers(httputil.HTTPHeaders):
             self.add(name, value, _chars_are_bytes=False)
         self._looks = looks
 
+    def _told(self) -> Looks | None:
+        return self._looks
+
     def _note(self, name: str) -> None:
-        if self._looks is not None:
-            self._looks.at_header(name)
+        looks = self._told()
+        if looks is not None:
+            looks.at_header(name)
 
     def __getitem__(self, name: str) -> str:
         self._note(name)
@@ -223,8 +300,9 @@ class _Headers(httputil.HTTPHeaders):
     # Whoever looks at all of them sees what is not there, too.
 
     def _note_all(self) -> None:
-        if self._looks is not None:
-            self._looks.at_headers()
+        looks = self._told()
+        if looks is not None:
+            looks.at_headers()
 
     def get_all(self) -> abc.Iterable[tuple[str, str]]:
         self._note_all()
@@ -242,11 +320,17 @@ class _Headers(httputil.HTTPHeaders):
         self._note_all()
         return super().__len__()
 
-    def __reduce_ex__(self, protocol: typing.SupportsIndex) -> typing.Any:
+    def __reduce_ex__(self, _: typing.SupportsIndex) -> typing.Any:
         # Nobody is told of looks at a deep copy, or in another process.
-        for name in self:
-            self._note(name)
-        return super().__reduce_ex__(protocol)
+        return copy.copy, (httputil.HTTPHeaders(self),)
+
+
+class _OriginalHeaders(_Headers):
+    """The headers of a request itself, which a method may look at as well."""
+
+    def _told(self) -> Looks | None:
+        looks = _looking.get()
+        return looks if looks is not None and looks.has(self) else None
 
 
 def _noting_all(name: str) -> typing.Any:
@@ -290,6 +374,9 @@ class _Arguments(dict[str, list[bytes]]):
         self._looks.at_argument(name)
         return super().setdefault(name, default)
 
+    def __reduce_ex__(self, _: typing.SupportsIndex) -> typing.Any:
+        return dict, (dict(self),)
+
     def _note_all(self) -> None:
         self._looks.at_arguments()
         for name in super().__iter__():
@@ -302,7 +389,6 @@ class _Arguments(dict[str, list[bytes]]):
     __len__ = _noting_all('__len__')
     __or__ = _noting_all('__or__')
     __ror__ = _noting_all('__ror__')
-    __reduce_ex__ = _noting_all('__reduce_ex__')
     __repr__ = _noting_all('__repr__')
     __reversed__ = _noting_all('__reversed__')
     copy = _noting_all('copy')

@@ -40,6 +40,7 @@ class Recording:
     def __init__(
         self, handler: handlers.MemcachedMixin, seen: looks.Looks
     ) -> None:
+        self._seen = seen
         self.before = handler._headers
         self._written: list[bytes] = []
         copied = self.handler = type(handler).__new__(type(handler))
@@ -66,6 +67,7 @@ class Recording:
         :raises Exception: what it raises
 
         """
+        self._seen.begin()
         try:
             result = method(self.handler, *args, **kwargs)
             if inspect.isawaitable(result):
@@ -76,6 +78,7 @@ class Recording:
 
     def end(self) -> None:
         """Let go of the copy, which nobody uses any more."""
+        self._seen.end()
         self.handler.ui = typing.cast(typing.Any, None)
 
     @property
