@@ -345,6 +345,26 @@ def test_an_etag_of_the_methods_own():
     run(main, Page)
 
 
+@pytest.mark.parametrize('status', [203, 301, 404])
+def test_an_etag_of_another_status(status):
+    class Page(Handler):
+        @memcached.cached_response(60, statuses=[404])
+        async def get(self):
+            self.set_status(status)
+            self.set_header('Etag', '"mine"')
+            self.write(f'{self.count()}')
+
+        head = get
+
+    async def main(site):
+        for method in ('GET', 'HEAD', 'GET'):
+            page = await site('/', method, If_None_Match='"mine"')
+            assert (page.code, page.headers['Etag']) == (status, '"mine"')
+        assert len(site.calls) == 1
+
+    run(main, Page)
+
+
 def test_curl_has_the_page_already(tmp_path):
     """It keeps an ETag in a file, and writes nothing for a 304."""
     if shutil.which('curl') is None:
