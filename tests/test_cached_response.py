@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import itertools
 import json
 import logging
 import pickle
@@ -959,6 +960,29 @@ def _looked_up(mixins, *bases):
     return Page
 
 
+def _taken_within(mixins, *bases):
+    class Page(*mixins, *bases):
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            (name,) = (namespace['current_user'] for _ in range(1))
+            return {**namespace, 'name': name}
+
+    return Page
+
+
+def _taken_elsewhere(mixins, *bases):
+    class Page(*mixins, *bases):
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            self.extend(namespace)
+            return namespace
+
+        def extend(self, namespace):
+            namespace['name'] = namespace.get('current_user')
+
+    return Page
+
+
 def _from_a_cookie(mixins, *bases):
     class Page(*mixins, *bases):
         def get_template_namespace(self):
@@ -974,8 +998,15 @@ class Plain(web.RequestHandler):
         return self.request.headers.get('X-User')
 
 
-@pytest.mark.parametrize('extended', [_taken, _looked_up, _from_a_cookie])
-@pytest.mark.parametrize('behind', [False, True])
+@pytest.mark.parametrize(
+    'extended, behind',
+    [
+        *itertools.product(
+            [_taken, _taken_within, _looked_up, _from_a_cookie], [False, True]
+        ),
+        (_taken_elsewhere, False),
+    ],
+)
 def test_what_is_added_to_all_templates(extended, behind):
     """Whose it is counts wherever it was looked up: before the mixin in the
     bases of a handler, or behind it."""

@@ -286,6 +286,13 @@ class MemcachedMixin(web.RequestHandler):
         if self._memcached_looks is not None:
             self._memcached_language = self._memcached_looks.language(value)
 
+    def get_template_namespace(self) -> dict[str, typing.Any]:
+        """Extended: who takes the user from there looks who is asking."""
+        namespace = super().get_template_namespace()
+        if self._memcached_looks is None:
+            return namespace
+        return looks.Namespace(namespace, self._memcached_looks)
+
     def compute_etag(self) -> str | None:
         """Extended: what was recorded has its ETag."""
         if self._memcached_etag is not None:

@@ -196,7 +196,7 @@ def _is_for_another_template() -> bool:
     frame = frame.f_back
     while frame is not None and frame.f_code.co_name == _NAMESPACE:
         # An extended one may take it from there, by its name.
-        if USER in frame.f_code.co_consts:
+        if USER in _constants_in(frame.f_code):
             return False
         frame = frame.f_back
     if (
@@ -208,6 +208,11 @@ def _is_for_another_template() -> bool:
     return isinstance(found, template.Template) and USER not in _names_in(
         found.compiled
     )
+
+
+def _constants_in(code: types.CodeType) -> set[typing.Any]:
+    inner = [part for part in code.co_consts if isinstance(part, type(code))]
+    return {*code.co_consts}.union(*map(_constants_in, inner))
 
 
 def _names_in(code: types.CodeType) -> set[str]:
@@ -236,6 +241,40 @@ class Language:
             return part(*args, **kwargs)
 
         return call
+
+
+class Namespace(dict[str, typing.Any]):
+    """What a template may use, each look at whose user is noted.
+
+    Whoever hands on all of it, as to a template, has not looked.
+
+    """
+
+    def __init__(
+        self, names: abc.Mapping[str, typing.Any], looks: Looks
+    ) -> None:
+        super().__init__(names)
+        self._looks = looks
+
+    def __getitem__(self, name: str) -> typing.Any:
+        self._note(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: typing.Any = None) -> typing.Any:
+        self._note(name)
+        return super().get(name, default)
+
+    def pop(self, name: str, *default: typing.Any) -> typing.Any:
+        self._note(name)
+        return super().pop(name, *default)
+
+    def setdefault(self, name: str, default: typing.Any = None) -> typing.Any:
+        self._note(name)
+        return super().setdefault(name, default)
+
+    def _note(self, name: str) -> None:
+        if name == USER:
+            self._looks.at_user()
 
 
 class _Request(httputil.HTTPServerRequest):
