@@ -1464,6 +1464,24 @@ def test_a_method_that_is_called_with_what_tells_nothing_apart(caplog):
     )
 
 
+def test_a_method_that_returns_its_answer():
+    """It is as wrong as without the decorator, and no empty page is kept."""
+
+    class Page(Handler):
+        @memcached.cached_response(60)
+        def get(self):
+            return 'page'
+
+    class Plain(Handler):
+        def get(self):
+            return 'page'
+
+    async def main(site):
+        assert await site.codes('/plain', '/', '/') == [500] * 3
+
+    run(main, ('/plain', Plain), ('/', Page))
+
+
 def test_a_method_that_is_called_for_another_request():
     """What changes something has its own answer."""
 

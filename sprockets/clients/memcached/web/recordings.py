@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections import abc
 
@@ -70,7 +69,7 @@ class Recording:
         self._seen.begin()
         try:
             result = method(self.handler, *args, **kwargs)
-            if inspect.isawaitable(result):
+            if result is not None:
                 await result
         except web.Finish as error:
             if not self.handler._finished:
