@@ -765,6 +765,10 @@ LOOKS = {
         lambda self: copy.copy(self.request).headers['X-User'],
         'the header X-User',
     ),
+    'version': (
+        lambda self: self.request.version,
+        'request.version',
+    ),
     'request as text': (
         lambda self: self.request,
         'request.remote_ip',

@@ -19,10 +19,15 @@ USER = 'current_user'
 
 _NAMESPACE = web.RequestHandler.get_template_namespace.__name__
 
-_OF_CONNECTIONS = {'__dict__', 'connection', 'remote_ip', 'server_connection'}
-"""Attributes of a request that say where it is from, and are in no key; the
-first one has the others."""
-
+_OF_CONNECTIONS = {
+    '__dict__',
+    'connection',
+    'remote_ip',
+    'server_connection',
+    'version',
+}
+"""Attributes of a request that say where it is from and how it came, and are
+in no key; the first one has the others."""
 
 _looking: contextvars.ContextVar[Looks | None] = contextvars.ContextVar(
     'memcached_looks', default=None
