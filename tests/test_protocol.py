@@ -775,6 +775,24 @@ def test_many_commands_that_break_off(last):
     assert not command.answered
 
 
+@pytest.mark.parametrize('answered', range(4))
+@pytest.mark.parametrize('verb', [protocol.SET, protocol.DELETE])
+def test_many_commands_and_an_error_line_where_they_go_on(verb, answered):
+    """A value may be taken for a command then, whatever was sent before."""
+    command = many(verb, 4)
+    first = next(iter(verb.replies)) + b'\r\n'
+    assert read_all([command], [first * answered]) is None
+    command.go_on()
+    refused = b'CLIENT_ERROR bad data chunk\r\n'
+    rest = refused + first * (3 - answered)
+    if verb is protocol.DELETE:
+        assert answer(command, rest).failed == [answered]
+        return
+    with pytest.raises(protocol.OutOfStepError):
+        read_all([command], [rest])
+    assert (command.done, command.failed) == (answered + 1, [answered])
+
+
 @pytest.mark.parametrize('line', [b'DELETED', b'5', b'', b'END'])
 def test_many_commands_and_what_is_no_answer(line):
     """Those before it are answered, it and the rest are not."""

@@ -447,7 +447,8 @@ class Many(Command):
         return (
             line in self.noes
             or line.startswith(b'SERVER_ERROR')
-            or self.request.count(NEWLINE) == self.count
+            # The one that it answers, whichever of them were sent.
+            or self._requests[self.done - 1].count(NEWLINE) == 1
         )
 
 
