@@ -116,7 +116,10 @@ MALFORMED = {
     'a:0': "port 0 of 'a:0' is not between 1 and 65535",
     'a:65536': "port 65536 of 'a:65536' is not between 1 and 65535",
     'a:99999:2': "port 99999 of 'a:99999:2'",
-    'a:1:0': "weight 0 of 'a:1:0' is not 1 or more",
+    'a:1:0': "weight 0 of 'a:1:0' is not between 1 and 1000000",
+    'a:1:1000001': "weight 1000001 of 'a:1:1000001' is not between 1 and",
+    'b:1,a:1:2000000': 'weight 2000000 of',
+    'unix:/a:1000001': "weight 1000001 of 'unix:/a:1000001'",
     ',': "',' names no server",
     ' , ': 'names no server',
     'a:1\n:2': 'is not of the form',
@@ -259,7 +262,10 @@ def test_each_option_by_prefix_by_default_and_by_keyword(monkeypatch, name):
 
 
 BAD = {
-    'socket_timeout': ['0', '-1', 'x', 'nan', 'inf', '1,5', '3s'],
+    'socket_timeout': [
+        *('0', '-1', 'x', 'nan', 'inf', '1,5', '3s'),
+        *('2000001', '3e6', '1e300', '9' * 400),
+    ],
     'dead_retry': ['-1', 'x', 'nan', 'inf', '30s'],
     'max_connections': ['0', '-1', '1.5', 'x'],
     'key_prefix': ['a b', 'a\nb', 'a\n', '\x7f', 'x' * 250, 'a\tb'],
@@ -303,10 +309,17 @@ def test_parts_take_a_length(monkeypatch, length):
 
 
 KEYWORDS = {
-    'servers': [[], [('a:1', 0)], [('a:1', '2')], ['a:b'], [7], [('a', 1, 2)]],
-    'socket_timeout': [0, -1, float('nan'), float('inf'), 'x', []],
-    'dead_retry': [-1, float('nan'), object()],
-    'max_connections': [0, -1, 1.5, 'x', []],
+    'servers': [
+        *([], [('a:1', 0)], [('a:1', '2')], ['a:b'], [7], [('a', 1, 2)]),
+        *([('a:1', 1_000_001)], ['a:1:1000001']),
+    ],
+    'socket_timeout': [
+        *(0, -1, float('nan'), float('inf'), 'x', []),
+        *(2_000_001, 10**400),
+    ],
+    'dead_retry': [-1, float('nan'), object(), 10**400],
+    'max_connections': [0, -1, 1.5, 'x', [], float('inf'), float('nan')],
+    'max_idle': [0, 10**400],
     'key_prefix': [b'a b', 7, ['a']],
     'min_compress_len': [-1, 1.5],
     'max_value_len': [-1, 1.5, '4m'],
@@ -324,6 +337,26 @@ def test_a_bad_keyword_is_named(name, value):
     """Whatever its type is."""
     with pytest.raises(ValueError, match=f'^{name}: '):
         memcached.Client(**{name: value})
+
+
+def test_the_longest_timeout_is_one(memcached_server):
+    """Of a client, and of its connections."""
+    client = memcached.Client(
+        servers=memcached_server.address,
+        socket_timeout=settings.LONGEST_TIMEOUT,
+        max_idle=settings.LONGEST_TIMEOUT,
+    )
+    with client:
+        assert client.set('key', 'value')
+        assert client.get_multi(['key']) == {'key': 'value'}
+
+
+def test_the_greatest_weight_is_one():
+    """As text and apart."""
+    most = settings.MOST_WEIGHT
+    for servers in (f'a:1:{most},b:1', [('a:1', most), 'b:1']):
+        client = memcached.Client(servers=servers)
+        assert len(client.buckets) == most + 1
 
 
 def test_servers_as_a_keyword_are_what_get_servers_returns():

@@ -24,6 +24,12 @@ MAX_DISCOVERED = 1000
 MOST_PARTS = 1024
 """Parts that a value may have whatever a client is set to."""
 
+LONGEST_TIMEOUT = 2_000_000
+"""Seconds that a call may have: kernels count milliseconds in 31 bits."""
+
+MOST_WEIGHT = 1_000_000
+"""The weight that a server may have: each unit takes some bytes."""
+
 LEAST_PARTED = 1024
 """The least that ``max_value_len`` may be where values are stored in parts."""
 
@@ -161,9 +167,16 @@ def parse_server(text: str) -> tuple[Address, str, int]:
             )
         address = Address(family, parts['host'], port)
     weight = int(parts['weight'] or 1)
-    if weight < 1:
-        raise ValueError(f'the weight {weight} of {text!r} is not 1 or more')
+    _check_weight(weight, text)
     return address, parts['server'], weight
+
+
+def _check_weight(weight: typing.Any, text: str) -> None:
+    if not isinstance(weight, int) or not 0 < weight <= MOST_WEIGHT:
+        raise ValueError(
+            f'the weight {words.shown(weight)} of {text!r} is not between 1'
+            f' and {MOST_WEIGHT}'
+        )
 
 
 def parse_servers(text: str) -> list[Weighted]:
@@ -222,17 +235,24 @@ def discovered(servers: abc.Sequence[Weighted]) -> Address | None:
 def _seconds(text: str) -> float:
     try:
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 < value < math.inf:
         raise ValueError(f'{text!r} is not a number of seconds above 0')
     return value
 
 
+def _timeout(text: str) -> float:
+    value = _seconds(text)
+    if value > LONGEST_TIMEOUT:
+        raise ValueError(f'{text!r} is more than {LONGEST_TIMEOUT} seconds')
+    return value
+
+
 def _seconds_or_none(text: str) -> float:
     try:
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 <= value < math.inf:
         raise ValueError(f'{text!r} is not a number of seconds, 0 or more')
@@ -243,7 +263,7 @@ def _whole(least: int) -> abc.Callable[[typing.Any], int]:
     def whole(text: typing.Any) -> int:
         try:
             value = int(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = least - 1
         if value < least or (isinstance(text, float) and text != value):
             raise ValueError(f'{text!r} is not a whole number from {least} on')
@@ -392,8 +412,7 @@ def weighted(server: typing.Any) -> tuple[str, int]:
             f'{words.shown(server)} is neither a string nor (string, weight)'
         )
     parse_server(text)
-    if not isinstance(weight, int) or weight < 1:
-        raise ValueError(f'the weight {weight!r} of {text!r} is not 1 or more')
+    _check_weight(weight, text)
     return text, weight
 
 
@@ -468,7 +487,7 @@ OPTIONS = {
         f'servers, comma-separated: {SERVER_FORMS}; or memory, which is in'
         ' this process, or none',
     ),
-    'socket_timeout': Option(_seconds, 3.0, 'seconds for one whole call'),
+    'socket_timeout': Option(_timeout, 3.0, 'seconds for one whole call'),
     'dead_retry': Option(
         _seconds_or_none, 30.0, 'seconds before a dead server is tried again'
     ),
