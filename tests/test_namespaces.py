@@ -16,6 +16,7 @@ from sprockets.clients import memcached
 from sprockets.clients.memcached import aio
 from sprockets.clients.memcached import client as blocking
 from sprockets.clients.memcached.once import generations
+from sprockets.clients.memcached.requests import tokens
 from sprockets.clients.memcached.testing import MemcachedServer
 
 
@@ -214,6 +215,71 @@ def test_a_cas_does_not_outlive_its_generation(connect, address):
     assert not ns.cas('k', 3)
     with pytest.raises(RuntimeError):
         ns.cas('never', 3)
+
+
+def by_place(method, key, *args):
+    return method(key, *args)
+
+
+def by_name(method, key, *args):
+    return method(key=key, **dict(zip(('val',), args, strict=False)))
+
+
+FORMS = [
+    (saw, cas) for saw in (by_place, by_name) for cas in (by_place, by_name)
+]
+
+
+@pytest.mark.parametrize('saw, cas', FORMS)
+@pytest.mark.parametrize('key', ['k', b'k', (7, 'k'), (7, b'k')])
+def test_a_cas_is_of_the_key_that_gets_saw(connect, address, saw, cas, key):
+    """However either is told the key, and in whatever generation."""
+    ns = Namespace(connect(address), 'x')
+    other = (7, 'other') if isinstance(key, tuple) else 'other'
+    again = (7, 'k') if isinstance(key, tuple) else 'k'
+    for lost in (False, True):
+        saw(ns.gets, key)
+        if lost:
+            ns.invalidate()
+        with pytest.raises(RuntimeError, match='cas without gets'):
+            cas(ns.cas, other, 1)
+        assert bool(cas(ns.cas, again, 1)) is not lost
+        with pytest.raises(RuntimeError, match='cas without gets'):
+            cas(ns.cas, key, 1)
+        ns.invalidate()
+
+
+def test_reset_cas_forgets_in_whatever_generation(connect, address):
+    """As outside of a namespace."""
+    ns = Namespace(connect(address), 'x')
+    ns.gets('k')
+    ns.invalidate()
+    ns.reset_cas()
+    with pytest.raises(RuntimeError, match='cas without gets'):
+        ns.cas('k', 1)
+
+
+def test_only_the_latest_gets_are_kept(connect, address, monkeypatch):
+    """However many there are that no cas follows."""
+    monkeypatch.setattr(tokens.Tokens, 'limit', 3)
+    ns = Namespace(connect(address), 'x')
+    for number in range(5):
+        ns.gets(f'k{number}')
+    ns.invalidate()
+    for number in range(2):
+        with pytest.raises(RuntimeError, match='cas without gets'):
+            ns.cas(f'k{number}', 1)
+    for number in range(2, 5):
+        assert not ns.cas(f'k{number}', 1)
+
+
+@pytest.mark.parametrize('method', ['gets', 'gats', 'cas'])
+def test_a_key_that_is_none_is_named(connect, address, method):
+    """Also one that cannot be looked for among those of gets."""
+    ns = Namespace(connect(address), 'x')
+    more = [1] if method != 'gets' else []
+    with pytest.raises(memcached.Client.MemcachedKeyTypeError):
+        getattr(ns, method)(['k'], *more)
 
 
 def test_what_was_computed_before_the_end_is_not_found(connect, address):

@@ -1292,8 +1292,6 @@ class AsyncNamespace(Methods):
         self._name = name
         own = self._flow.generations.key('namespace', name)
         self._group = (*outer, own)
-        self._saw: set[tuple[typing.Any, ...]] = set()
-        """The keys of its ``gets``, in whatever generation."""
 
     def _tokens(self) -> tokens.Tokens:
         return self._parent._tokens()
@@ -1485,11 +1483,12 @@ class AsyncNamespace(Methods):
         if method in _WITH_TOKENS:
             # They are the caller's, who is not who goes on.
             saw = self._parent._tokens()
-            seen = args[:1] in self._saw
+            key = namespaces.key_of(method, args, kwargs)
+            what = self._group, self._encoding.route(key)
             if method is Methods.cas:
-                self._saw.discard(args[:1])
+                seen = saw.is_expected(what)
             else:
-                self._saw.add(args[:1])
+                saw.expect(what)
         found = self._flow.generations
         guess = found.guess(self._group)
         if guess is None or found.is_owed(self._group):

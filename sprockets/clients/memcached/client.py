@@ -1634,8 +1634,7 @@ class Namespace(Client):
     def __init__(
         self, parent: Client, outer: generations.Group, name: str
     ) -> None:
-        # Likewise; the keys of its gets, in whatever generation.
-        self._saw: set[typing.Any] = set()  # type: ignore[misc]
+        # Likewise.
         self._tokens = parent._tokens  # type: ignore[misc]
         if hasattr(self, '_shared'):
             return
@@ -1767,11 +1766,13 @@ class Namespace(Client):
         if within is None:
             return namespaces.failure(apart, method, args, kwargs)
         saw = False
-        if method is Client.cas:
-            saw = args[:1] in self._saw
-            self._saw.discard(args[:1])
-        elif method in (Client.gets, Client.gats):
-            self._saw.add(args[:1])
+        if method in _WITH_TOKENS:
+            key = namespaces.key_of(method, args, kwargs)
+            what = self._group, self._shared.encoding.route(key)
+            if method is Client.cas:
+                saw = self._tokens.is_expected(what)
+            else:
+                self._tokens.expect(what)
         try:
             return method(within, *args, **kwargs)
         except RuntimeError:
@@ -1779,6 +1780,9 @@ class Namespace(Client):
                 # What gets saw was in another generation.
                 return 0
             raise
+
+
+_WITH_TOKENS = (Client.gets, Client.gats, Client.cas)
 
 
 def _in_namespace(name: str) -> abc.Callable[..., typing.Any]:

@@ -58,6 +58,15 @@ def check(
         )
 
 
+def key_of(
+    method: abc.Callable[..., typing.Any],
+    args: tuple[typing.Any, ...],
+    kwargs: dict[str, typing.Any],
+) -> typing.Any:
+    """Return the key that a method is given, by its place or its name."""
+    return _signature(method).bind(None, *args, **kwargs).arguments['key']
+
+
 def failure(
     encoding: encodings.Encoding,
     method: abc.Callable[..., typing.Any],

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import typing
+from collections import abc
 
 from sprockets.clients.memcached import words
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
+
+T = typing.TypeVar('T')
 
 
 class Token(typing.NamedTuple):
@@ -30,6 +33,7 @@ class Tokens:
 
     def __init__(self) -> None:
         self._tokens: dict[cluster.Route, Token] = {}
+        self._expected: dict[abc.Hashable, None] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -47,10 +51,16 @@ class Tokens:
             endpoint is not None and not endpoint.gives_uniques(unique)
         ):
             endpoint = None
-        self._tokens.pop(route, None)
-        self._tokens[route] = Token(endpoint, command.incarnation, unique)
-        if len(self._tokens) > self.limit:
-            del self._tokens[next(iter(self._tokens))]
+        token = Token(endpoint, command.incarnation, unique)
+        self._keep(self._tokens, route, token)
+
+    def _keep(
+        self, among: dict[typing.Any, T], key: abc.Hashable, value: T
+    ) -> None:
+        among.pop(key, None)
+        among[key] = value
+        if len(among) > self.limit:
+            del among[next(iter(among))]
 
     def take(self, route: cluster.Route) -> Token:
         """Return what the ``gets`` of this key saw, for the last time.
@@ -67,6 +77,24 @@ class Tokens:
                 ' expected a gets for each cas'
             ) from None
 
+    def expect(self, what: abc.Hashable) -> None:
+        """Keep that there was a ``gets``, whatever becomes of its token.
+
+        :param what: what tells it from others where its key does not, which
+            is another one in each generation
+
+        """
+        self._keep(self._expected, what, None)
+
+    def is_expected(self, what: abc.Hashable) -> bool:
+        """Whether there was such a ``gets``; each is told for one ``cas``."""
+        try:
+            del self._expected[what]
+        except KeyError:
+            return False
+        return True
+
     def clear(self) -> None:
         """Forget everything."""
         self._tokens.clear()
+        self._expected.clear()
