@@ -217,6 +217,52 @@ def test_a_cas_does_not_outlive_its_generation(connect, address):
         ns.cas('never', 3)
 
 
+def test_keys_that_are_gone_through_once(connect, address):
+    """They are those of the call, though it is made in two generations."""
+    ns, other = (Namespace(connect(address), 'x') for _ in range(2))
+
+    def end():
+        ns.set('another', 1)
+        other.invalidate()
+        assert other.set_multi({'k': 1, 'l': 2}) == []
+
+    for timeout in (None, 60):
+        end()
+        found = ns.get_multi((key for key in 'kl'), timeout=timeout)
+        assert found == {'k': 1, 'l': 2}
+        end()
+        assert ns.delete_multi((key for key in 'kl'), timeout=timeout) == 1
+        assert other.get_multi('kl') == {}
+
+
+def test_many_that_change_while_they_are_awaited(address):
+    """What is asked is what it was when it was called."""
+
+    async def main(other):
+        async def end():
+            await ns.set('another', 1)
+            other.invalidate()
+
+        async with memcached.AsyncClient(servers=address) as client:
+            ns = client.namespace('x')
+            await end()
+            other.set('l', 1)
+            values = {'k': 1}
+            stored = ns.set_multi(values)
+            values.clear()
+            assert await stored == []
+            assert other.get('k') == 1
+            await end()
+            other.set_multi({'k': 1, 'l': 2})
+            keys = ['k', 'l']
+            found = ns.get_multi(keys)
+            keys.clear()
+            assert await found == {'k': 1, 'l': 2}
+
+    with memcached.Client(servers=address) as client:
+        asyncio.run(main(client.namespace('x')))
+
+
 def by_place(method, key, *args):
     return method(key, *args)
 

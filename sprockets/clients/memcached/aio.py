@@ -1462,6 +1462,7 @@ class AsyncNamespace(Methods):
     ) -> Future:
         """Call a method in the same batch in which generations are read."""
         seconds = errors.timeout(kwargs.get('timeout'))
+        args, kwargs = namespaces.taken(method, args, kwargs)
         if seconds is None:
             return self._begin(method, args, kwargs)
         return self._bounded(

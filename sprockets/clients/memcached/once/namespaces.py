@@ -31,6 +31,9 @@ GOING_ON = frozenset(('get_or_set', 'get_or_set_multi', 'limit', 'update'))
 own."""
 
 
+_OF_MANY = frozenset(('get_multi', 'set_multi', 'delete_multi'))
+
+
 @functools.cache
 def _signature(method: abc.Callable[..., typing.Any]) -> inspect.Signature:
     return inspect.signature(method)
@@ -65,6 +68,31 @@ def key_of(
 ) -> typing.Any:
     """Return the key that a method is given, by its place or its name."""
     return _signature(method).bind(None, *args, **kwargs).arguments['key']
+
+
+def taken(
+    method: abc.Callable[..., typing.Any],
+    args: tuple[typing.Any, ...],
+    kwargs: dict[str, typing.Any],
+) -> tuple[tuple[typing.Any, ...], dict[str, typing.Any]]:
+    """Return the arguments of a method as they are when it is called.
+
+    It may be called once more, in another generation, when what its caller
+    gave has been gone through, or has changed.
+
+    :raises TypeError: for what are no keys, and no mapping
+
+    """
+    if method.__name__ not in _OF_MANY:
+        return args, kwargs
+    bound = _signature(method).bind(None, *args, **kwargs)
+    given = bound.arguments
+    if 'keys' in given:
+        given['keys'] = arguments.items('keys', given['keys'])
+    else:
+        keys, values = arguments.mapping(given['mapping'])
+        given['mapping'] = dict(zip(keys, values, strict=True))
+    return bound.args[1:], bound.kwargs
 
 
 def failure(
