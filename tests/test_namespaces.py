@@ -424,6 +424,51 @@ def test_without_a_server(connect, memcached_server, name, known):
         ns.update('k', lambda value: 1)
 
 
+WRONG = {
+    'get': lambda ns: ns.get('k', kind=5),
+    'get_multi': lambda ns: ns.get_multi(['a b']),
+    'get_multi, none': lambda ns: ns.get_multi(5),
+    'get_multi, prefix': lambda ns: ns.get_multi(['k'], 'p '),
+    'set': lambda ns: ns.set('k', lambda: 1),
+    'add': lambda ns: ns.add('k', 1, min_compress_len=-1),
+    'cas': lambda ns: ns.cas('k', lambda: 1),
+    'set_multi': lambda ns: ns.set_multi([('k', 1)]),
+    'set_multi, key': lambda ns: ns.set_multi({'a b': 1}),
+    'set_multi, value': lambda ns: ns.set_multi({'k': lambda: 1}),
+    'set_multi, late': lambda ns: ns.set_multi(
+        {**dict.fromkeys(range(2000), 1), 'k': lambda: 1}
+    ),
+    'incr': lambda ns: ns.incr('k', -1),
+    'decr': lambda ns: ns.decr('k', '1'),
+    'incr from': lambda ns: ns.incr('k', initial=-1),
+    'incr for': lambda ns: ns.incr('k', time=5),
+    'delete': lambda ns: ns.delete('k', 5),
+    'delete_multi': lambda ns: ns.delete_multi(['a b']),
+    'delete_multi, time': lambda ns: ns.delete_multi(['k'], 5),
+    'mark_stale': lambda ns: ns.mark_stale('k', 0),
+    'update': lambda ns: ns.update('k', 5),
+    'update, attempts': lambda ns: ns.update('k', id, attempts=0),
+}
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_what_is_wrong_is_said_without_a_server(
+    connect, memcached_server, name
+):
+    """By the same error as with one."""
+    call = WRONG[name]
+    face = connect(memcached_server.address, socket_timeout=1)
+    ns = Namespace(face, 'x')
+    if name == 'cas':
+        ns.gets('k')
+    with pytest.raises(Exception) as there:  # noqa: PT011
+        call(ns)
+    memcached_server.kill()
+    with pytest.raises(there.type) as gone:
+        call(Namespace(face, 'not known'))
+    assert type(gone.value) is type(there.value)
+
+
 @contextlib.contextmanager
 def two_servers(face_of, name='x', **options):
     """Two servers, the one of a generation first, and what makes clients."""

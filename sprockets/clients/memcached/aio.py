@@ -1411,6 +1411,9 @@ class AsyncNamespace(Methods):
             # Nobody will find it, as without a server.
             within = _Within(self._parent, self._flow.generations.apart())
         else:
+            apart = self._flow.generations.apart()
+            for _ in namespaces.checked(apart, method, args, kwargs):
+                await asyncio.sleep(0)
             return self._failure(method, args, kwargs)
         return await method(within, *args, **kwargs)
 

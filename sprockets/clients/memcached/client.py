@@ -1764,6 +1764,8 @@ class Namespace(Client):
             left = max(until - clock.monotonic(), 0.001)
             kwargs = {**kwargs, 'timeout': left}
         if within is None:
+            for _ in namespaces.checked(apart, method, args, kwargs):
+                pass
             return namespaces.failure(apart, method, args, kwargs)
         saw = False
         if method in _WITH_TOKENS:

@@ -7,8 +7,13 @@ import inspect
 import typing
 from collections import abc
 
-from sprockets.clients.memcached.once import leases, limits
-from sprockets.clients.memcached.requests import arguments, encodings
+from sprockets.clients.memcached.once import counts, leases, limits, plans
+from sprockets.clients.memcached.requests import (
+    arguments,
+    encodings,
+    methods,
+)
+from sprockets.clients.memcached.wire import protocol
 
 WHOLE: typing.Any = object()
 """In place of a key, where the whole namespace is meant."""
@@ -31,6 +36,14 @@ GOING_ON = frozenset(('get_or_set', 'get_or_set_multi', 'limit', 'update'))
 own."""
 
 
+_STORED = {
+    verb.name: verb
+    for verb in (
+        *(protocol.SET, protocol.ADD, protocol.REPLACE, protocol.CAS),
+        *(protocol.APPEND, protocol.PREPEND),
+    )
+}
+_COUNTED = {verb.name: verb for verb in (protocol.INCR, protocol.DECR)}
 _OF_MANY = frozenset(('get_multi', 'set_multi', 'delete_multi'))
 
 
@@ -93,6 +106,71 @@ def taken(
         keys, values = arguments.mapping(given['mapping'])
         given['mapping'] = dict(zip(keys, values, strict=True))
     return bound.args[1:], bound.kwargs
+
+
+def checked(
+    encoding: encodings.Encoding,
+    method: abc.Callable[..., typing.Any],
+    args: tuple[typing.Any, ...],
+    kwargs: dict[str, typing.Any],
+) -> abc.Iterator[None]:
+    """Say what else is wrong with a call for which no server answers.
+
+    Where one does, the call itself says it.  It takes long if there are many
+    keys, and so it is done in parts.
+
+    :param Encoding encoding: how keys are sent in some generation
+    :raises Exception: what is wrong with an argument
+
+    """
+    name = method.__name__
+    bound = _signature(method).bind(None, *args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+
+    def these(*names: str) -> list[typing.Any]:
+        return [given[name] for name in names]
+
+    if name == 'get':
+        methods.get(encoding, *these('key', 'default', 'kind'))
+    elif name in _STORED:
+        # It is not asked whether there was a gets, which is not known.
+        methods.store(
+            _STORED[name],
+            encoding,
+            *these('key', 'val', 'time', 'min_compress_len'),
+        )
+    elif name in _COUNTED:
+        verb = _COUNTED[name]
+        if not counts.check(
+            encoding, verb, *these('key', 'delta', 'initial', 'time')
+        ):
+            methods.count(verb, encoding, *these('key', 'delta', 'noreply'))
+    elif name == 'delete':
+        methods.delete(encoding, *these('key', 'time'))
+    elif name == 'mark_stale':
+        arguments.whole_seconds('stale', given['stale'], 1)
+    elif name == 'update':
+        plans.check_callable('function', given['function'])
+        arguments.attempts(given['attempts'])
+        arguments.min_compress_len(given['min_compress_len'])
+    elif name == 'get_multi':
+        keys = methods.get_multi(encoding, *these('keys', 'key_prefix'))
+        while keys.prepare():
+            yield
+    elif name == 'set_multi':
+        values = methods.set_multi(
+            encoding,
+            *these('mapping', 'time', 'key_prefix', 'min_compress_len'),
+        )
+        while values.prepare():
+            yield
+    elif name == 'delete_multi':
+        gone = methods.delete_multi(
+            encoding, *these('keys', 'time', 'key_prefix')
+        )
+        while gone.prepare():
+            yield
 
 
 def failure(
