@@ -866,11 +866,19 @@ def test_statistics_that_break_off():
     with pytest.raises(protocol.ProtocolError):
         answer(command, b'STAT pid 1\r\nSTORED\r\n')
     assert command.result is None
-    command = answer(
-        protocol.Statistics(), b'STAT pid 1\r\nSERVER_ERROR no\r\n'
-    )
+
+
+@pytest.mark.parametrize('line', ERRORS)
+def test_statistics_that_are_refused(line):
+    """What comes behind a refusal in the place of one may be the others."""
+    command = answer(protocol.Statistics(b'cachedump'), line + b'\r\n')
+    assert command.answered
+    command = protocol.Statistics()
+    with pytest.raises(protocol.OutOfStepError):
+        answer(command, b'STAT pid 1\r\n' + line + b'\r\n')
+    assert command.answered
     assert command.result is None
-    assert command.error is not None
+    assert isinstance(command.error, protocol.RefusedError)
 
 
 class Key(bytes):
