@@ -613,6 +613,24 @@ def test_a_flush_that_fails(connect, answer):
         assert client.get('key') == 'value'
 
 
+def test_a_server_that_is_full_when_it_comes_back(connect):
+    """It stays down: what it has must not be read before it is flushed."""
+    full = [b'ERROR Too many open connections\r\n', faults.Do.CLOSE]
+
+    async def serve(connection):
+        while request := await connection.request():
+            flush = request.startswith(b'flush_all')
+            await connection.send(b'OK\r\n' if flush else HIT)
+
+    with faults.ScriptedServer(BROKEN, BROKEN, [full], serve) as server:
+        client = connect(server, dead_retry=0, flush_on_reconnect=1)
+        assert client.get('key') is None
+        assert client.get('key', 'default') == 'default'
+        assert endpoint_of(client).retry_at is not None
+        assert client.get('key') == 'value'
+        assert server.received.count(b'flush_all') == 2
+
+
 def test_a_server_that_refuses_to_be_flushed(connect, messages):
     """It is used all the same, and the refusal is logged."""
     with (

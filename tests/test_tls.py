@@ -62,13 +62,16 @@ class Folder:
         (self.path / 'new').write_bytes(data)
         (self.path / 'new').replace(self.path / name)
 
-    def server(self, *options, name='server', **kinds):
+    def server(self, *options, name='server', connections=1024, **kinds):
         """Return a memcached with the certificate of that name."""
         files = (
             f'ssl_chain_cert={self.file(name)}.pem',
             f'ssl_key={self.file(name)}.key',
         )
-        return MemcachedServer('-Z', '-o', ','.join(files + options), **kinds)
+        chosen = ','.join(files + options)
+        return MemcachedServer(
+            '-Z', '-c', str(connections), '-o', chosen, **kinds
+        )
 
     def options(self, **others):
         """Return the options of a client that trusts the authority."""
@@ -517,6 +520,38 @@ def test_a_restart_goes_unnoticed(connect, folder, server):
     server.restart()
     assert client.set('key', 'value')
     assert client.get('key') == 'value'
+
+
+def test_a_server_that_takes_no_more_connections(folder, caplog):
+    """It says so in clear; what it took before serves, and it is up."""
+    folder.issue('server')
+    with (
+        folder.server(connections=64) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        client = memcached.Client(
+            **folder.options(servers=server.address, socket_timeout=SECONDS)
+        )
+        stack.callback(client.disconnect_all)
+        assert client.set('key', 'value')
+        host, _, port = server.address.rpartition(':')
+        refused = b''
+        while not refused:
+            other = socket.create_connection((host, int(port)), SECONDS)
+            stack.enter_context(other)
+            # One that is taken waits for us to begin.
+            other.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                refused = other.recv(100)
+        endpoint = client.servers[0].endpoint
+        taken = endpoint.ready()
+        late = threading.Timer(0.2, taken.put_back)
+        late.start()
+        assert client.get('key') == 'value'
+        late.join()
+        assert endpoint.retry_at is None
+    (warning,) = warnings(caplog)
+    assert 'takes no more connections' in warning
 
 
 # Certificates of clients

@@ -311,17 +311,25 @@ def test_a_loop_that_tells_of_a_connection_once(kind, at):
 # The server takes no more connections
 
 
-def test_a_connection_too_many(caplog):
+FULL = b'ERROR Too many open connections\r\n'
+LOGIN = {'username': 'me', 'password': 'secret'}
+
+
+@pytest.mark.parametrize('options', [{}, LOGIN], ids=['', 'login'])
+def test_a_connection_too_many(caplog, options):
     """The others serve, and the log says what is too small."""
     first = []
     slow = threading.Event()
 
     async def serve(connection):
         if first:
-            await connection.send(b'ERROR Too many open connections\r\n')
+            await connection.send(FULL)
             await connection.close()
             return
         first.append(connection)
+        if options:
+            assert b'me secret' in await connection.request()
+            await connection.send(b'STORED\r\n')
         while request := await connection.request():
             if request.startswith(b'get slow'):
                 slow.set()
@@ -330,7 +338,10 @@ def test_a_connection_too_many(caplog):
 
     with faults.ScriptedServer(serve) as server:
         client = memcached.Client(
-            servers=server.address, socket_timeout=LONG, dead_retry=3600
+            servers=server.address,
+            socket_timeout=LONG,
+            dead_retry=3600,
+            **options,
         )
         client.get('key', 'none')
         thread = threading.Thread(target=client.get, args=('slow',))
@@ -346,20 +357,75 @@ def test_a_connection_too_many(caplog):
     assert 'takes no more connections' in said
 
 
-def test_the_first_connection_is_one_too_many():
+@pytest.mark.parametrize(
+    'options', [{}, LOGIN, {'tls': True}], ids=['', 'login', 'tls']
+)
+def test_the_first_connection_is_one_too_many(caplog, options):
     """The call fails at once, and the server is up."""
 
     async def serve(connection):
-        await connection.send(b'ERROR Too many open connections\r\n')
+        # It is in clear, whatever the connection was to be.
+        await connection.send(FULL)
+        await connection.read()
         await connection.close()
 
     with faults.ScriptedServer(serve) as server:
         client = memcached.Client(
-            servers=server.address, socket_timeout=LONG, dead_retry=3600
+            servers=server.address,
+            socket_timeout=LONG,
+            dead_retry=3600,
+            **options,
         )
         assert client.get('key', 'none') == 'none'
         assert client.servers[0].endpoint.retry_at is None
         client.disconnect_all()
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert 'takes no more connections' in said
+
+
+def test_what_was_answered_before_is_not_run_again():
+    """Whoever says in the middle that it is full has run what was before."""
+    asked = []
+
+    async def serve(connection):
+        while request := await connection.request():
+            asked.append(request)
+            if request.startswith(b'incr'):
+                await connection.send(b'1\r\n')
+            elif request.startswith(b'get full') and len(asked) < 5:
+                await connection.send(FULL)
+                return
+            else:
+                if request.startswith(b'get slow'):
+                    await connection.play([faults.Do.STALL])
+                await connection.send(b'END\r\n')
+
+    async def main(server):
+        client = memcached.AsyncClient(
+            servers=server.address, socket_timeout=LONG, dead_retry=3600
+        )
+        slow = client.get('slow', 'none')
+        await asyncio.to_thread(server.wait_for, lambda: server.stalled)
+        # So that there are two.
+        assert await client.get('key', 'none') == 'none'
+        server.release()
+        assert await slow == 'none'
+        assert await asyncio.gather(
+            client.incr('number'), client.get('full', 'none')
+        ) == [1, 'none']
+        (endpoint,) = client._engine.cluster.endpoints
+        assert endpoint.retry_at is None
+        await client.close()
+
+    with faults.ScriptedServer(serve) as server:
+        asyncio.run(main(server))
+    assert sorted(asked) == [
+        b'get full\r\n',
+        b'get full\r\n',
+        b'get key\r\n',
+        b'get slow\r\n',
+        b'incr number 1\r\n',
+    ]
 
 
 def test_keepalives_come_before_routers_forget(server):

@@ -235,26 +235,35 @@ class Endpoint(health.Health):
                         loan = self._connections.take()
                         reused = loan is not None
                     if loan is None:
-                        loan = self._connect(deadline)
+                        try:
+                            loan = self._connect(deadline)
+                        except protocol.FullError as error:
+                            loan = self._wait_for_idle(error, deadline)
+                            reused = True
                     if self.single_until:
                         self.divide(pending)
                     pending = loan.commands = self._meant(pending)
                 idle_since = loan.idle_since
                 is_silent, failure = self._run(loan, deadline)
-                if isinstance(failure, protocol.FullError):
+                if (
+                    isinstance(failure, protocol.FullError)
+                    and not reused
+                    and not any(c.answered for c in pending)
+                ):
                     # It was not read, so all of them may go again.
-                    self._log_full()
-                    loan = self._connections.wait_for_idle(deadline)
-                    if loan is None:
-                        fail(pending, failure)
-                        self._praise(trial)
-                        return True
+                    loan = self._wait_for_idle(failure, deadline)
                     reused = True
                     idle_since = loan.idle_since
                     pending = loan.commands = self._meant(pending)
                     is_silent, failure = self._run(loan, deadline)
             except (OSError, protocol.ProtocolError) as error:
                 fail(pending, error)
+                if (
+                    isinstance(error, protocol.FullError)
+                    and not self._is_to_be_flushed
+                ):
+                    self._praise(trial)
+                    return True
                 if process.is_shortage(error):
                     return True
                 self._blame(error, _given(began, deadline), trial)
@@ -525,12 +534,24 @@ class Endpoint(health.Health):
         finally:
             trial.give_back()
 
-    def _log_full(self) -> None:
+    def _wait_for_idle(
+        self, error: protocol.FullError, deadline: float
+    ) -> Loan:
+        """Take one of the connections that the server has taken, once idle.
+
+        :raises FullError: this one, if there is none
+
+        """
         self.notices.warning(
             'memcached server %s takes no more connections: its limit (-c)'
             ' is too small',
             self,
         )
+        if not self._is_to_be_flushed:
+            loan = self._connections.wait_for_idle(deadline)
+            if loan is not None:
+                return loan
+        raise error
 
     def _praise(self, trial: health.Trial | None) -> None:
         """Mark the server up if this was its trial."""
@@ -554,8 +575,6 @@ class Endpoint(health.Health):
                     return False, None
                 raise ConnectionAbortedError('interrupted')
             loan.link.exchange(loan.commands, deadline)
-        except protocol.FullError as error:
-            return False, error
         except protocol.ProtocolError as error:
             self._connections.note_answer(loan.link)
             return False, error
@@ -580,14 +599,23 @@ class Endpoint(health.Health):
         fail(stale, StaleError(f'{self} may have been restarted since gets'))
         return [c for c in commands if c not in stale]
 
+    @property
+    def _is_to_be_flushed(self) -> bool:
+        """Whether nothing else may be asked on a new connection before."""
+        return self._flush_on_reconnect and self.down_since is not None
+
     def _connect(self, deadline: float) -> Loan:
         loan = self._connections.connect(self._profile, deadline)
+        # Nothing is called here, where a signal's exception would lose it.
         if not self._flush_on_reconnect or self.down_since is None:
             return loan
         # The keys that moved meanwhile would be read in their old state.
         flush = protocol.flush_all()
         try:
             loan.link.exchange([flush], deadline)
+        except protocol.FullError:
+            loan.drop()
+            raise
         except ConnectionError:
             # A proxy that does not know it, or a server that fails.
             loan.drop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import socket
 import ssl
@@ -12,6 +14,9 @@ from sprockets.clients.memcached.wire import connection, memory, protocol
 RECORD = 16 * 1024
 """Bytes that a TLS record holds at most.  With as many asked for, nothing that
 was decrypted stays behind, where polling the socket would not tell of it."""
+
+HEAD = 5
+"""Bytes that the head of a record has.  OpenSSL reads no more at first."""
 
 TICKETS = 10
 """Reads of what is not data while a connection is idle.  A server that has
@@ -100,6 +105,23 @@ class Connection(connection.Connection):
                     self._wait(select.POLLOUT, deadline)
         except TimeoutError:
             raise TimeoutError('timed out in the TLS handshake') from None
+        except ssl.SSLError:
+            self._look_for_refusal()
+            raise
+
+    def _look_for_refusal(self) -> None:
+        """Find out whether memcached has said, in clear, that it is full.
+
+        :raises FullError: if so
+
+        """
+        rest = b''
+        # It may have ended, or said no more.
+        with contextlib.suppress(OSError):
+            rest = os.read(self._socket.fileno(), connection.SMALL_CHUNK)
+        # OpenSSL has read the head of a record.
+        if rest.startswith(protocol.TOO_MANY[HEAD:]):
+            raise protocol.FullError(protocol.TOO_MANY.decode('ascii'))
 
     def is_quiet(self) -> bool:
         # A server may send session tickets when it likes, which are not data.
