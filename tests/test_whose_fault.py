@@ -17,7 +17,7 @@ from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
 from sprockets.clients.memcached.servers import connections
 from sprockets.clients.memcached.testing import MemcachedServer
-from sprockets.clients.memcached.wire import connection
+from sprockets.clients.memcached.wire import connection, protocol
 
 TIMEOUT = 1
 LONG = 30
@@ -378,6 +378,57 @@ def test_the_first_connection_is_one_too_many(caplog, options):
         )
         assert client.get('key', 'none') == 'none'
         assert client.servers[0].endpoint.retry_at is None
+        client.disconnect_all()
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert 'takes no more connections' in said
+
+
+@pytest.mark.parametrize('is_busy', [False, True])
+def test_connections_too_many_that_are_not_answered(caplog, is_busy):
+    """The others serve as well, and no call waits for a new one again."""
+
+    async def serve(connection):
+        if connection.number:
+            await connection.until_closed()
+        while request := await connection.request():
+            found = request == b'get key\r\n'
+            await connection.send(VALUE if found else b'END\r\n')
+
+    ended = threading.Event()
+
+    def use(endpoint, taken):
+        """Be answered now and then, or have no use for the connection."""
+        while is_busy and not ended.wait(TIMEOUT / 50):
+            command = protocol.Get((b'key',))
+            taken.link.exchange([command], time.monotonic() + LONG)
+            taken.put_back()
+            taken = endpoint.ready()
+        taken.put_back()
+
+    with faults.ScriptedServer(serve) as server:
+        client = memcached.Client(
+            servers=server.address, socket_timeout=TIMEOUT, dead_retry=3600
+        )
+        endpoint = client.servers[0].endpoint
+        assert client.get('key') == 'value'
+        taken = endpoint.ready()
+        user = threading.Thread(target=use, args=(endpoint, taken))
+        call = threading.Thread(target=client.get, args=('key',))
+        call.start()
+        until(lambda: len(server.connections) == 2)
+        user.start()
+        call.join()
+        ended.set()
+        user.join()
+        until(lambda: endpoint.retry_at is None)
+        assert endpoint.down_since is None
+        # Somebody else has it, but not for long.
+        taken = endpoint.ready()
+        late = threading.Timer(0.1, taken.put_back)
+        late.start()
+        assert client.get('key') == 'value'
+        late.join()
+        assert len(server.connections) == 2
         client.disconnect_all()
     (said,) = {record.getMessage() for record in caplog.records}
     assert 'takes no more connections' in said

@@ -362,6 +362,14 @@ class Connections:
             if loan.is_idle and loan.began <= used_at:
                 loan.end()
 
+    def answered_since(self, since: float) -> bool:
+        """Whether something was asked since, and answered, on one of them.
+
+        :param float since: on :func:`time.monotonic`'s clock
+
+        """
+        return any(link.used_at >= since for link in self._all())
+
     def wait_for_idle(self, deadline: float) -> Loan | None:
         """Take a connection as soon as one is idle.
 

@@ -77,6 +77,9 @@ class Endpoint(health.Health):
         self.single_until = 0.0
         """Until when it is asked for one key at a time, on
         :func:`time.monotonic`'s clock; 0 if it is not."""
+        self._full_until = 0.0
+        """Until when no new connection is tried where there are others, on
+        :func:`time.monotonic`'s clock."""
         self._babbled_at = float('-inf')
         """When a new connection began with what was no answer."""
         self._profile = identity.profile
@@ -236,6 +239,8 @@ class Endpoint(health.Health):
                         reused = loan is not None
                     if loan is None:
                         try:
+                            if trial is None:
+                                self._look_whether_full()
                             loan = self._connect(deadline)
                         except protocol.FullError as error:
                             loan = self._wait_for_idle(error, deadline)
@@ -264,7 +269,9 @@ class Endpoint(health.Health):
                 ):
                     self._praise(trial)
                     return True
-                if process.is_shortage(error):
+                if process.is_shortage(error) or self._lets_new_ones_wait(
+                    error, _given(began, deadline), trial
+                ):
                     return True
                 self._blame(error, _given(began, deadline), trial)
                 return attempt > 1
@@ -304,7 +311,12 @@ class Endpoint(health.Health):
                 pass
             elif reused and is_silent and isinstance(failure, TimeoutError):
                 self._doubt(failure, _given(began, deadline), idle_since)
-            elif not (lost and reused):
+            elif not (lost and reused) and (
+                reused
+                or not self._lets_new_ones_wait(
+                    failure, _given(began, deadline), trial
+                )
+            ):
                 self._blame(failure, _given(began, deadline), trial)
             break
         self.log_refused(commands)
@@ -505,26 +517,43 @@ class Endpoint(health.Health):
             return
         if idle_since is not None:
             self._connections.close_older(idle_since)
+        self._have_found_out(failure)
+
+    def _have_found_out(
+        self, failure: Exception, loan: Loan | None = None
+    ) -> None:
+        """Let a thread find out what a failure means, unless one does.
+
+        :param Loan loan: a connection to ask on, None for a new one
+
+        """
         trial = self.doubt(failure)
-        if trial is None:
-            return
         try:
-            self.workers.submit(
-                functools.partial(self._find_out, failure, trial)
-            )
+            if trial is not None:
+                self.workers.submit(
+                    functools.partial(self._find_out, failure, trial, loan)
+                )
+                loan = None
         except process.ThreadError:
             self.mark_down(failure, trial)
+        finally:
+            if loan is not None:
+                loan.put_back()
 
-    def _find_out(self, failure: Exception, trial: health.Trial) -> None:
-        """Mark the server up or down, in a thread, by a new connection."""
+    def _find_out(
+        self, failure: Exception, trial: health.Trial, given: Loan | None
+    ) -> None:
+        """Mark the server up or down, in a thread, by a connection."""
         deadline = time.monotonic() + self.timeout
         probe = protocol.Get((PROBE,))
         try:
-            loan = self._connect(deadline)
+            loan = given or self._connect(deadline)
             try:
                 loan.link.exchange([probe], deadline)
             finally:
                 loan.put_back()
+            if given is not None:
+                self._use_those_there_are()
             self.mark_up(trial)
         except protocol.FullError:
             self.mark_up(trial)
@@ -534,6 +563,56 @@ class Endpoint(health.Health):
         finally:
             trial.give_back()
 
+    def _log_full(self) -> None:
+        self.notices.warning(
+            'memcached server %s takes no more connections: its limit (-c)'
+            ' is too small',
+            self,
+        )
+
+    def _lets_new_ones_wait(
+        self, failure: Exception, given: float, trial: health.Trial | None
+    ) -> bool:
+        """Whether it may be a new connection only that was not answered.
+
+        Some servers and proxies say nothing to connections that are too many.
+        If none of the others was answered meanwhile, an idle one is tried.
+
+        """
+        half = self.timeout / 2
+        if (
+            trial is not None
+            or not isinstance(failure, TimeoutError)
+            or given <= half
+        ):
+            return False
+        if self._connections.answered_since(time.monotonic() - half):
+            self._use_those_there_are()
+            return True
+        loan = self._connections.take()
+        if loan is None:
+            return False
+        try:
+            self._have_found_out(failure, loan)
+            return True
+        # A signal's: nobody has it any more.
+        except BaseException:
+            loan.drop()
+            raise
+
+    def _use_those_there_are(self) -> None:
+        self._full_until = time.monotonic() + self.identity.dead_retry
+        self._log_full()
+
+    def _look_whether_full(self) -> None:
+        """Find out whether it is known that a new connection is no use.
+
+        :raises FullError: if so
+
+        """
+        if time.monotonic() < self._full_until and len(self._connections):
+            raise protocol.FullError('new connections are not answered')
+
     def _wait_for_idle(
         self, error: protocol.FullError, deadline: float
     ) -> Loan:
@@ -542,11 +621,7 @@ class Endpoint(health.Health):
         :raises FullError: this one, if there is none
 
         """
-        self.notices.warning(
-            'memcached server %s takes no more connections: its limit (-c)'
-            ' is too small',
-            self,
-        )
+        self._log_full()
         if not self._is_to_be_flushed:
             loan = self._connections.wait_for_idle(deadline)
             if loan is not None:
