@@ -361,3 +361,83 @@ def test_whoever_reads_goes_away(memcached_server):
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+@pytest.mark.parametrize('json_', [[], ['--json']], ids=['text', 'json'])
+@pytest.mark.parametrize(
+    'servers, status', [('up', 0), ('down', 1), ('x:y', 2)]
+)
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '>&- 2>&-', '<&-'])
+def test_the_exit_status_without_streams(
+    closed, servers, status, json_, memcached_server
+):
+    """Whoever has closed them learns from it all the same."""
+    servers = {'up': memcached_server.address, 'down': NOBODY}.get(
+        servers, servers
+    )
+    finished = subprocess.run(
+        ['/bin/sh', '-c', f'"$@" {closed}', 'sh', *MODULE, *json_, 'pages'],
+        # One that is misspelt, so that there is something to note.
+        env=environ(PAGES_MEMCACHED_SERVERS=servers, PAGES_MEMCACHED_TSL='1'),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert finished.returncode == status, finished.stderr
+    assert 'Traceback' not in finished.stderr
+
+
+@pytest.mark.parametrize('arguments', [[], ['--json'], ['--watch']])
+def test_output_that_is_not_taken(arguments, memcached_server, tmp_path):
+    """It is an error of its own, and not that of servers that are down."""
+    for name, status in (('stdout', 2), ('stderr', 0)):
+        if name == 'stderr' and '--watch' in arguments:
+            continue
+        streams = dict.fromkeys(['stdout', 'stderr'], subprocess.PIPE)
+        path = tmp_path / name
+        path.touch()
+        with path.open('rb') as only_read:
+            finished = subprocess.run(
+                [*MODULE, *arguments, 'pages'],
+                env=environ(
+                    PAGES_MEMCACHED_SERVERS=memcached_server.address,
+                    PAGES_MEMCACHED_TSL='1',
+                ),
+                text=True,
+                timeout=SECONDS,
+                check=False,
+                **streams | {name: only_read},
+            )
+        assert finished.returncode == status, finished.stderr
+        if name == 'stdout':
+            *_, line = finished.stderr.splitlines()
+            assert line.startswith('error: The output is not taken: ')
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'utf-8'])
+@pytest.mark.parametrize('program', [MODULE, WITHOUT_RICH])
+def test_watch_where_not_all_can_be_written(program, encoding):
+    """What is cut ends in what the terminal has."""
+    variables = environ(
+        MEMCACHED_SERVERS=NOBODY,
+        MEMCACHED_KEY_PREFIX='of-a-service-with-a-long-name:' * 4,
+        PYTHONIOENCODING=encoding,
+    )
+    with terminal.Terminal([*program, '--watch'], variables, 60) as shown:
+        shown.wait_for('0 of 1 up', times=2)
+        assert shown.interrupt() == 1
+    assert 'Traceback' not in shown.screen
+    assert max(map(len, shown.lines)) <= 60
+
+
+def test_watch_ended_by_a_signal(memcached_server):
+    """The terminal has its cursor again."""
+    variables = environ(MEMCACHED_SERVERS=memcached_server.address)
+    with terminal.Terminal([*MODULE, '--watch'], variables) as shown:
+        shown.wait_for('1 of 1 up')
+        shown.process.send_signal(signal.SIGTERM)
+        assert shown.end() == 128 + signal.SIGTERM
+    hidden, shown_again = '\x1b[?25l', '\x1b[?25h'
+    assert hidden in shown.written
+    assert shown_again in shown.written.rpartition(hidden)[2]

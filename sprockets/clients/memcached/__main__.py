@@ -17,6 +17,7 @@ import logging
 import os
 import queue
 import shutil
+import signal
 import sys
 import textwrap
 import time
@@ -33,9 +34,9 @@ from sprockets.clients.memcached import (
 from sprockets.clients.memcached.servers import endpoints, journey
 from sprockets.clients.memcached.watch import checks
 
-OK, DOWN, WRONG, INTERRUPTED = 0, 1, 2, 130
+OK, DOWN, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit statuses: all servers answer; some do not; a variable or an argument
-is wrong; Ctrl-C."""
+is wrong, or nobody takes what is written; Ctrl-C; SIGTERM."""
 
 PAUSE = 1.0
 """Seconds between two checks of --watch."""
@@ -48,6 +49,9 @@ Rows = list[tuple[str, ...]]
 
 def main(arguments: abc.Sequence[str] | None = None) -> int:
     """Do what the command line asks for, and return the exit status."""
+    # Who has closed them wants to read nothing, but the exit status counts.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     options = _parser().parse_args(arguments)
     # What it would say is shown.
     logging.getLogger(__package__).addHandler(logging.NullHandler())
@@ -59,7 +63,7 @@ def main(arguments: abc.Sequence[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             wrong.append(_shown(f'error: {error}', sys.stderr))
     if wrong:
-        print(*dict.fromkeys(wrong), sep='\n', file=sys.stderr)
+        _tell(*dict.fromkeys(wrong))
         return WRONG
     if not options.json:
         for text in dict.fromkeys(
@@ -67,27 +71,62 @@ def main(arguments: abc.Sequence[str] | None = None) -> int:
             for each in made.values()
             for _, text in oversights.of(each._shared.settings)
         ):
-            note = _shown(f'note: {text}', sys.stderr)
-            print(note, file=sys.stderr, flush=True)
+            _tell(_shown(f'note: {text}', sys.stderr))
     status = INTERRUPTED
     show = _shower(options)
+    if options.watch:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         with show:
             while True:
                 reports = _reports(made)
                 well = all(report['available'] for report in reports)
                 status = OK if well else DOWN
-                show(reports)
+                try:
+                    show(reports)
+                except OSError as error:
+                    return _unwritten(error, status)
                 if not options.watch:
                     break
                 time.sleep(PAUSE)
     except KeyboardInterrupt:
         # It is how --watch ends.
         pass
-    except BrokenPipeError:
-        # Whoever reads has seen enough; nothing is left to be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def _terminate(*_: object) -> typing.NoReturn:
+    """End by way of those who leave the terminal as it was."""
+    raise SystemExit(TERMINATED)
+
+
+def _nowhere() -> typing.TextIO:
+    """Return a stream that takes all that is written, for nobody."""
+    return open(os.devnull, 'w', encoding='utf-8')
+
+
+def _give_up(stream: typing.TextIO) -> None:
+    """Write what is left in a stream for nobody, so that its end is none."""
+    with _nowhere() as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _tell(*lines: str) -> None:
+    """Write lines to standard error, if that takes them."""
+    try:
+        print(*lines, sep='\n', file=sys.stderr, flush=True)
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def _unwritten(error: OSError, status: int) -> int:
+    """Return the exit status where what is known cannot be written."""
+    _give_up(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        # Whoever reads has seen enough.
+        return status
+    _tell(_shown(f'error: The output is not taken: {error}', sys.stderr))
+    return WRONG
 
 
 def _reports(made: abc.Mapping[str | None, client.Client]) -> list[Report]:
@@ -467,6 +506,10 @@ class Rich(Shower):
         import rich.text
 
         head, *body = rows
+        cut: typing.Any = 'ellipsis'
+        if self._console.options.ascii_only:
+            # Where it cannot be written.
+            cut = 'crop'
         table = rich.table.Table(
             box=None if self.watch else rich.box.SIMPLE_HEAD,
             pad_edge=False,
@@ -476,7 +519,7 @@ class Rich(Shower):
             # In what is watched each row has one line.
             table.add_column(
                 name,
-                overflow='ellipsis' if self.watch else 'fold',
+                overflow=cut if self.watch else 'fold',
                 no_wrap=self.watch,
             )
         for row in body:
@@ -504,7 +547,7 @@ def _parser() -> argparse.ArgumentParser:
             'Show what the environment says to a client of'
             ' sprockets.clients.memcached, and how its servers are.  The exit'
             ' status is 0 if every server answers, 1 if one does not, and 2'
-            ' if a variable is malformed.',
+            ' if a variable is malformed or the output cannot be written.',
             79,
         ),
         epilog=_variables(),
