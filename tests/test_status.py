@@ -45,6 +45,16 @@ HANDLERS = [
         memcached.StatusHandler,
         {'memcached_prefixes': ['sessions']},
     ),
+    (
+        '/status/text',
+        memcached.StatusHandler,
+        {'memcached_prefixes': 'pages'},
+    ),
+    (
+        '/status/once',
+        memcached.StatusHandler,
+        {'memcached_prefixes': iter(['pages'])},
+    ),
 ]
 
 BROWSER = (
@@ -145,6 +155,14 @@ class HandlerTests(MemcachedTestCase, testing.AsyncHTTPTestCase):
             'PAGES',
             'SESSIONS',
         ]
+
+    def test_prefixes_that_are_none(self):
+        """A text is no list of prefixes: each letter would be one."""
+        for path in ('/status/text', '/status/once'):
+            with testing.ExpectLog('tornado.application', 'Uncaught'):
+                assert self.fetch(path).code == 500
+        with pytest.raises(TypeError, match="is 'pages'; expected a list of"):
+            self.io_loop.run_sync(lambda: status.status_of(self._app, 'pages'))
 
     def test_a_page_for_a_browser(self):
         """The same, with nothing from elsewhere."""

@@ -6,6 +6,7 @@ import concurrent.futures
 import io
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -346,6 +347,77 @@ def test_environ():
             'PAGES_MEMCACHED_SERVERS': server.address,
             'MEMCACHED_SERVERS': server.address,
         }
+        with pytest.raises(TypeError, match='prefix is 5; expected a string'):
+            server.environ('pages', 5)
+
+
+def test_a_port_among_the_arguments():
+    """It wins as well, and is where the server is."""
+    with testing.MemcachedServer() as other:
+        port = other.port
+    with testing.MemcachedServer('-p', str(port)) as server:
+        assert server.address == f'127.0.0.1:{port}'
+        server.restart()
+        assert server.port == port
+        assert ask(server, b'get k\r\n') == b'END\r\n'
+
+
+@pytest.mark.parametrize('given', ['-v', None, ['-m', 64], 5])
+def test_arguments_that_are_none(given):
+    """They are refused, by the one who has them and by a test case."""
+
+    class Case(testing.MemcachedTestCase):
+        """It is not run."""
+
+        memcached_arguments = given
+
+        def test(self):
+            """Do nothing."""
+
+    expected = "expected strings, as in ['-I', '4m']"
+    with pytest.raises(TypeError, match=re.escape(expected)):
+        Case.setUpClass()
+    if isinstance(given, list):
+        with pytest.raises(TypeError, match=re.escape(expected)):
+            testing.MemcachedServer(*given)
+
+
+@pytest.mark.parametrize('given', ['pages', b'pages', None, 5, iter(['a'])])
+def test_prefixes_that_are_none(given):
+    """A text is no list of prefixes: each letter would be one."""
+
+    class Case(testing.MemcachedTestCase):
+        """The first test is not run."""
+
+        memcached_prefixes = given
+
+        def test(self):
+            """Do nothing."""
+
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(Case)
+    result = unittest.TestResult()
+    before = dict(os.environ)
+    suite.run(result)
+    assert os.environ == before
+    ((_, error),) = result.errors
+    assert "; expected a list of prefixes, as in ['pages']" in error
+
+
+def test_prefixes_of_a_fixture_that_are_none(tmp_path):
+    """Likewise of the fixture."""
+    (tmp_path / 'test_it.py').write_text(
+        'import pytest\n'
+        '@pytest.mark.parametrize("memcached_prefixes", ["pages"])\n'
+        'def test_it(memcached_server):\n    pass\n'
+    )
+    finished = run(
+        *(sys.executable, '-m', 'pytest', '-q'),
+        cwd=tmp_path,
+        env=dict(os.environ),
+    )
+    assert finished.returncode == 1
+    expected = "memcached_prefixes is 'pages'; expected a list of prefixes"
+    assert expected in finished.stdout
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import typing
 
 import pytest
 
-from sprockets.clients.memcached import current, testing
+from sprockets.clients.memcached import current, settings, testing
 
 if typing.TYPE_CHECKING:
     from collections import abc
@@ -54,7 +54,8 @@ def memcached_server(
     it was at first.
     """
     _memcached_process.reset()
-    variables = _memcached_process.environ(*memcached_prefixes)
+    names = settings.prefix_names(memcached_prefixes)
+    variables = _memcached_process.environ(*names)
     # A patch of its own could be undone before what a test changes by
     # ``monkeypatch``, which would then put the server's address back.
     for name, value in variables.items():

@@ -598,6 +598,22 @@ def prefix_name(prefix: str | None) -> str | None:
     return prefix.upper() if prefix else None
 
 
+def prefix_names(prefixes: abc.Collection[str | None]) -> list[str | None]:
+    """Return several prefixes as clients have them, each once.
+
+    :raises TypeError: for what is no collection of prefixes
+
+    """
+    given: typing.Any = prefixes
+    # One is a collection of letters, and each of these would be a prefix.
+    if isinstance(given, str | bytes) or not isinstance(given, abc.Collection):
+        raise TypeError(
+            f'memcached_prefixes is {words.shown(given)}; expected a list of'
+            " prefixes, as in ['pages']"
+        )
+    return list(dict.fromkeys(prefix_name(prefix) for prefix in prefixes))
+
+
 def variable(name: str, prefix: str | None) -> str:
     """Return the environment variable of an option for a prefix."""
     start = f'{prefix.upper()}_' if prefix else ''

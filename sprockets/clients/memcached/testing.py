@@ -14,6 +14,7 @@ import os
 import pathlib
 import pwd
 import random
+import re
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ import typing
 import unittest
 from collections import abc
 
-from sprockets.clients.memcached import current, settings
+from sprockets.clients.memcached import current, settings, words
 from sprockets.clients.memcached.servers import endpoints
 
 if typing.TYPE_CHECKING:
@@ -93,13 +94,14 @@ class MemcachedServer:
         win over those it gets anyway
     :param bool unix: listen on a unix socket
     :param str host: listen on this address, unless on a unix socket
+    :raises TypeError: for an argument that is no text
 
     """
 
     def __init__(
         self, *arguments: str, unix: bool = False, host: str = '127.0.0.1'
     ) -> None:
-        self.arguments = arguments
+        self.arguments = _texts(arguments)
         self.unix = unix
         self.host = host
         self._folder: pathlib.Path | None = None
@@ -203,13 +205,12 @@ class MemcachedServer:
         :param str prefixes: the prefixes of the clients; None stands for
             ``MEMCACHED_SERVERS``, as no prefix at all does
         :rtype: dict
+        :raises TypeError: for a prefix that is no text
 
         """
+        names = settings.prefix_names(prefixes or (None,))
         return {
-            f'{prefix.upper()}_MEMCACHED_SERVERS'
-            if prefix
-            else 'MEMCACHED_SERVERS': self.address
-            for prefix in prefixes or (None,)
+            settings.variable('servers', name): self.address for name in names
         }
 
     def start(self) -> MemcachedServer:
@@ -422,7 +423,7 @@ class MemcachedServer:
             # It writes the file when it listens.  Only that tells that it is
             # not somebody else who answers on this port.
             if self.unix or ready.exists():
-                self._port = None if self.unix else port
+                self._port = None if self.unix else _told(ready) or port
                 with contextlib.suppress(
                     ConnectionRefusedError, FileNotFoundError
                 ):
@@ -495,7 +496,8 @@ class MemcachedTestCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         """Start the server."""
-        cls.memcached_server = MemcachedServer(*cls.memcached_arguments)
+        arguments = _texts(cls.memcached_arguments)
+        cls.memcached_server = MemcachedServer(*arguments)
         cls.memcached_server.start()
         cls.addClassCleanup(cls.memcached_server.stop)
         super().setUpClass()
@@ -503,7 +505,8 @@ class MemcachedTestCase(unittest.TestCase):
     def setUp(self) -> None:
         """Empty the server and put it in the environment."""
         self.memcached_server.reset()
-        variables = self.memcached_server.environ(*self.memcached_prefixes)
+        names = settings.prefix_names(self.memcached_prefixes)
+        variables = self.memcached_server.environ(*names)
         before = {name: os.environ.get(name) for name in variables}
         self.addCleanup(_restore, before)
         os.environ.update(variables)
@@ -567,6 +570,36 @@ def _find() -> str:
     if found is None:
         raise MemcachedNotInstalled
     return found
+
+
+def _texts(arguments: abc.Sequence[str]) -> tuple[str, ...]:
+    """Return arguments of a command line.
+
+    :raises TypeError: for what is no sequence of texts
+
+    """
+    # Their user may not be typed; a text is a sequence of letters.
+    given: typing.Any = arguments
+    if not isinstance(given, list | tuple) or not all(
+        isinstance(each, str) for each in given
+    ):
+        raise TypeError(
+            f'the arguments of memcached are {words.shown(given)}; expected'
+            " strings, as in ['-I', '4m']"
+        )
+    return tuple(given)
+
+
+def _told(ready: pathlib.Path) -> int | None:
+    """Return the port that memcached says it has, None if it does not.
+
+    It is another one than it was told if its further arguments have one.
+
+    """
+    found = re.search(
+        '^TCP INET6?: ([0-9]+)$', ready.read_text(), re.MULTILINE
+    )
+    return int(found[1]) if found else None
 
 
 def _any_port() -> int:

@@ -18,7 +18,7 @@ from collections import abc
 
 from tornado import routing, web
 
-from sprockets.clients.memcached import notices, process, words
+from sprockets.clients.memcached import notices, process, settings, words
 from sprockets.clients.memcached.loop import engines, lanes
 from sprockets.clients.memcached.servers import endpoints
 from sprockets.clients.memcached.watch import checks, counters
@@ -32,7 +32,7 @@ Status = dict[str, typing.Any]
 
 async def status_of(
     application: typing.Any,
-    prefixes: abc.Iterable[str | None] | None = None,
+    prefixes: abc.Collection[str | None] | None = None,
     history: bool = False,
 ) -> Status:
     """Return how an application's servers are, and what its clients did.
@@ -45,13 +45,16 @@ async def status_of(
     :param list prefixes: those to tell of; see :func:`prefixes_of`
     :param bool history: whether to tell of the last minutes as well
     :rtype: dict
+    :raises TypeError: for prefixes that are no list of texts
 
     """
     if prefixes is None:
         prefixes = prefixes_of(application)
-    names = dict.fromkeys(p.upper() if p else None for p in prefixes)
     clients = await asyncio.gather(
-        *[_client_status(application, name, history) for name in names]
+        *[
+            _client_status(application, name, history)
+            for name in settings.prefix_names(prefixes)
+        ]
     )
     available = all(client['available'] for client in clients)
     well = all(s['up'] for client in clients for s in client['servers'])
@@ -345,7 +348,7 @@ class StatusHandler(web.RequestHandler):
 
     def initialize(
         self,
-        memcached_prefixes: abc.Iterable[str | None] | None = None,
+        memcached_prefixes: abc.Collection[str | None] | None = None,
         **kwargs: typing.Any,
     ) -> None:
         super().initialize(**kwargs)
