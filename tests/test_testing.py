@@ -197,6 +197,26 @@ def test_what_is_killed_and_started_often_keeps_nothing():
         assert atexit._ncallbacks() == before
 
 
+@pytest.mark.parametrize('end', ['a signal', 'a command'])
+@pytest.mark.parametrize('method', ['start', 'restart', 'reset'])
+def test_what_ended_by_itself_leaves_nothing(end, method):
+    """Neither process, nor what was open to them, when it is started again."""
+    with testing.MemcachedServer('-A') as server:
+        left = [server._process, server._watchdog]
+        if end == 'a signal':
+            os.kill(server.pid, signal.SIGKILL)
+        else:
+            ask(server, b'shutdown\r\n')
+        waited_for = time.monotonic() + testing.SECONDS
+        while server.running:
+            assert time.monotonic() < waited_for
+            time.sleep(0.01)
+        getattr(server, method)()
+        assert ask(server, b'get k\r\n') == b'END\r\n'
+        assert all(process.returncode is not None for process in left)
+        assert left[1].stdin.closed
+
+
 def test_starting_twice_is_starting_once():
     """start() leaves a server alone that runs."""
     with testing.MemcachedServer() as server:

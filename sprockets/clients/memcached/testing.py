@@ -223,6 +223,8 @@ class MemcachedServer:
         """
         if self.running:
             return self
+        # What is left of one that ended without being asked.
+        self.kill()
         binary = _find()
         folder = self._make_folder()
         self._owner = os.getpid()
