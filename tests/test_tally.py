@@ -1,12 +1,14 @@
 """What a request's hooks, counts and Server-Timing header promise."""
 
 import asyncio
+import json
 
 import memcache
 from tornado import testing, web
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached.testing import MemcachedTestCase
+from sprockets.clients.memcached.web.status import status_of
 
 
 class Recording(memcached.MemcachedMixin, web.RequestHandler):
@@ -58,6 +60,17 @@ class Broken(Recording):
             self.memcached.get('a', 1), self.memcached.get('b', 2)
         )
         self.write({'values': [one, two]})
+
+
+class Asking(memcached.MemcachedMixin, web.RequestHandler):
+    memcached_server_timing = True
+
+    async def get(self):
+        assert await self.memcached.ping()
+        client = self.application.memcached_clients[None]
+        assert await client.wait_until_ready(1)
+        status = await status_of(self.application)
+        self.write(status['clients'][0]['client'])
 
 
 class Timed(memcached.MemcachedMixin, web.RequestHandler):
@@ -146,6 +159,7 @@ class Tests(MemcachedTestCase, testing.AsyncHTTPTestCase):
             [
                 ('/hooks', Hooks),
                 ('/broken', Broken),
+                ('/asking', Asking),
                 ('/timed', Timed),
                 ('/metrics', Metrics),
                 ('/plain', Plain),
@@ -210,6 +224,20 @@ class Tests(MemcachedTestCase, testing.AsyncHTTPTestCase):
         assert name == 'memcached'
         assert float(duration.removeprefix('dur=')) > 0
         assert description == 'desc="hits=1, misses=1, errors=0"'
+
+    def test_whether_it_answers_is_no_miss(self):
+        """A probe is a call, but looks for no key of anybody's."""
+        for _ in range(2):
+            response = self.fetch('/asking')
+            assert response.headers['Server-Timing'].endswith(
+                ';desc="hits=0, misses=0, errors=0"'
+            )
+            did = json.loads(response.body)
+            assert did['calls'] > 0
+            assert did['hits'] == did['misses'] == did['errors'] == 0
+            assert did['hit_rate'] is None
+            # Nor where somebody has put something there.
+            memcached.Client().set('sprockets.clients.memcached.probe', 'x')
 
     def test_metrics(self):
         """Timings and counters go to the metrics that the handler has."""

@@ -368,7 +368,7 @@ def ping(servers: cluster.Cluster) -> descriptions.Everywhere[bool]:
         return bool(answered) and len(answered) == len(servers.endpoints)
 
     return descriptions.Everywhere(
-        'ping', lambda: protocol.Get((endpoints.PROBE,)), result
+        'ping', lambda: protocol.Probe((endpoints.PROBE,)), result
     )
 
 

@@ -1175,6 +1175,24 @@ class Get(Command):
         return len(self.keys) == 1 and not self._coming
 
 
+class Probe(Get):
+    """A read that shows whether reads are answered.
+
+    Whether there is such a key is nothing to anybody, and so no hit or miss.
+
+    """
+
+    __slots__ = ()
+
+    @property
+    def found(self) -> dict[bytes, Item]:
+        return {}
+
+    @property
+    def missing(self) -> int:
+        return 0
+
+
 class MetaGet(Command):
     """``mg`` of one key, which also says whose turn it is to compute it.
 
