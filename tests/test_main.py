@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -429,6 +430,36 @@ def test_watch_where_not_all_can_be_written(program, encoding):
         assert shown.interrupt() == 1
     assert 'Traceback' not in shown.screen
     assert max(map(len, shown.lines)) <= 60
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('arguments', [['--watch'], ['a', 'b', '--watch']])
+def test_ended_while_a_server_hangs(arguments, number):
+    """Nobody waits for it, however long its timeout is."""
+    with socket.create_server(('127.0.0.1', 0)) as hanging:
+        hanging.settimeout(SECONDS)
+        address = '{}:{}'.format(*hanging.getsockname())
+        process = subprocess.Popen(
+            [*MODULE, *arguments],
+            env=environ(
+                MEMCACHED_SERVERS=address,
+                MEMCACHED_SOCKET_TIMEOUT=str(4 * SECONDS),
+            ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            connection, _ = hanging.accept()
+            with connection:
+                # It waits for an answer now.
+                assert connection.recv(1)
+                process.send_signal(number)
+                assert process.wait(SECONDS) == 128 + number
+                assert 'Traceback' not in process.stderr.read()
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def test_watch_ended_by_a_signal(memcached_server):

@@ -133,12 +133,29 @@ def _reports(made: abc.Mapping[str | None, client.Client]) -> list[Report]:
     """Return a report for each prefix, within the time of the slowest."""
     if len(made) == 1:
         return [report_of(p, each._shared) for p, each in made.items()]
-    with concurrent.futures.ThreadPoolExecutor(len(made)) as executor:
-        return list(
-            executor.map(
-                lambda item: report_of(item[0], item[1]._shared), made.items()
-            )
-        )
+    # An executor's threads would be waited for when Ctrl-C is pressed.
+    coming = []
+    for prefix, each in made.items():
+        future: concurrent.futures.Future[Report] = concurrent.futures.Future()
+        coming.append(future)
+        job = (future, prefix, each._shared)
+        try:
+            process.start_thread('memcached report', _report, *job)
+        except process.ThreadError:
+            _report(*job)
+    return [future.result() for future in coming]
+
+
+def _report(
+    future: concurrent.futures.Future[Report],
+    prefix: str | None,
+    shared: client.Shared,
+) -> None:
+    try:
+        future.set_result(report_of(prefix, shared))
+    # Whoever waits is in another thread and has to be told.
+    except Exception as error:  # noqa: BLE001
+        future.set_exception(error)
 
 
 def report_of(prefix: str | None, shared: client.Shared) -> Report:
