@@ -426,6 +426,9 @@ def _wants_html(accept: str) -> bool:
     for item in accept.lower().split(','):
         kind, *parameters = [part.strip() for part in item.split(';')]
         if kind in weights:
-            weight = re.match(r'q=([01](?:\.\d*)?)$', ''.join(parameters))
+            # Others may stand beside it.
+            weight = re.search(
+                r'(?m)^q=([01](?:\.\d*)?)$', '\n'.join(parameters)
+            )
             weights[kind] = float(weight[1]) if weight else 1.0
     return weights['text/html'] > weights['application/json']
