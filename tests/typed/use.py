@@ -8,6 +8,7 @@ is marked as ignored, and a mark where nothing is wrong is an error too.
 from __future__ import annotations
 
 import asyncio
+import functools
 import typing
 from collections import abc
 
@@ -17,6 +18,9 @@ from sprockets.clients import memcached
 
 client = memcached.AsyncClient()
 blocking = memcached.Client()
+
+
+T = typing.TypeVar('T')
 
 
 class User(typing.NamedTuple):
@@ -61,6 +65,39 @@ async def load_many(ids: list[int], language: str = 'en') -> dict[int, User]:
 @memcached.cached.many(60, client=blocking)
 def count_many(words: abc.Iterable[str]) -> dict[str, int]:
     return {word: len(word) for word in words}
+
+
+@memcached.cached(60)
+def describe(thing: object) -> str:
+    return str(thing)
+
+
+@memcached.cached(60)
+def describe_any(thing: typing.Any) -> str:
+    return str(thing)
+
+
+@memcached.cached(60)
+async def describe_later(thing: object, language: str = 'en') -> str:
+    return f'{thing} {language}'
+
+
+@memcached.cached(60, client=client)
+def describe_awaited(thing: object) -> str:
+    return str(thing)
+
+
+@memcached.cached(60, client=blocking)
+def describe_blocking(thing: abc.Hashable) -> str:
+    return str(thing)
+
+
+@memcached.cached(60)
+def twice(thing: T) -> list[T]:
+    return [thing, thing]
+
+
+add_one = memcached.cached(60)(functools.partial(add, 1))
 
 
 class Page(memcached.MemcachedMixin, web.RequestHandler):
@@ -166,6 +203,25 @@ async def right() -> None:
     )
 
 
+async def right_whatever_is_taken() -> None:
+    """Pass: what takes any object takes no class for that."""
+    text: str = describe(7)
+    text = describe(thing=7)
+    text = describe_any(7)
+    text = await describe_later(7, language='no')
+    text = await describe_awaited(7)
+    text = describe_blocking(7)
+    both: list[int] = twice(7)
+    number: int = add_one(2)
+    await describe_later.invalidate(7)
+    text = describe.__wrapped__(7)
+    text = await describe_later.__wrapped__(7)
+    number = add_blocking.__wrapped__(1, 2)
+    user: User = await load.__wrapped__(7)
+    counts: abc.Mapping[str, int] = count_many.__wrapped__(['a'])
+    _ = text, both, number, user, counts
+
+
 async def wrong() -> None:
     """Fail, in each line."""
     await load('wrong', 'args')  # type: ignore[arg-type, call-arg]
@@ -197,4 +253,10 @@ async def wrong() -> None:
     memcached.cached_response(60, user='me')  # type: ignore[arg-type]
     memcached.cached(60, prefix=7)  # type: ignore[call-overload]
     memcached.cached(60, nonsense=7)  # type: ignore[call-overload]
-    _ = name, total, awaited, users
+    describe()  # type: ignore[call-arg]
+    shown: int = describe(7)  # type: ignore[assignment]
+    shown = describe_any(7)  # type: ignore[assignment]
+    await describe_later()  # type: ignore[call-arg]
+    twice(7, 8)  # type: ignore[call-arg]
+    shown = describe.__wrapped__(7)  # type: ignore[assignment]
+    _ = name, total, awaited, users, shown

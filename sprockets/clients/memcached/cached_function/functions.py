@@ -16,6 +16,8 @@ from sprockets.clients.memcached.once import plans
 P = typing.ParamSpec('P')
 Q = typing.ParamSpec('Q')
 T = typing.TypeVar('T')
+C_contra = typing.TypeVar('C_contra', contravariant=True)
+R_co = typing.TypeVar('R_co', covariant=True)
 
 Client = aio.Methods | client.Client
 
@@ -50,6 +52,27 @@ class Settings(typing.NamedTuple):
             )
             if value is not usual and value != usual
         }
+
+
+class _HasClient(typing.Protocol):
+    """Whose methods use a client of its own: a handler."""
+
+    @property
+    def memcached(self) -> aio.Methods: ...
+
+
+Owner = typing.TypeVar('Owner', bound=_HasClient)
+# Whether a function is a method of a handler, or of a class, is asked where it
+# is looked up in the class, by ``__get__``.  Where it is decorated, one that
+# takes any object would pass for either.
+
+
+class _TakesClass(typing.Protocol[C_contra, Q, R_co]):
+    """What takes a class first: a class method."""
+
+    def __call__(
+        self, cls: type[C_contra], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> R_co: ...
 
 
 _CLIENTS = (aio.Methods, client.Client)
@@ -250,6 +273,21 @@ class Cached(Function, typing.Generic[P, T]):
         return typing.cast(T, self._do(args, kwargs))
 
     if typing.TYPE_CHECKING:
+        __wrapped__: abc.Callable[..., T]
+
+        @typing.overload
+        def __get__(
+            self: Cached[typing.Concatenate[Owner, Q], T],
+            instance: Owner,
+            owner: type | None = None,
+        ) -> CachedFuture[Q, T]: ...
+
+        @typing.overload
+        def __get__(
+            self: _TakesClass[C_contra, Q, T],
+            instance: object,
+            owner: type[C_contra],
+        ) -> Cached[Q, T]: ...
 
         @typing.overload
         def __get__(self, instance: None, owner: type) -> Cached[P, T]: ...
@@ -367,6 +405,14 @@ class CachedFuture(_Awaited[P, T]):
         return typing.cast('asyncio.Future[T]', self._do(args, kwargs))
 
     if typing.TYPE_CHECKING:
+        __wrapped__: abc.Callable[..., typing.Any]
+
+        @typing.overload
+        def __get__(
+            self: _TakesClass[C_contra, Q, asyncio.Future[T]],
+            instance: object,
+            owner: type[C_contra],
+        ) -> CachedFuture[Q, T]: ...
 
         @typing.overload
         def __get__(
@@ -454,6 +500,18 @@ class CachedCoroutine(_Awaited[P, T]):
         return result
 
     if typing.TYPE_CHECKING:
+        __wrapped__: abc.Callable[
+            ..., abc.Coroutine[typing.Any, typing.Any, T]
+        ]
+
+        @typing.overload
+        def __get__(
+            self: _TakesClass[
+                C_contra, Q, abc.Coroutine[typing.Any, typing.Any, T]
+            ],
+            instance: object,
+            owner: type[C_contra],
+        ) -> CachedCoroutine[Q, T]: ...
 
         @typing.overload
         def __get__(

@@ -125,6 +125,9 @@ class CachedMany(Several, typing.Generic[K, V, P]):
 
     __slots__ = ()
 
+    if typing.TYPE_CHECKING:
+        __wrapped__: abc.Callable[..., abc.Mapping[K, V]]
+
     def __call__(
         self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> dict[K, V]:
@@ -168,6 +171,9 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
     """A function of many keys that is awaited: likewise."""
 
     __slots__ = ()
+
+    if typing.TYPE_CHECKING:
+        __wrapped__: abc.Callable[..., typing.Any]
 
     awaits = True
 

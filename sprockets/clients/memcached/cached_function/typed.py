@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import aio
 from sprockets.clients.memcached.cached_function import functions, several
 
 P = typing.ParamSpec('P')
@@ -20,50 +18,11 @@ M_co = typing.TypeVar('M_co', bound=several.Several, covariant=True)
 _Any = typing.Any
 
 
-class _HasClient(typing.Protocol):
-    """Whose methods use a client of its own: a handler."""
-
-    @property
-    def memcached(self) -> aio.Methods: ...
-
-
-Owner = typing.TypeVar('Owner', bound=_HasClient)
-
-
 _Coroutine = abc.Coroutine[_Any, _Any, T]
-
-
-R_co = typing.TypeVar('R_co', covariant=True)
-F_co = typing.TypeVar('F_co', bound=functions.Function, covariant=True)
-
-
-_TakesClass = abc.Callable[typing.Concatenate[type[_Any], P], T]
-
-
-class OfClass(typing.Protocol[P, R_co, F_co]):
-    """A cached function that takes a class: a class method, most often."""
-
-    def __call__(
-        self, cls: type[_Any], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R_co: ...
-
-    def __get__(self, instance: object | None, owner: type) -> F_co: ...
 
 
 class Decorator(typing.Protocol):
     """Makes a cached function of a function."""
-
-    @typing.overload
-    def __call__(
-        self,
-        function: _TakesClass[P, _Coroutine[T]],
-        /,
-    ) -> OfClass[P, _Coroutine[T], functions.CachedCoroutine[P, T]]: ...
-
-    @typing.overload
-    def __call__(
-        self, function: _TakesClass[P, T], /
-    ) -> OfClass[P, T, functions.Cached[P, T]]: ...
 
     @typing.overload
     def __call__(
@@ -77,29 +36,12 @@ class Decorator(typing.Protocol):
 
     @typing.overload
     def __call__(
-        self, function: abc.Callable[typing.Concatenate[Owner, P], T], /
-    ) -> functions.CachedFuture[typing.Concatenate[Owner, P], T]: ...
-
-    @typing.overload
-    def __call__(
         self, function: abc.Callable[P, T], /
     ) -> functions.Cached[P, T]: ...
 
 
 class AwaitedDecorator(typing.Protocol):
     """Makes a cached function of one, for an awaitable client."""
-
-    @typing.overload
-    def __call__(
-        self,
-        function: _TakesClass[P, _Coroutine[T]],
-        /,
-    ) -> OfClass[P, _Coroutine[T], functions.CachedCoroutine[P, T]]: ...
-
-    @typing.overload
-    def __call__(
-        self, function: _TakesClass[P, T], /
-    ) -> OfClass[P, asyncio.Future[T], functions.CachedFuture[P, T]]: ...
 
     @typing.overload
     def __call__(
@@ -120,12 +62,6 @@ class AwaitedDecorator(typing.Protocol):
 class BlockingDecorator(typing.Protocol):
     """Makes a cached function of one, for a blocking client."""
 
-    @typing.overload
-    def __call__(
-        self, function: _TakesClass[P, T], /
-    ) -> OfClass[P, T, functions.Cached[P, T]]: ...
-
-    @typing.overload
     def __call__(
         self, function: abc.Callable[P, T], /
     ) -> functions.Cached[P, T]: ...
