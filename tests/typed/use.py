@@ -179,6 +179,12 @@ async def right() -> None:
     title: str | None = await client.get('title', kind=str)
     count: int = blocking.get('count', 0, kind=int)
     title = await client.namespace('x').get('title', None, kind=str)
+    count = blocking.namespace('x').get('count', 0, kind=int)
+    count = await client.set('title', 'Tea', time=60)
+    count = await client.namespace('x').delete('title')
+    missed: list[str] = await client.set_multi({'a': 1})
+    words: dict[str, int] = await client.get_multi(['a'])
+    _ = missed, words
     anything: User = await client.get('user')
     _ = title, count, anything
     ended: int = await client.namespace('user:7').invalidate()
@@ -240,7 +246,15 @@ async def wrong() -> None:
     told: int | None = await client.get('k', kind=str)  # type: ignore[arg-type]
     typed: int = blocking.get('k', kind=int)  # type: ignore[assignment]
     await client.get('k', kind='str')  # type: ignore[call-overload]
-    _ = told, typed
+    told = await client.namespace('x').get('k', kind=str)  # type: ignore[arg-type]
+    typed = blocking.namespace('x').get('k', kind=int)  # type: ignore[assignment]
+    typed = await client.incr('k')  # type: ignore[assignment]
+    text: str = await client.set('k', 1)  # type: ignore[assignment]
+    text = await client.touch('k', 60)  # type: ignore[assignment]
+    text = await client.get_multi(['k'])  # type: ignore[assignment]
+    text = await client.set_multi({'k': 1})  # type: ignore[assignment]
+    text = await client.get_stats()  # type: ignore[assignment]
+    _ = told, typed, text
     client.namespace(7)  # type: ignore[arg-type]
     memcached.cached(60, tags=(7,))  # type: ignore[arg-type]
     await load_many(7)  # type: ignore[arg-type]

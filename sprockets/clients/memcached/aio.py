@@ -230,7 +230,7 @@ class Methods:
         key_prefix: typing.Any = '',
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[dict[typing.Any, typing.Any]]:
         """Awaitable :meth:`.Client.get_multi`."""
         return self._many(
             methods.get_multi(self._encoding, keys, key_prefix), timeout
@@ -247,7 +247,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.set`."""
         return self._one(
             methods.store(
@@ -270,7 +270,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.add`."""
         return self._one(
             methods.store(
@@ -293,7 +293,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.replace`."""
         return self._one(
             methods.store(
@@ -316,7 +316,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.append`."""
         return self._one(
             methods.store(
@@ -339,7 +339,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.prepend`."""
         return self._one(
             methods.store(
@@ -362,7 +362,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.cas`, after this scope's :meth:`gets`."""
         return self._one(
             methods.cas(
@@ -385,7 +385,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[list[typing.Any]]:
         """Awaitable :meth:`.Client.set_multi`."""
         return self._many(
             methods.set_multi(
@@ -921,7 +921,7 @@ class Methods:
         initial: int | None = None,
         time: typing.Any = 0,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int | None]:
         """Awaitable :meth:`.Client.incr`."""
         return self._count(
             protocol.INCR, key, delta, noreply, initial, time, timeout
@@ -936,7 +936,7 @@ class Methods:
         initial: int | None = None,
         time: typing.Any = 0,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int | None]:
         """Awaitable :meth:`.Client.decr`."""
         return self._count(
             protocol.DECR, key, delta, noreply, initial, time, timeout
@@ -951,7 +951,7 @@ class Methods:
         initial: int | None,
         time: typing.Any,
         timeout: float | None,
-    ) -> Future:
+    ) -> asyncio.Future[int | None]:
         asked = counts.check(self._encoding, verb, key, delta, initial, time)
         if asked is None:
             return self._one(
@@ -987,7 +987,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.touch`."""
         return self._one(methods.touch(self._encoding, key, time), timeout)
 
@@ -998,7 +998,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.delete`."""
         return self._one(methods.delete(self._encoding, key, time), timeout)
 
@@ -1010,7 +1010,7 @@ class Methods:
         noreply: bool = False,
         *,
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[int]:
         """Awaitable :meth:`.Client.delete_multi`."""
         return self._many(
             methods.delete_multi(self._encoding, keys, time, key_prefix),
@@ -1019,21 +1019,27 @@ class Methods:
 
     # Servers
 
-    def flush_all(self) -> Future:
+    def flush_all(self) -> asyncio.Future[None]:
         """Awaitable :meth:`.Client.flush_all`."""
         return self._everywhere(methods.flush_all())
 
-    def get_stats(self, stat_args: str | None = None) -> Future:
+    def get_stats(
+        self, stat_args: str | None = None
+    ) -> asyncio.Future[list[tuple[str, dict[str, str]]]]:
         """Awaitable :meth:`.Client.get_stats`."""
         return self._everywhere(
             methods.get_stats(self._engine.cluster, stat_args)
         )
 
-    def get_slab_stats(self) -> Future:
+    def get_slab_stats(
+        self,
+    ) -> asyncio.Future[list[tuple[str, dict[str, typing.Any]]]]:
         """Awaitable :meth:`.Client.get_slab_stats`."""
         return self._everywhere(methods.get_slab_stats(self._engine.cluster))
 
-    def get_slabs(self) -> Future:
+    def get_slabs(
+        self,
+    ) -> asyncio.Future[list[tuple[str, dict[str, typing.Any]]]]:
         """Awaitable :meth:`.Client.get_slabs`."""
         return self._everywhere(methods.get_slabs(self._engine.cluster))
 
@@ -1081,7 +1087,9 @@ class Methods:
             return f'<{name}>'
         return self._engine.core.describe(name)
 
-    def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> Future:
+    def set_servers(
+        self, servers: abc.Iterable[settings.Weighted]
+    ) -> asyncio.Future[None]:
         """Awaitable :meth:`.Client.set_servers`.
 
         Done once it returns, unless there are so many servers that a thread
@@ -1091,7 +1099,7 @@ class Methods:
         servers = settings.hide_servers(servers)
         return self._engine.set_servers(servers)
 
-    def watch_servers(self, callback: events.Listener) -> Future:
+    def watch_servers(self, callback: events.Listener) -> asyncio.Future[None]:
         """Awaitable :meth:`.Client.watch_servers`; done once it returns.
 
         The function is called in the event loop that the client is used in.
@@ -1103,21 +1111,21 @@ class Methods:
         self._engine.watch_servers(callback)
         return self._done()
 
-    def forget_dead_hosts(self) -> Future:
+    def forget_dead_hosts(self) -> asyncio.Future[None]:
         """Awaitable :meth:`.Client.forget_dead_hosts`; done at once."""
         self._engine.core.forget_dead_hosts()
         return self._done()
 
-    def disconnect_all(self) -> Future:
+    def disconnect_all(self) -> asyncio.Future[None]:
         """Awaitable :meth:`.Client.disconnect_all`; done once it returns."""
         self._engine.core.disconnect_all()
         return self._done()
 
-    def quit_all(self) -> Future:
+    def quit_all(self) -> asyncio.Future[None]:
         """Awaitable :meth:`.Client.quit_all`; done once it returns."""
         return self.disconnect_all()
 
-    def reset_cas(self) -> Future:
+    def reset_cas(self) -> asyncio.Future[None]:
         """Awaitable :meth:`.Client.reset_cas`, of this scope; at once."""
         self._tokens().clear()
         return self._done()
@@ -1131,9 +1139,9 @@ class Methods:
 
     def _one(
         self,
-        request: descriptions.One[typing.Any],
+        request: descriptions.One[T],
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[T]:
         seconds = None if timeout is None else errors.timeout(timeout)
         here = self._engine.entered
         if here is None or here.loop is not asyncio.get_running_loop():
@@ -1145,9 +1153,9 @@ class Methods:
 
     def _many(
         self,
-        request: descriptions.Many[typing.Any],
+        request: descriptions.Many[T],
         timeout: float | None = None,
-    ) -> Future:
+    ) -> asyncio.Future[T]:
         seconds = errors.timeout(timeout)
         here = self._engine.enter()
         if self._strict:
@@ -1155,8 +1163,8 @@ class Methods:
         return calls.many(here, request, self._observe, seconds)
 
     def _everywhere(
-        self, request: descriptions.Everywhere[typing.Any]
-    ) -> Future:
+        self, request: descriptions.Everywhere[T]
+    ) -> asyncio.Future[T]:
         here = self._engine.enter()
         return calls.everywhere(here, request, self._observe)
 
@@ -1223,7 +1231,7 @@ class Methods:
         here = self._engine.enter()
         return here.spawn(work(here, *args))
 
-    def _done(self) -> Future:
+    def _done(self) -> asyncio.Future[None]:
         """Return the future of what is done already."""
         future = self._engine.enter().loop.create_future()
         future.set_result(None)
@@ -1329,6 +1337,36 @@ class AsyncNamespace(Methods):
         self._check(Methods.invalidate, (key,), {})
         done = await self._sure(Methods.invalidate, (key,), {})
         return typing.cast(int, done)
+
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: None = None,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> asyncio.Future[T | None]: ...
+
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: D,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> asyncio.Future[T | D]: ...
+
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+        kind: None = None,
+    ) -> Future: ...
 
     def get(
         self,

@@ -1712,6 +1712,36 @@ class Namespace(Client):
         generations.checked('name', name)
         return self._parent.lock(f'{self._name} {name}', time, wait=wait)
 
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: None = None,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> T | None: ...
+
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: D,
+        *,
+        timeout: float | None = None,
+        kind: type[T],
+    ) -> T | D: ...
+
+    @typing.overload
+    def get(
+        self,
+        key: typing.Any,
+        default: typing.Any = None,
+        *,
+        timeout: float | None = None,
+        kind: None = None,
+    ) -> typing.Any: ...
+
     def get(
         self,
         key: typing.Any,
