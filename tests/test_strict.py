@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import inspect
 import threading
 import time
 
@@ -207,6 +208,34 @@ def test_a_cas_in_a_namespace_that_was_ended(memcached_server):
         assert await space.cas('k', 2) == 0
         await client.close()
         await other.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize('kind', [memcached.Client, memcached.AsyncClient])
+@pytest.mark.parametrize('when', ['before', 'between'])
+def test_a_cas_in_a_namespace_that_is_down(memcached_server, kind, when):
+    """Since before its gets, or since then."""
+
+    async def called(method, *args):
+        result = method(*args)
+        return await result if inspect.isawaitable(result) else result
+
+    async def main():
+        client = kind(strict=True, socket_timeout=1)
+        space = client.namespace('x')
+        if when == 'between':
+            assert await called(space.gets, 'k') is None
+            memcached_server.kill()
+        else:
+            memcached_server.kill()
+            with pytest.raises(memcached.UnavailableError, match=r'^gets: '):
+                await called(space.gets, 'k')
+        with pytest.raises(memcached.UnavailableError, match=r'^cas: '):
+            await called(space.cas, 'k', 1)
+        await called(client.disconnect_all)
+        if kind is memcached.AsyncClient:
+            await client.close()
 
     asyncio.run(main())
 

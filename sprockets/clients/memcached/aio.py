@@ -1455,6 +1455,12 @@ class AsyncNamespace(Methods):
             return self._failure(method, args, kwargs)
         return await method(within, *args, **kwargs)
 
+    async def _unseen(self) -> int:
+        """Store nothing, for what gets saw was in another generation."""
+        if self._strict:
+            await self._look(self._group, 'cas')
+        return 0
+
     async def _at_once(
         self,
         guess: generations.Known,
@@ -1537,7 +1543,7 @@ class AsyncNamespace(Methods):
             self._check(method, args, kwargs)
             if method is Methods.cas and seen:
                 # What gets saw was in another generation.
-                return here.spawn(_nothing())
+                return here.spawn(self._unseen())
             return here.spawn(self._sure(method, args, kwargs, saw))
         within = _Within(self._parent, guess.encoding, saw)
         try:
@@ -1545,7 +1551,7 @@ class AsyncNamespace(Methods):
         except RuntimeError:
             if method is Methods.cas and seen:
                 # Likewise.
-                return here.spawn(_nothing())
+                return here.spawn(self._unseen())
             raise
         return here.spawn(
             self._at_once(guess, guessed, method, args, kwargs, saw)
@@ -1574,10 +1580,6 @@ def _raising(method: abc.Callable[..., typing.Any]) -> str | None:
     """Return the name of a method, None if it goes on without a server."""
     name = method.__name__
     return None if name in namespaces.GOING_ON else name
-
-
-async def _nothing() -> int:
-    return 0
 
 
 def _forget(future: Future) -> None:
