@@ -64,6 +64,27 @@ CALLS = {
     ),
     'wait': (lambda c: c.get_or_set('a', int, wait={}), 'wait is {}', 'sec'),
     'lease': (lambda c: c.get_or_set('a', int, lease=0), 'lease is 0', '1 to'),
+    'stale that is less than 0': (
+        lambda c: c.get_or_set('a', int, stale=-1),
+        'stale is -1',
+        '0 to 2592000',
+    ),
+    'wait that is less than 0': (
+        lambda c: c.get_or_set('a', int, wait=-1),
+        'wait is -1',
+        '0 or more seconds',
+    ),
+    'jitter that is less than 0': (
+        lambda c: c.get_or_set('a', int, 60, jitter=-0.5),
+        'jitter is -0.5',
+        '0 or more seconds',
+    ),
+    'lease that is less than 0': (
+        lambda c: c.get_or_set('a', int, lease=-1),
+        'lease is -1',
+        '1 to 2592000',
+    ),
+    'a time of a lock': (lambda c: c.lock('a', -1), 'time is -1', '1 to'),
     'a cas': (lambda c: c.cas('a', 1), "'a' was not", 'expected a gets'),
     'servers': (lambda c: c.set_servers([3]), '3 is', '(string, weight)'),
 }
@@ -83,7 +104,7 @@ STEPS = {
     'stale': (
         lambda c: c.mark_stale('a', datetime.timedelta(-1)),
         'stale is ',
-        'seconds',
+        '1 to 2592000 seconds, or a timedelta',
     ),
 }
 

@@ -87,15 +87,20 @@ def seconds(name: str, value: typing.Any) -> float:
     :raises ValueError: if it is none, or less than 0
 
     """
-    given = value
-    if isinstance(value, datetime.timedelta):
-        value = value.total_seconds()
-    span = finite(value)
+    span = _span(value)
     if not 0 <= span < math.inf:
         raise ValueError(
-            f'{name} is {words.shown(given)}; expected seconds or a timedelta'
+            f'{name} is {words.shown(value)}; expected 0 or more seconds, or a'
+            ' timedelta'
         )
     return span
+
+
+def _span(value: typing.Any) -> float:
+    """Return a time span in seconds, NaN if it is none."""
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return finite(value)
 
 
 def finite(value: typing.Any) -> float:
@@ -117,13 +122,13 @@ def whole_seconds(name: str, value: typing.Any, least: int) -> int:
     :raises ValueError: if it is none, or out of bounds
 
     """
-    whole = math.ceil(seconds(name, value))
-    if not least <= whole <= MONTH:
+    span = _span(value)
+    if not 0 <= span <= MONTH or math.ceil(span) < least:
         raise ValueError(
             f'{name} is {words.shown(value)}; expected {least} to {MONTH}'
-            ' seconds'
+            ' seconds, or a timedelta'
         )
-    return whole
+    return math.ceil(span)
 
 
 def _from_delta(seconds: float) -> int:
