@@ -319,6 +319,20 @@ class Shop:
         return x
 
 
+def test_a_function_of_no_module_needs_a_name():
+    """It may be any, where exec has made it."""
+    made = {}
+    exec('async def load(number): return number', made)
+    load = made['load']
+    assert load.__module__ is None
+    for decorate in memcached.cached(60), memcached.cached.many(60):
+        with pytest.raises(TypeError, match=r'^load is of no .* name='):
+            decorate(load)
+    named = memcached.cached(60, name='load')(load)
+    assert named.key(3) == 'load(number=3)'
+    assert repr(named) == '<cached function load>'
+
+
 def test_methods_of_other_objects_need_a_key(memcached_server):
     """An object has no name of its own."""
     client = memcached.Client(servers=memcached_server.address)

@@ -145,11 +145,20 @@ def module_of(thing: typing.Any) -> str:
 
     That of a program is ``__main__`` while it runs, and so is any other's.
 
+    :raises TypeError: if it has none
+
     """
     name = getattr(thing, '__module__', None)
     if name is None:
         # A method that is written in C.
-        kind = getattr(thing, '__objclass__', None) or type(thing.__self__)
+        kind = getattr(thing, '__objclass__', None)
+        if kind is None and hasattr(thing, '__self__'):
+            kind = type(thing.__self__)
+        if kind is None:
+            raise TypeError(
+                f'{describe(thing)} is of no module, as where exec made it,'
+                f' and so cannot be named in a key: {ADVICE}'
+            )
         return str(kind.__module__)
     name = str(name)
     if name not in ('__main__', '__mp_main__'):
@@ -180,8 +189,10 @@ def describe_fully(kind: str, function: typing.Any) -> str:
         return f'partial of {describe_fully(kind, function.func)}'
     if not hasattr(function, '__qualname__'):
         kind, function = 'object of', type(function)
-    module = getattr(function, '__module__', None) or module_of(function)
-    return f'{kind} {module}.{function.__qualname__}'
+    module = getattr(function, '__module__', None)
+    if module is None and type(function) is types.FunctionType:
+        return f'{kind} {function.__qualname__}'
+    return f'{kind} {module or module_of(function)}.{function.__qualname__}'
 
 
 class FunctionName:
