@@ -150,6 +150,14 @@ class Prices:
     def plain(item: str) -> float:
         return float(len(item))
 
+    @staticmethod
+    @memcached.cached(60)
+    async def later(item: str) -> float:
+        return float(len(item))
+
+    async def both(self, item: str) -> float:
+        return self.plain(item) + await self.later(item)
+
 
 async def right() -> None:
     """Pass."""
@@ -263,6 +271,8 @@ async def wrong() -> None:
     count_many(['a'], 'b')  # type: ignore[call-arg]
     blocking.incr('count', initial='1')  # type: ignore[arg-type]
     await Prices.of(7)  # type: ignore[arg-type]
+    Prices().plain(7)  # type: ignore[arg-type]
+    await Prices().later(7)  # type: ignore[arg-type]
     memcached.cached_response(60, query=7)  # type: ignore[arg-type]
     memcached.cached_response(60, user='me')  # type: ignore[arg-type]
     memcached.cached(60, prefix=7)  # type: ignore[call-overload]

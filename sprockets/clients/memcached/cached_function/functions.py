@@ -16,6 +16,7 @@ from sprockets.clients.memcached.once import plans
 P = typing.ParamSpec('P')
 Q = typing.ParamSpec('Q')
 T = typing.TypeVar('T')
+C = typing.TypeVar('C')
 C_contra = typing.TypeVar('C_contra', contravariant=True)
 R_co = typing.TypeVar('R_co', covariant=True)
 
@@ -67,11 +68,11 @@ Owner = typing.TypeVar('Owner', bound=_HasClient)
 # takes any object would pass for either.
 
 
-class _TakesClass(typing.Protocol[C_contra, Q, R_co]):
-    """What takes a class first: a class method."""
+class _Takes(typing.Protocol[C_contra, Q, R_co]):
+    """What takes something first: a method its object, or its class."""
 
     def __call__(
-        self, cls: type[C_contra], /, *args: Q.args, **kwargs: Q.kwargs
+        self, first: C_contra, /, *args: Q.args, **kwargs: Q.kwargs
     ) -> R_co: ...
 
 
@@ -284,9 +285,9 @@ class Cached(Function, typing.Generic[P, T]):
 
         @typing.overload
         def __get__(
-            self: _TakesClass[C_contra, Q, T],
+            self: _Takes[type[C], Q, T],
             instance: object,
-            owner: type[C_contra],
+            owner: type[C],
         ) -> Cached[Q, T]: ...
 
         @typing.overload
@@ -294,10 +295,15 @@ class Cached(Function, typing.Generic[P, T]):
 
         @typing.overload
         def __get__(
-            self: Cached[typing.Concatenate[typing.Any, Q], T],
-            instance: object,
+            self: _Takes[C, Q, T],
+            instance: C,
             owner: type | None = None,
         ) -> Cached[Q, T]: ...
+
+        @typing.overload
+        def __get__(
+            self, instance: object, owner: type | None = None
+        ) -> Cached[P, T]: ...
 
         def __get__(
             self, instance: typing.Any, owner: type | None = None
@@ -409,9 +415,9 @@ class CachedFuture(_Awaited[P, T]):
 
         @typing.overload
         def __get__(
-            self: _TakesClass[C_contra, Q, asyncio.Future[T]],
+            self: _Takes[type[C], Q, asyncio.Future[T]],
             instance: object,
-            owner: type[C_contra],
+            owner: type[C],
         ) -> CachedFuture[Q, T]: ...
 
         @typing.overload
@@ -421,10 +427,15 @@ class CachedFuture(_Awaited[P, T]):
 
         @typing.overload
         def __get__(
-            self: CachedFuture[typing.Concatenate[typing.Any, Q], T],
-            instance: object,
+            self: _Takes[C, Q, asyncio.Future[T]],
+            instance: C,
             owner: type | None = None,
         ) -> CachedFuture[Q, T]: ...
+
+        @typing.overload
+        def __get__(
+            self, instance: object, owner: type | None = None
+        ) -> CachedFuture[P, T]: ...
 
         def __get__(
             self, instance: typing.Any, owner: type | None = None
@@ -506,11 +517,9 @@ class CachedCoroutine(_Awaited[P, T]):
 
         @typing.overload
         def __get__(
-            self: _TakesClass[
-                C_contra, Q, abc.Coroutine[typing.Any, typing.Any, T]
-            ],
+            self: _Takes[type[C], Q, abc.Coroutine[typing.Any, typing.Any, T]],
             instance: object,
-            owner: type[C_contra],
+            owner: type[C],
         ) -> CachedCoroutine[Q, T]: ...
 
         @typing.overload
@@ -520,10 +529,15 @@ class CachedCoroutine(_Awaited[P, T]):
 
         @typing.overload
         def __get__(
-            self: CachedCoroutine[typing.Concatenate[typing.Any, Q], T],
-            instance: object,
+            self: _Takes[C, Q, abc.Coroutine[typing.Any, typing.Any, T]],
+            instance: C,
             owner: type | None = None,
         ) -> CachedCoroutine[Q, T]: ...
+
+        @typing.overload
+        def __get__(
+            self, instance: object, owner: type | None = None
+        ) -> CachedCoroutine[P, T]: ...
 
         def __get__(
             self, instance: typing.Any, owner: type | None = None
