@@ -142,5 +142,7 @@ def test_the_representation_of_a_client(monkeypatch, kind):
         f"<{type(inner).__name__} 'x y' in 'pages' of 10.0.0.1:11211,"
         ' 10.0.0.2:11212>'
     )
+    inner = kind(servers='10.0.0.1').namespace('x')
+    assert repr(inner) == f"<{type(inner).__name__} 'x' of 10.0.0.1:11211>"
     if kind is memcached.AsyncClient:
         assert '10.0.0.1' in repr(kind('pages').scope())

@@ -123,8 +123,9 @@ class Core:
             names = [str(server) for server in self.settings.servers]
         more = f' and {len(names) - FEW} more' if len(names) > FEW else ''
         prefix = f' {self.prefix!r}' if self.prefix is not None else ''
-        part = f' {name!r} in' if name is not None else ''
-        return f'<{kind}{part}{prefix} of {", ".join(names[:FEW])}{more}>'
+        if name is not None:
+            prefix = f' {name!r} in{prefix}' if prefix else f' {name!r}'
+        return f'<{kind}{prefix} of {", ".join(names[:FEW])}{more}>'
 
     def assign(self, path: str, value: typing.Any) -> None:
         """Set an attribute, of a part as well: ``codec.pickler``."""
