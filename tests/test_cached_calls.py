@@ -1,13 +1,24 @@
 """What can be done to the result of one cached call."""
 
 import asyncio
+import concurrent.futures
 import re
+import threading
 
+import faults
 import pytest
 import wire
 from services import wait_until
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.once import leases
+
+
+class DirectFace:
+    """A blocking client, for what is to be done meanwhile."""
+
+    def __init__(self, address):
+        self.client = memcached.Client(servers=address)
 
 
 class Numbers:
@@ -98,6 +109,152 @@ def test_what_changes_meanwhile_stays(connect, address):
     assert double.refresh(3) == [6, 2]
     assert double.get(3) is None
     other.disconnect_all()
+
+
+@pytest.fixture(params=[True, False], ids=['meta', 'without'])
+def either(request, address):
+    """The address of a server with or without meta commands."""
+    if request.param:
+        yield address
+    else:
+        with faults.without_meta(address, b'ERROR\r\n') as server:
+            yield server.address
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_a_refresh_goes_on_where_its_connection_ends(connect, address, place):
+    """What it does before it computes is done on another one."""
+    with faults.FaultProxy(address) as proxy:
+        assert Numbers(DirectFace(address)).set('old', 3)
+        double = Numbers(connect(proxy.address))
+        proxy.next_reply(*[None] * place, faults.close)
+        assert double.refresh(3) == [6, 1]
+        assert double.get(3) == [6, 1]
+        assert not proxy.pending
+
+
+@pytest.mark.parametrize('there', [True, False])
+@pytest.mark.parametrize('method', ['__call__', 'refresh'])
+def test_the_refresh_that_began_last_is_what_is_found(
+    connect, either, there, method
+):
+    """The data may have changed since another computation began."""
+    options = {'stale': 600, 'lease': 600}
+    double = Numbers(connect(either), **options)
+    other = Numbers(DirectFace(either), **options)
+    begun, go_on = threading.Event(), threading.Event()
+    inner = double.compute
+    newer = []
+    if there:
+        double(3)
+        double.mark_stale(3)
+
+    def compute_newer(number):
+        begun.set()
+        assert go_on.wait(60)
+        return [number, 'newer']
+
+    def compute(number):
+        other.compute = compute_newer
+        newer.append(executor.submit(other.refresh, number))
+        assert begun.wait(30)
+        double.compute = inner
+        return [number, 'older']
+
+    double.compute = compute
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        try:
+            if method == 'refresh':
+                assert double.refresh(3) == [3, 'older']
+            else:
+                double(3)
+                wait_until(lambda: double.get(4) is None and newer)
+                for _ in range(5):
+                    double.get(4)
+        finally:
+            go_on.set()
+        assert newer[0].result(60) == [3, 'newer']
+    assert double.get(3) == [3, 'newer']
+
+
+def test_a_mark_while_a_value_is_stored_counts(connect, address, monkeypatch):
+    """It comes before what says that the value is fresh."""
+    with faults.without_meta(address, b'ERROR\r\n') as server:
+        double = Numbers(connect(server.address), stale=600)
+        other = Numbers(DirectFace(server.address), stale=600)
+        double(3)
+        assert double.mark_stale(3)
+        note, marked = leases.Flow._note, []
+
+        def note_late(flow, want, outcome):
+            if not marked:
+                marked.append(other.mark_stale(3))
+            yield from note(flow, want, outcome)
+
+        monkeypatch.setattr(leases.Flow, '_note', note_late)
+        wait_until(lambda: double(3) == [6, 2] and marked == [1])
+        wait_until(lambda: double(3) == [6, 3])
+
+
+def test_callers_after_a_refresh_do_not_get_what_is_older(address):
+    """They wait for who computes anew, and not for who began before."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        begun = {'old': asyncio.Event(), 'new': asyncio.Event()}
+        go_on = {'old': asyncio.Event(), 'new': asyncio.Event()}
+        data = 'old'
+
+        @memcached.cached(
+            60, client=client, name='load', when=lambda found: found == 'new'
+        )
+        async def load():
+            found = data
+            begun[found].set()
+            await go_on[found].wait()
+            return found
+
+        older = asyncio.ensure_future(load())
+        await begun['old'].wait()
+        data = 'new'
+        newer = asyncio.ensure_future(load.refresh())
+        await begun['new'].wait()
+        later = asyncio.ensure_future(load())
+        for _ in range(5):
+            await client.get('other')
+        go_on['old'].set()
+        assert await older == 'old'
+        go_on['new'].set()
+        assert await newer == await later == await load() == 'new'
+        await client.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize('method', ['__call__', 'refresh'])
+def test_what_was_computed_before_a_mark_is_not_fresh(
+    connect, either, address, method
+):
+    """It is computed once more, whoever was computing it anew."""
+    double = Numbers(connect(either), stale=600)
+    other = Numbers(DirectFace(either), stale=600)
+    double(3)
+    assert double.mark_stale(3)
+    inner = double.compute
+
+    def compute(number):
+        older = inner(number)
+        assert other.mark_stale(3)
+        double.compute = inner
+        return older
+
+    double.compute = compute
+    if method == 'refresh':
+        assert double.refresh(3) == [6, 2]
+    else:
+        wait_until(lambda: double(3) and double.compute == inner)
+    wait_until(lambda: double(3) == [6, 3])
+    assert double(3) == [6, 3]
 
 
 def test_a_result_that_is_known_is_set(connect, address):

@@ -632,6 +632,7 @@ class Methods:
         whole = self._whole(here, 'refresh', at_first=True)
         work, asked_by = (here.computing, route), nesting.runner()
         nesting.check(work, asked_by)
+        here.computing.forget(route)
         want = plans.Want(route, plan, plans.MISS)
         with nesting.part_of(work, asked_by):
             outcome = await whole.follow(

@@ -1110,6 +1110,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         route = shared.encoding.route(key)
         work, asked_by = (shared.computations, route), nesting.runner()
         nesting.check(work, asked_by)
+        shared.computations.forget(route)
         want = plans.Want(route, plan, plans.MISS)
         with nesting.part_of(work, asked_by):
             return shared.follow(

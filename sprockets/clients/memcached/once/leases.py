@@ -238,10 +238,12 @@ class Flow:
     # get_or_set
 
     def compute_once(
-        self, want: plans.Want
+        self, want: plans.Want, anew: bool = False
     ) -> Steps[Outcome | Failure | None]:
         """Get a value that was not there: somebody's, or one's own.
 
+        :param bool anew: whether what is there by now may have been computed
+            before this was asked for
         :return: None if another process computes it, and there is a
             default
         :raises BaseException: what the factory raises
@@ -261,10 +263,13 @@ class Flow:
         try:
             # Whoever had the lease before may have stored the value since
             # it was looked for.
-            outcome, broken = yield from self._read(want)
+            if anew:
+                outcome, old = None, (yield from self._there(want))
+            else:
+                outcome, old = yield from self._read(want)
             if outcome is None:
                 want, made = self._planned(want, (yield Compute()))
-                outcome, command = self._made(want, made, broken)
+                outcome, command = self._made(want, made, old)
                 if command is not None:
                     yield Ask(command, want.route)
                     stored = bool(command.result)
@@ -386,7 +391,10 @@ class Flow:
             yield from self._leave_stale(want, stale)
             return outcome
         yield from self._replace(want, outcome, command, stale)
-        yield from self._give_back(want, stale.lease)
+        if (yield from self._give_back(want, stale.lease)):
+            # Whoever marks a value stale deletes the lease: what was computed
+            # from before that is not fresh.
+            yield Ask(protocol.delete(fresh_key(want.route.key)), want.route)
         return outcome
 
     def _replace(
@@ -412,20 +420,29 @@ class Flow:
         """Compute a value anew, though there may be one that is fresh.
 
         That one is there until then, and stays if this fails, or if somebody
-        has changed it meanwhile.
+        has changed it meanwhile.  What others have begun to compute before is
+        older, and does not stay.
 
         """
-        look = self.encoding.get((want.route.key,), 'gets')
-        endpoint = yield Ask(look, want.route)
-        item = look.found.get(want.route.key)
-        if item is None:
-            return (yield from self.compute_once(want))
-        old = Stale(endpoint, look.incarnation, typing.cast(int, item[2]))
+        yield from self._renew(want.route)
+        old = yield from self._there(want)
+        if old is None:
+            yield Ask(protocol.delete(lease_key(want.route.key)), want.route)
+            return (yield from self.compute_once(want, anew=True))
         want, made = self._planned(want, (yield Compute()))
         outcome, command = self._made(want, made, old)
         if isinstance(outcome, Outcome):
             yield from self._replace(want, outcome, command, old)
         return outcome
+
+    def _renew(self, route: cluster.Route) -> Steps[None]:
+        """Let nobody replace a value who has read it before.
+
+        It becomes another one to memcached, though it has the same bytes.
+
+        """
+        verb = protocol.APPEND_NOTHING
+        yield Ask(protocol.store(verb, route.key, 0, 0, b''), route)
 
     def put(self, want: plans.Want, value: typing.Any) -> Steps[int]:
         """Store a value as if it had been computed."""
@@ -475,6 +492,7 @@ class Flow:
         endpoint = yield from self.ask_meta(command, route)
         if endpoint is not NO_META:
             return typing.cast(int, command.result)
+        yield from self._renew(route)
         # Whatever is there is to be taken for one that was computed.
         look = self.encoding.get((route.key,))
         yield Ask(look, route)
@@ -486,6 +504,15 @@ class Flow:
         command = self.encoding.touch(route.key, stale)
         yield Ask(command, route)
         return typing.cast(int, command.result)
+
+    def _there(self, want: plans.Want) -> Steps[Stale | None]:
+        """Return what there is to be replaced, whatever it is."""
+        look = self.encoding.get((want.route.key,), 'gets')
+        endpoint = yield Ask(look, want.route)
+        item = look.found.get(want.route.key) or look.lost.get(want.route.key)
+        if item is None:
+            return None
+        return Stale(endpoint, look.incarnation, typing.cast(int, item[2]))
 
     def _read(
         self, want: plans.Want

@@ -271,6 +271,8 @@ SET = Verb('set', _STORAGE, True)
 REPLACE = Verb('replace', _STORAGE, True)
 ADD = Verb('add', _STORAGE, False)
 APPEND = Verb('append', _STORAGE, False)
+APPEND_NOTHING = APPEND._replace(repeatable=True)
+"""One that only gives a value another cas unique."""
 PREPEND = Verb('prepend', _STORAGE, False)
 CAS = Verb('cas', _STORAGE | {b'EXISTS': False, b'NOT_FOUND': False}, False)
 DELETE = Verb('delete', {b'DELETED': 1, b'NOT_FOUND': 0}, True)
