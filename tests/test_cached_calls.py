@@ -280,6 +280,18 @@ def test_one_that_is_too_large_is_not_set(connect, address):
     assert double.get(3) is None
 
 
+def test_one_that_is_not_to_be_stored_is_not_set(connect, address):
+    """As it would not be if it had been computed; the old one goes."""
+    double = Numbers(
+        connect(address), cache_none=False, when=lambda found: found != 'no'
+    )
+    for known in None, 'no':
+        double.calls = 0
+        assert double(3) == [6, 1]
+        assert not double.set(known, 3)
+        assert wire.stored(address, double.key(3)) is None
+
+
 @pytest.mark.parametrize('stale, seconds', [(0, 60), (600, 600)])
 def test_it_is_marked_stale(connect, address, stale, seconds):
     """For as long as it is served stale."""

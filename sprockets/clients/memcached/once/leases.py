@@ -445,14 +445,18 @@ class Flow:
         yield Ask(protocol.store(verb, route.key, 0, 0, b''), route)
 
     def put(self, want: plans.Want, value: typing.Any) -> Steps[int]:
-        """Store a value as if it had been computed."""
+        """Store a value as if it had been computed.
+
+        One that would not be stored then takes away what there is.
+
+        """
         want = want._replace(plan=want.plan.of(value))
         plan, key = want.plan, want.route.key
         encoded = self.encoding.encoded(
             protocol.SET, value, plan.min_compress_len
         )
         self.failures.forget(want.route)
-        if encoded is None:
+        if encoded is None or not plan.stores(value):
             request = protocol.delete_request(key)
             drop = protocol.Line(descriptions.DROP, request)
             yield Ask(drop, want.route)
@@ -595,11 +599,7 @@ class Flow:
         # It is the value's own code that serializes it.
         except BaseException as error:  # noqa: BLE001
             return Failure(error), None
-        if (
-            encoded is None
-            or not plan.stores
-            or (value is None and not plan.cache_none)
-        ):
+        if encoded is None or not plan.stores(value):
             return outcome, None
         flags, data = encoded
         if old is None:

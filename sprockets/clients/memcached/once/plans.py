@@ -95,10 +95,9 @@ class Plan(typing.NamedTuple):
         _ = plan.kept
         return plan
 
-    @property
-    def stores(self) -> bool:
+    def stores(self, value: typing.Any) -> bool:
         """Whether the value that it is for is stored."""
-        return self.when is None
+        return self.when is None and (value is not None or self.cache_none)
 
     @property
     def exptime(self) -> int:
