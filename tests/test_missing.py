@@ -392,6 +392,36 @@ def test_none_is_kept_or_not_when_it_is_refreshed(connect, address):
     assert wire.stored(address, users.load.key(7)) is None
 
 
+@pytest.mark.parametrize('now', [{}, {7: None}])
+def test_what_has_no_result_any_more_is_not_found(connect, address, now):
+    """Though it had one before it was refreshed."""
+    users = Users(connect(address), cache_none=False)
+    assert users([7, 8]) == {7: [7, 'en'], 8: [8, 'en']}
+    users.compute = lambda ids, language: {8: 'new', **now}
+    assert users([7, 8], method='refresh') == {8: 'new', **now}
+    assert wire.stored(address, users.load.key(7)) is None
+    assert users([8]) == {8: 'new'}
+
+
+@pytest.mark.parametrize('method', ['__call__', 'refresh'])
+def test_a_blocking_function_of_many_keys_that_is_to_be_awaited(
+    memcached_server, method
+):
+    """It is refused in the call, and nothing is left to be awaited."""
+    client = memcached.Client(servers=memcached_server.address)
+
+    async def load(ids):
+        return dict.fromkeys(ids, 1)
+
+    @memcached.cached.many(60, client=client)
+    def function(ids):
+        return load(ids)
+
+    with pytest.raises(TypeError, match='returned a coroutine'):
+        getattr(function, method)([7])
+    client.disconnect_all()
+
+
 @pytest.mark.parametrize('keys', ['abc', b'abc', 7, None])
 def test_keys_that_are_no_list(connect, address, keys):
     """A text would be taken for its characters."""

@@ -9,6 +9,7 @@ import typing
 from collections import abc
 
 from sprockets.clients.memcached.cached_function import functions, names
+from sprockets.clients.memcached.once import steps
 from sprockets.clients.memcached.requests import errors
 
 P = typing.ParamSpec('P')
@@ -56,17 +57,21 @@ class Several(functions.Function):
 
     def _factory(self, named: Named) -> abc.Callable[..., typing.Any]:
         """Return what computes the results for the names of some keys."""
-        function = functools.partial(_call, self._calls.function, self._first)
+        call = _call_awaited if self.awaits else _call
+        function = functools.partial(call, self._calls.function, self._first)
         return functools.partial(function, named)
 
     def _of(self, named: Named) -> typing.Any:
         return self._client((*self._first, None, *named.args))
 
-    def _kept(self, made: dict[str, typing.Any]) -> dict[str, typing.Any]:
-        """Return what is to be stored."""
-        if self._plan.cache_none:
-            return made
-        return {name: v for name, v in made.items() if v is not None}
+    def _parted(
+        self, named: Named, made: dict[str, typing.Any]
+    ) -> tuple[dict[str, typing.Any], list[str]]:
+        """Return what is to be stored, and the names of what is not."""
+        kept = made
+        if not self._plan.cache_none:
+            kept = {name: v for name, v in made.items() if v is not None}
+        return kept, [name for name in named.keys if name not in kept]
 
     def _arguments(self) -> dict[str, typing.Any]:
         return {
@@ -84,16 +89,22 @@ def _call(
     keys = {named.keys[name]: name for name in missing}
     made = function(*first, [*keys], *named.args, **named.kwargs)
     if inspect.isawaitable(made):
-        return _await(function, keys, made)
+        # It is for the client to refuse.
+        return made
     return _by_name(function, keys, made)
 
 
-async def _await(
+async def _call_awaited(
     function: abc.Callable[..., typing.Any],
-    keys: dict[typing.Any, str],
-    made: abc.Awaitable[typing.Any],
-) -> dict[str, typing.Any]:
-    return _by_name(function, keys, await made)
+    first: Args,
+    named: Named,
+    missing: list[str],
+) -> typing.Any:
+    keys = {named.keys[name]: name for name in missing}
+    made = function(*first, [*keys], *named.args, **named.kwargs)
+    if inspect.isawaitable(made):
+        made = await made
+    return _by_name(function, keys, made)
 
 
 def _by_name(
@@ -146,12 +157,24 @@ class CachedMany(Several, typing.Generic[K, V, P]):
     def refresh(
         self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> dict[K, V]:
-        """Compute the results for all of the keys, and store them."""
+        """Compute the results for all of the keys, and store them.
+
+        What the function leaves out, or is not to be stored, takes the old
+        result away.
+
+        """
         named = self._names(keys, args, kwargs)
-        made = self._factory(named)([*named.keys])
+        made = steps.not_awaited(self._factory(named)([*named.keys]))
+        if isinstance(made, steps.Failure):
+            raise made.take()
+        kept, gone = self._parted(named, made)
+        source = self._of(named)
         # They are computed, whether or not they can be stored.
         with contextlib.suppress(errors.MemcachedError):
-            self._of(named).set_multi(self._kept(made), self._plan.time)
+            source.set_multi(kept, self._plan.time)
+        if gone:
+            with contextlib.suppress(errors.MemcachedError):
+                source.delete_multi(gone)
         return _by_key(named, made)
 
     def invalidate(
@@ -197,12 +220,15 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
     ) -> dict[K, V]:
         """Compute and store; see :meth:`CachedMany.refresh`."""
         named = self._names(keys, args, kwargs)
-        made = self._factory(named)([*named.keys])
-        if inspect.isawaitable(made):
-            made = await made
+        made = await self._factory(named)([*named.keys])
+        kept, gone = self._parted(named, made)
+        source = self._of(named)
         # Likewise.
         with contextlib.suppress(errors.MemcachedError):
-            await self._of(named).set_multi(self._kept(made), self._plan.time)
+            await source.set_multi(kept, self._plan.time)
+        if gone:
+            with contextlib.suppress(errors.MemcachedError):
+                await source.delete_multi(gone)
         return _by_key(named, made)
 
     async def invalidate(

@@ -116,7 +116,7 @@ def follow(
                 elif isinstance(step, Make):
                     result = step.function()
                 else:
-                    result = _not_awaited(_call(function, step.arguments))
+                    result = not_awaited(_call(function, step.arguments))
             # It is for the steps to clean up, or to let it pass.
             except BaseException as error:  # noqa: BLE001
                 step = steps.throw(error)
@@ -139,7 +139,7 @@ def _call(
         return Failure(error)
 
 
-def _not_awaited(result: typing.Any) -> typing.Any:
+def not_awaited(result: typing.Any) -> typing.Any:
     """Return what a function returned, if that is a value.
 
     What is to be awaited is none, and there is no loop to await it in.
