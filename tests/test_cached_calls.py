@@ -121,7 +121,7 @@ def either(request, address):
             yield server.address
 
 
-@pytest.mark.parametrize('place', [0, 1])
+@pytest.mark.parametrize('place', [0, 1, 2])
 def test_a_refresh_goes_on_where_its_connection_ends(connect, address, place):
     """What it does before it computes is done on another one."""
     with faults.FaultProxy(address) as proxy:

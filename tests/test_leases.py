@@ -351,6 +351,21 @@ def test_what_was_computed_before_a_deletion_does_not_stay(
     assert client.get_or_set(KEY, lambda: 'never') == 'new'
 
 
+def test_so_it_is_where_there_is_a_value_by_then(connect, address):
+    """Somebody has stored one while another is computed."""
+    client = connect(address)
+    other = memcached.Client(servers=address)
+
+    def factory():
+        assert other.set(KEY, 'set')
+        assert other.invalidate(KEY)
+        return 'old'
+
+    assert client.get_or_set(KEY, factory) == 'old'
+    assert client.get_or_set(KEY, lambda: 'new') == 'new'
+    other.disconnect_all()
+
+
 def test_callers_after_a_deletion_get_what_is_newer(address):
     """They do not wait for a computation that began before it."""
 

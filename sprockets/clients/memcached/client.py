@@ -1135,7 +1135,7 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         What :meth:`get_or_set` is computing just now, in whatever process, is
         given to those who wait for it, but it is not stored.  It costs a
-        second command where there is no value.
+        second command.
 
         :param str key: text, bytes, or ``(hash, key)``
         :return: nonzero if there was such a key

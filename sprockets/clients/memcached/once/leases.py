@@ -119,16 +119,13 @@ def invalidate(route: cluster.Route) -> Steps[int]:
     """Delete a key, and the lease of whoever computes its value.
 
     In this order: either the value is deleted, or whoever stores it finds the
-    lease gone, and deletes it.
+    lease gone, and deletes it.  That there is a value does not say that none
+    is being computed: somebody may have stored it meanwhile.
 
     """
+    yield Ask(protocol.delete(lease_key(route.key)), route)
     command = protocol.delete(route.key)
     yield Ask(command, route)
-    if command.answered and not command.result:
-        # There is no value: perhaps it is being computed.
-        yield Ask(protocol.delete(lease_key(route.key)), route)
-        command = protocol.delete(route.key)
-        yield Ask(command, route)
     return typing.cast(int, command.result)
 
 
@@ -424,10 +421,10 @@ class Flow:
         older, and does not stay.
 
         """
+        yield Ask(protocol.delete(lease_key(want.route.key)), want.route)
         yield from self._renew(want.route)
         old = yield from self._there(want)
         if old is None:
-            yield Ask(protocol.delete(lease_key(want.route.key)), want.route)
             return (yield from self.compute_once(want, anew=True))
         want, made = self._planned(want, (yield Compute()))
         outcome, command = self._made(want, made, old)
