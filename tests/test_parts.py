@@ -719,12 +719,117 @@ def test_a_server_that_takes_less(connect):
         assert client.get('key') is None
         assert not client.add('key', value)
         assert client.add('key', 'new')
-        assert not client.replace('key', value)
-        assert client.get('key') is None
         assert client.set_multi({'key': value, 'b': 'x'}) == ['key']
         assert client.get('b') == 'x'
         assert count_items(server.address) == 1
         assert client.get_or_set('key', lambda: value, 60) == value
+
+
+def replace(client, value):
+    assert not client.replace('key', value)
+
+
+def cas(client, value):
+    client.gets('key')
+    assert not client.cas('key', value)
+
+
+def update(client, value):
+    with pytest.raises(memcached.UpdateError, match='refuses cas'):
+        client.update('key', lambda old: value)
+
+
+@pytest.mark.parametrize('write', [replace, cas, update])
+def test_what_a_server_refuses_spares_the_old_value(connect, write):
+    """A write that depends on the old value leaves it, as an item's does."""
+    with MemcachedServer('-I', '512k') as server:
+        client = connect(server.address, max_value_len=MEGABYTE, max_parts=4)
+        client.set('key', 'old')
+        write(client, os.urandom(MEGABYTE + 1))
+        assert client.get('key') == 'old'
+        assert count_items(server.address) == 1
+
+
+def refuses_a_part(asked):
+    """Return a server that takes all but the first part of a value.
+
+    :param list asked: is to have the command and the key of each request
+
+    """
+
+    async def answer(connection):
+        while line := await connection.request():
+            word, key = line.split()[:2]
+            is_first = not asked
+            asked.append((word, key))
+            reply = b'DELETED' if word == b'delete' else b'STORED'
+            if is_first:
+                reply = b'SERVER_ERROR out of memory storing object'
+            await connection.send(reply + b'\r\n')
+
+    return faults.ScriptedServer(answer)
+
+
+def test_parts_that_are_refused_are_in_nobodys_way(connect):
+    """An ``add`` of which a part is refused has never had the key."""
+    asked = []
+    with refuses_a_part(asked) as server:
+        client = connect(server.address, max_value_len=LIMIT, max_parts=MOST)
+        assert not client.add('key', LARGE)
+    parts = -(-len(LARGE) // ROOM)
+    words = [word for word, _ in asked]
+    assert words == [b'set'] * parts + [b'delete'] * parts
+    assert b'key' not in [key for _, key in asked]
+
+
+def test_a_newer_value_is_not_deleted():
+    """In place of the head of one of which a part was refused."""
+    asked = []
+
+    async def main(address):
+        client = memcached.AsyncClient(
+            servers=address, max_value_len=LIMIT, max_parts=MOST
+        )
+        refused, stored = await asyncio.gather(
+            client.set('key', LARGE), client.set('key', 'new')
+        )
+        assert stored
+        assert not refused
+        await client.close()
+
+    with refuses_a_part(asked) as server:
+        asyncio.run(main(server.address))
+    words = [word for word, key in asked if key == b'key']
+    assert words == [b'set', b'delete', b'set']
+
+
+@pytest.mark.parametrize('name', ['set', 'replace', 'add'])
+@pytest.mark.parametrize('limit', [LIMIT, MEGABYTE])
+def test_calls_that_are_not_awaited_keep_their_order(
+    address_of_server, name, limit
+):
+    """Whatever is called behind it comes behind it, from its first part on."""
+
+    async def main():
+        client = memcached.AsyncClient(
+            servers=address_of_server, max_value_len=limit, max_parts=MOST
+        )
+        value = 'x' * (3 * limit)
+        for _ in range(3):
+            await client.set('key', 'old')
+            if name == 'add':
+                await client.delete('key')
+            store = getattr(client, name)
+            calls = store('key', value), client.append('key', '!')
+            assert await client.get('key') == f'{value}!'
+            assert all(await asyncio.gather(*calls))
+            await client.set('key', 'old')
+            calls = store('key', value), client.set('key', 'new')
+            await asyncio.gather(*calls)
+            assert await client.get('key') == 'new'
+        await client.close()
+
+    asyncio.run(main())
 
 
 def test_a_server_that_takes_more(connect):

@@ -231,6 +231,12 @@ class Lane:
         batch.size += part.size
         batch.steps += part.steps
         (batch.reading if reads else batch.writing).append(part)
+        for command in part.commands:
+            if command.writes_on:
+                # No call that comes later may be done before that.
+                batch.become(batches.FULL)
+                self.forming = None
+                break
 
     def _next(self, size: int) -> batches.Batch | None:
         """Return a batch to join, unless too much waits already."""

@@ -313,21 +313,35 @@ class MetaGet(protocol.MetaGet):
 class Store(protocol.Line):
     """A command that stores a value in parts, and then their head.
 
-    Where it comes to nothing the parts are deleted again.
+    What stores it in any case is one request.  What may leave an old value
+    where it is asks for the head once all parts are there: else the old value
+    would be lost for parts that the server refuses.  Where it comes to
+    nothing the parts are deleted again.
 
     :param Line head: what stores the head
     :param bytes key: the key of the value
 
     """
 
-    __slots__ = ('_cleaning', '_head', '_key', '_left', '_parts', '_request')
+    __slots__ = (
+        *('_cleaning', '_head', '_is_asked', '_key', '_left', '_parts'),
+        *('_request', '_spares'),
+    )
+
+    writes_on = True
 
     def __init__(self, head: protocol.Line, key: bytes, parts: Split) -> None:
+        self._spares = head.verb is not protocol.SET
         # A reader never finds a head whose parts are still to come.
-        request = b''.join((*parts.pieces, head.request))
+        pieces = parts.pieces
+        if not self._spares:
+            pieces = [*pieces, head.request]
+        request = b''.join(pieces)
         super().__init__(head.verb, request)
         self._request = request
         self._head = head
+        self._is_asked = not self._spares
+        """Whether the head is asked for."""
         self._key = key
         self._parts = parts.keys
         self._left = len(parts.keys)
@@ -341,13 +355,16 @@ class Store(protocol.Line):
         super().start_over()
         self.request = self._request
         self._head.start_over()
+        self._is_asked = not self._spares
         self._left = len(self._parts)
         self._cleaning = None
 
     def take(self, lines: list[bytes], at: int) -> int:
         end = at + len(self._parts)
-        if lines[at:end] != [b'STORED'] * len(self._parts) or (
-            lines[end : end + 1] != [b'STORED']
+        if (
+            self._spares
+            or lines[at:end] != [b'STORED'] * len(self._parts)
+            or lines[end : end + 1] != [b'STORED']
         ):
             return -1
         return super().take(lines, end)
@@ -365,6 +382,8 @@ class Store(protocol.Line):
             if line != b'STORED' and self.error is None:
                 self.refused(line)
                 self.answered = False
+        if not self._is_asked:
+            return 0
         missing = self._head.read(incoming)
         if missing:
             return missing
@@ -378,6 +397,10 @@ class Store(protocol.Line):
     def proceed(self) -> bool:
         if self._left or self._cleaning is not None:
             return False
+        if not self._is_asked and self.error is None:
+            self._is_asked = True
+            self.request = self._head.request
+            return True
         keys = self._parts
         if self._head.result:
             # It stands for parts of which one was refused.

@@ -125,6 +125,9 @@ class Command:
     close the connection."""
     only_reads = False
     """Whether it comes after the writes of its batch, so that it sees them."""
+    writes_on = False
+    """Whether it may write more once its reply is read, so that no call that
+    comes later may share its batch."""
     count = 1
     """How many keys it is about."""
     is_of_a_life = False
