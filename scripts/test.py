@@ -53,6 +53,7 @@ OF_LOOPS = tuple(
         'cluster',
         'connections',
         'deadlines',
+        'encoding_in_turns',
         'executors',
         'factories_end',
         'factories_within',

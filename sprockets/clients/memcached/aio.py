@@ -386,7 +386,12 @@ class Methods:
         *,
         timeout: float | None = None,
     ) -> asyncio.Future[list[typing.Any]]:
-        """Awaitable :meth:`.Client.set_multi`."""
+        """Awaitable :meth:`.Client.set_multi`.
+
+        What takes more than some milliseconds to serialize is serialized in
+        turns, and sent when all is: do not change the values before then.
+
+        """
         return self._many(
             methods.set_multi(
                 self._encoding, mapping, time, key_prefix, min_compress_len

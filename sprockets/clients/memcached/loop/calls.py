@@ -473,23 +473,29 @@ class Several:
 
 
 class ManyCall(Several):
-    """A call that a description is about, of many keys."""
+    """A call that a description is about, of many keys.
+
+    All of it is encoded before anything is sent, in as many turns as it takes.
+
+    """
 
     def __init__(
         self,
         here: state.LoopState,
         future: Future,
         request: descriptions.Many[typing.Any],
-        observer: observers.Observer | None,
+        observe: observers.Observe | None,
     ) -> None:
-        super().__init__(here, future, observer)
+        super().__init__(here, future, None)
         self._request = request
+        self._observe = observe
+        self._is_encoded = False
         self._journey = journey.Journey(here.cluster)
         self._done: list[protocol.Command] = []
         # The places of keys that no server was found for yet; of those that
         # are for a server, by server; and how much is with it.
         self._unplaced: collections.deque[abc.Sequence[int]] = (
-            collections.deque((range(len(request.keys.keys)),))
+            collections.deque()
         )
         self._placed: dict[endpoints.Endpoint, list[abc.Sequence[int]]] = {}
         self._with: dict[endpoints.Endpoint, int] = {}
@@ -498,6 +504,8 @@ class ManyCall(Several):
         )
 
     def step(self) -> bool:
+        if not self._is_encoded:
+            return self._encode()
         if self._unplaced:
             places = self._unplaced.popleft()
             if len(places) > PLACES and len(self._here.cluster.servers) > 1:
@@ -518,6 +526,33 @@ class ManyCall(Several):
             self._feed(self._hungry.popleft())
             return True
         return False
+
+    def _encode(self) -> bool:
+        """Check and encode a part.
+
+        :return: False if there is something wrong, of which the caller knows
+
+        """
+        try:
+            is_encoded = not self._request.prepare()
+        except BaseException as error:
+            if not self._is_limited:
+                # It is called just now.
+                raise
+            self.interrupt(error)
+            if isinstance(error, Exception):
+                return False
+            raise
+        if is_encoded:
+            self._is_encoded = True
+            keys = self._request.keys.keys
+            self._unplaced.append(range(len(keys)))
+            self._begin_observing(keys)
+        return True
+
+    def _begin_observing(self, keys: abc.Sequence[bytes]) -> None:
+        if self._observe is not None:
+            self._observer = self._observe(self._request.name, keys)
 
     def _feed(self, endpoint: endpoints.Endpoint) -> None:
         """Send a server as much as it gets at a time."""
@@ -574,8 +609,16 @@ class ManyCall(Several):
     def result(self) -> typing.Any:
         return self._request.result()
 
+    def _end(self) -> None:
+        if not (self._is_encoded or self._is_over):
+            # Its time is over before anything was asked.
+            self._begin_observing(())
+        super()._end()
+
     def outcome(self) -> tuple[BaseException | None, int, int]:
-        if self._future.cancelled() and (self._unplaced or self._placed):
+        if self._future.cancelled() and (
+            self._unplaced or self._placed or not self._is_encoded
+        ):
             # That not all were asked for is no server's fault.
             return descriptions.outcome(self._done)
         return descriptions.outcome(self._done, self._request)
@@ -594,10 +637,7 @@ def many(
 
     """
     future = here.loop.create_future()
-    observer = None
-    if observe is not None:
-        observer = observe(request.name, request.keys.keys)
-    call = ManyCall(here, future, request, observer)
+    call = ManyCall(here, future, request, observe)
     call.is_step = is_step
     call.start()
     if timeout is not None:

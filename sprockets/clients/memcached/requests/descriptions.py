@@ -269,7 +269,7 @@ class Many(typing.Generic[R]):
         """
         # A key that was given twice is at two places.
         reached = sum([len(self._places[command]) for command in done])
-        if reached >= len(self.keys.keys):
+        if self._keys is not None and reached >= len(self._keys.keys):
             return None
         if self._is_late:
             return TimeoutError('timed out')
