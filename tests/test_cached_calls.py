@@ -133,6 +133,23 @@ def test_a_refresh_goes_on_where_its_connection_ends(connect, address, place):
         assert not proxy.pending
 
 
+def test_a_refresh_whose_connections_end_leaves_nothing_older(connect, either):
+    """Nobody knows then whether the old value is that of the same server."""
+    double = Numbers(connect(either))
+    other = DirectFace(either).client
+    double(3)
+    inner = double.compute
+
+    def compute(number):
+        # The process has no connection to the server then.
+        other.disconnect_all()
+        return inner(number)
+
+    double.compute = compute
+    assert double.refresh(3) == [6, 2]
+    assert double.get(3) in (None, [6, 2])
+
+
 @pytest.mark.parametrize('there', [True, False])
 @pytest.mark.parametrize('method', ['__call__', 'refresh'])
 def test_the_refresh_that_began_last_is_what_is_found(

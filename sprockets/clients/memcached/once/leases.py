@@ -430,7 +430,20 @@ class Flow:
         outcome, command = self._made(want, made, old)
         if isinstance(outcome, Outcome):
             yield from self._replace(want, outcome, command, old)
+            if command is not None and command.error is not None:
+                yield from self._drop(want, old)
         return outcome
+
+    def _drop(self, want: plans.Want, old: Stale) -> Steps[None]:
+        """Delete a value if it is there still, or again.
+
+        Whether the newer one was stored is not known, or the server may have
+        been another when the old one was looked at.
+
+        """
+        there = yield from self._there(want)
+        if there is not None and there.value == old.value:
+            yield from self.delete_if(want.route.key, want.route, there, False)
 
     def _renew(self, route: cluster.Route) -> Steps[None]:
         """Let nobody replace a value who has read it before.
@@ -513,7 +526,12 @@ class Flow:
         item = look.found.get(want.route.key) or look.lost.get(want.route.key)
         if item is None:
             return None
-        return Stale(endpoint, look.incarnation, typing.cast(int, item[2]))
+        return Stale(
+            endpoint,
+            look.incarnation,
+            typing.cast(int, item[2]),
+            value=item[:2],
+        )
 
     def _read(
         self, want: plans.Want
