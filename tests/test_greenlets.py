@@ -88,7 +88,7 @@ def gevent():
 
 GEVENT = """
 from gevent import monkey; monkey.patch_all()
-import os, signal, time, gevent
+import time, gevent
 from sprockets.clients import memcached
 from sprockets.clients.memcached.testing import MemcachedServer
 
@@ -126,15 +126,14 @@ def test_the_deadline_holds(gevent, call, in_thread):
             )
             client.set('large', LARGE)
             assert client.set('key', 'value')
-            process = server._process.pid
-            os.kill(process, signal.SIGSTOP)
+            server.pause()
             if {in_thread}:
                 thread = threading.Thread(target=lambda: {call})
                 thread.start()
                 within(thread.join)
             else:
                 within(lambda: {call})
-            os.kill(process, signal.SIGCONT)
+            server.resume()
             until = time.monotonic() + 20
             while client.get('key') != 'value':
                 assert time.monotonic() < until
@@ -159,8 +158,7 @@ def test_greenlets_go_on_while_one_waits(gevent):
                 servers=other.address.replace('127.0.0.1', 'localhost')
             )
             assert one.set('key', 'value')
-            process = server._process.pid
-            os.kill(process, signal.SIGSTOP)
+            server.pause()
             waits = gevent.spawn(one.get, 'key')
             gevent.sleep(0.1)
             calls = [gevent.spawn(two.set, f'k{n}', n) for n in range(100)]
@@ -169,7 +167,7 @@ def test_greenlets_go_on_while_one_waits(gevent):
                 f'k{n}': n for n in range(100)
             }
             assert not waits.ready()
-            os.kill(process, signal.SIGCONT)
+            server.resume()
             print(within(waits.get))
     """)
     assert said == 'value\n'
