@@ -708,16 +708,27 @@ def test_a_batch_goes_from_state_to_state():
 # Few reads
 
 
-async def until_few(client, count, sent):
-    """Make few reads in each turn until each of them travels alone."""
-    alone = 0
-    for _ in range(1000):
+async def connected(server, count):
+    """Return a client that has so many connections."""
+    client = memcached.AsyncClient(servers=server.address)
+    assert await client.get('key') is None
+    server.pause()
+    calls = []
+    for _ in range(count):
+        calls.append(client.get('key'))
+        # Those of another turn travel in another batch.
+        await asyncio.sleep(0.001)
+    server.resume()
+    assert await asyncio.gather(*calls) == [None] * count
+    assert connections_of(client) == count
+    return client
+
+
+async def few_at_once(client, count, sent):
+    """Make few reads in each turn; return what left by then in the last."""
+    for _ in range(lanes.ALONE + 1):
         early = await in_a_turn(client, count, sent)
-        # The first ones may wait for a connection.
-        alone = alone + 1 if early == [(1, False)] * count else 0
-        if alone > 2 and connections_of(client) >= count:
-            return
-    raise AssertionError(early)
+    return early
 
 
 @pytest.mark.parametrize('count', [1, 2])
@@ -725,8 +736,8 @@ def test_few_reads_travel_each_alone(server, sent, count):
     """The server has one while the loop has the other."""
 
     async def main():
-        client = memcached.AsyncClient(servers=server.address)
-        await until_few(client, count, sent)
+        client = await connected(server, count)
+        assert await few_at_once(client, count, sent) == [(1, False)] * count
         before = len(sent)
         await asyncio.gather(*[reads(client, 50) for _ in range(count)])
         assert sent[before:] == [(1, False)] * 50 * count
@@ -740,16 +751,13 @@ def test_more_than_few_travel_together(server, sent):
     """From the first turn on in which there are more; a write likewise."""
 
     async def main():
-        client = memcached.AsyncClient(servers=server.address)
-        while connections_of(client) < 3:
-            await until_few(client, 2, sent)
-            await in_a_turn(client, 3, sent)
-        await until_few(client, 2, sent)
+        client = await connected(server, 3)
+        await few_at_once(client, 2, sent)
         assert await in_a_turn(client, 3, sent) == [(1, False)] * 2
         before = len(sent)
         assert await in_a_turn(client, 3, sent) == []
         assert sent[before:] == [(3, False)]
-        await until_few(client, 2, sent)
+        await few_at_once(client, 2, sent)
         calls = [client.set('key', 1), client.get('key'), client.get('key')]
         assert await asyncio.gather(*calls) == [True, 1, 1]
         assert sent[-1] == (2, True)
@@ -765,8 +773,7 @@ def test_few_reads_and_one_connection(server, sent):
         client = memcached.AsyncClient(
             servers=server.address, max_connections=1
         )
-        for _ in range(lanes.ALONE + 2):
-            await in_a_turn(client, 2, sent)
+        await few_at_once(client, 2, sent)
         await asyncio.gather(*[reads(client, 50) for _ in range(2)])
         assert connections_of(client) == 1
         await client.close()
