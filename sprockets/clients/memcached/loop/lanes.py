@@ -487,8 +487,8 @@ class Lane:
                 if self._give_at_once(batch, now):
                     return
             elif (
-                batch.only_gets
-                and batch.calls + len(self._in_flight) <= FEW + 1
+                batch.calls + len(self._in_flight) <= FEW + 1
+                and batch.only_gets
             ):
                 self._alone += 1
             else:
