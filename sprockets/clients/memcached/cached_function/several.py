@@ -89,7 +89,7 @@ def _call(
     keys = {named.keys[name]: name for name in missing}
     made = function(*first, [*keys], *named.args, **named.kwargs)
     if inspect.isawaitable(made):
-        # It is for the client to refuse.
+        # It is for the caller to await, or to refuse.
         return made
     return _by_name(function, keys, made)
 
@@ -100,11 +100,11 @@ async def _call_awaited(
     named: Named,
     missing: list[str],
 ) -> typing.Any:
-    keys = {named.keys[name]: name for name in missing}
-    made = function(*first, [*keys], *named.args, **named.kwargs)
-    if inspect.isawaitable(made):
-        made = await made
-    return _by_name(function, keys, made)
+    found = _call(function, first, named, missing)
+    if inspect.isawaitable(found):
+        keys = {named.keys[name]: name for name in missing}
+        found = _by_name(function, keys, await found)
+    return found
 
 
 def _by_name(
