@@ -39,8 +39,12 @@ own."""
 _STORED = {
     verb.name: verb
     for verb in (
-        *(protocol.SET, protocol.ADD, protocol.REPLACE, protocol.CAS),
-        *(protocol.APPEND, protocol.PREPEND),
+        protocol.SET,
+        protocol.ADD,
+        protocol.REPLACE,
+        protocol.CAS,
+        protocol.APPEND,
+        protocol.PREPEND,
     )
 }
 _COUNTED = {verb.name: verb for verb in (protocol.INCR, protocol.DECR)}

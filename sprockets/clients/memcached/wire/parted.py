@@ -324,8 +324,14 @@ class Store(protocol.Line):
     """
 
     __slots__ = (
-        *('_cleaning', '_head', '_is_asked', '_key', '_left', '_parts'),
-        *('_request', '_spares'),
+        '_cleaning',
+        '_head',
+        '_is_asked',
+        '_key',
+        '_left',
+        '_parts',
+        '_request',
+        '_spares',
     )
 
     writes_on = True
