@@ -10,7 +10,7 @@
 . "$(dirname "$0")/parts"
 
 memcached=$(debian sid memcached=1.6.45-1 usr/bin/memcached)
-python trustme==1.2.1
+python trustme==1.2.1 cryptography==50.0.2
 "$folder/python/bin/python" -m trustme --quiet --dir "$folder" -i localhost
 port=$(free)
 start "$memcached" -u "$(id -un)" -l 127.0.0.1 -p "$port" -U 0 -c 64 -Z \
