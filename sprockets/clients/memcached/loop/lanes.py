@@ -58,7 +58,8 @@ class Lane:
     A batch leaves at the end of the turn of the loop in which its first call
     was made, or when one of those in flight comes back if there are as many
     as there may be.  Where there are many reads at once, half of them leave
-    as soon as they are there, for the server to begin with.
+    as soon as they are there, for the server to begin with.  Where there are
+    only a few, each leaves alone, and at once.
 
     Over a connection that is idle the loop itself sends it, and reads what
     comes back.  What may take longer than that is done by a thread: to
