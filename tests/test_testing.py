@@ -266,6 +266,39 @@ def test_reset_of_a_server_that_refuses_to_be_emptied():
         assert ask(server, b'get k\r\n') == b'END\r\n'
 
 
+def test_reset_of_a_server_that_passes_over_what_it_should_flush(monkeypatch):
+    """reset() makes sure that nothing is left."""
+    said = testing.FLUSH.replace(b'flush_all', b'verbosity 0')
+    monkeypatch.setattr(testing, 'FLUSH', said)
+    with testing.MemcachedServer() as server:
+        ask(server, b'set k 0 0 1\r\nv\r\n')
+        server.reset()
+        assert ask(server, b'get k\r\n') == b'END\r\n'
+
+
+def test_reset_of_what_was_flushed_and_is_counted_still():
+    """reset() keeps the process: what memcached has not dropped is gone."""
+
+    def clock():
+        with connect(server) as connection:
+            connection.sendall(b'stats\r\nquit\r\n')
+            stats = connection.makefile('rb').read()
+        assert b'STAT curr_items 1\r\n' in stats
+        return int(re.search(rb'STAT time (\d+)', stats)[1])
+
+    with testing.MemcachedServer() as server:
+        pid = server.pid
+        ask(server, b'set k 0 0 1\r\nv\r\n')
+        start = clock()
+        while clock() < start + 3:
+            time.sleep(0.1)
+        for _ in range(2):
+            server.reset()
+            assert server.pid == pid
+            clock()
+        assert ask(server, b'get k\r\n') == b'END\r\n'
+
+
 def test_authentication(tmp_path):
     """A server that wants a password starts, and is reset, without it."""
     users = tmp_path / 'users'
