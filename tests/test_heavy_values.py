@@ -138,7 +138,10 @@ def test_nobody_waits_for_who_deserializes(server):
     async def main():
         client, other = (
             memcached.AsyncClient(
-                servers=server.address, max_connections=2, **options
+                servers=server.address,
+                max_connections=2,
+                socket_timeout=60,
+                **options,
             )
             for options in ({'serializer': serializer}, {})
         )

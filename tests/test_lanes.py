@@ -282,7 +282,10 @@ def test_a_hung_server_is_left_at_the_deadline(proxy):
         assert got == [1] * 9
         assert time.monotonic() - began >= 0.3
         (endpoint,) = client._engine.cluster.endpoints
-        assert endpoint.retry_at is not None
+        # Where this process is held up itself the server is not to blame.
+        while endpoint.retry_at is None:
+            assert time.monotonic() - began < 30
+            assert await client.get('key', 1) == 1
         # A new connection does not bring anything either.
         await asyncio.to_thread(until, lambda: endpoint.down_since is not None)
         assert connections_of(client) == 0
@@ -1017,7 +1020,9 @@ def test_a_call_that_is_refused_takes_little(server, monkeypatch):
     monkeypatch.setattr(lanes.Lane, '_is_overloaded', watched)
 
     async def main():
-        client = memcached.AsyncClient(servers=server.address)
+        client = memcached.AsyncClient(
+            servers=server.address, socket_timeout=60
+        )
         await client.set('key', 'value')
         for _ in range(3):
             looked.clear()
