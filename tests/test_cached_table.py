@@ -95,6 +95,7 @@ def types_of_arguments():
     berlin = zoneinfo.ZoneInfo('Europe/Berlin')
     lagos = zoneinfo.ZoneInfo('Africa/Lagos')
     moment = datetime.datetime(2026, 1, 1)
+    hour = datetime.timedelta(hours=1)
     apart(
         *map(
             plain.key,
@@ -105,6 +106,9 @@ def types_of_arguments():
                 moment.replace(tzinfo=datetime.UTC),
                 moment.replace(tzinfo=berlin),
                 moment.replace(tzinfo=lagos),
+                moment.replace(tzinfo=datetime.timezone(hour)),
+                moment.replace(tzinfo=datetime.timezone(hour, 'CET')),
+                moment.replace(tzinfo=datetime.timezone(hour, 'WAT')),
                 str(moment),
                 datetime.timedelta(days=999_999, microseconds=1),
                 datetime.timedelta(days=999_999, microseconds=2),

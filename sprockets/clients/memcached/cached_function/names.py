@@ -31,9 +31,14 @@ PLAIN = frozenset((str, bytes, int, bool, type(None), uuid.UUID))
 def _name_datetime(value: datetime.datetime | datetime.time) -> str:
     zone = value.tzinfo
     name = f'{value.isoformat()}{"+fold" if value.fold else ""}'
-    # In two zones with the same offset just then, a day later may differ.
-    if zone is None or isinstance(zone, datetime.timezone):
+    if zone is None:
         return name
+    if isinstance(zone, datetime.timezone):
+        called = zone.tzname(None)
+        # It may have another name than its offset, which strftime tells.
+        usual = datetime.timezone(zone.utcoffset(None)).tzname(None)
+        return name if called == usual else f'{name}[{called!r}]'
+    # In two zones with the same offset just then, a day later may differ.
     # It takes long, and who has one of its zones has it already.
     import zoneinfo
 
