@@ -225,12 +225,25 @@ def test_bad_arguments(connect, arguments, error, named):
         assert server.received == b''
 
 
-@pytest.mark.parametrize('made', [None, [1], 'x'])
+@pytest.mark.parametrize('length', [-1, 1.5, 'x', None], ids=str)
+def test_a_bad_length_is_an_error_before_anything_is_computed(connect, length):
+    """Whether or not there is anything to store."""
+    squares = Squares()
+    with faults.ScriptedServer([]) as server:
+        client = connect(server.address)
+        with pytest.raises(ValueError, match='min_compress_len is'):
+            client.get_or_set_multi(['a'], squares, min_compress_len=length)
+        assert server.received == b''
+    assert squares.asked == []
+
+
+@pytest.mark.parametrize('made', [None, [1], 'x', ['x' * 300]])
 def test_a_factory_that_returns_no_dict(connect, address, made):
-    """It says what was returned, and what is expected."""
+    """It says what was returned, as far as fits, and what is expected."""
     client = connect(address)
-    with pytest.raises(TypeError, match='expected a dict'):
+    with pytest.raises(TypeError, match='expected a dict') as caught:
         client.get_or_set_multi(['a'], lambda keys: made)
+    assert len(str(caught.value)) < 200
 
 
 def test_a_coroutine_function_computes(address):
@@ -443,6 +456,10 @@ def test_a_function_of_many_keys_that_returns_no_dict(connect, address):
     users.compute = lambda ids, language: [1]
     with pytest.raises(TypeError, match=r'load.*returned \[1\]'):
         users([7])
+    users.compute = lambda ids, language: ['x' * 300]
+    with pytest.raises(TypeError, match='returned') as caught:
+        users([7])
+    assert len(str(caught.value)) < 300
 
 
 def test_methods_of_a_class(memcached_server):

@@ -1061,7 +1061,8 @@ class Client(memcache.Client):  # type: ignore[misc]
         :return: the values by the keys, in the order of these
         :rtype: dict
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
-        :raises ValueError: if the time is none, or less than 0
+        :raises ValueError: if the time is none, or less than 0; likewise
+            for ``min_compress_len``
         :raises TypeError: for keys that are none, and for a factory that
             cannot be called, or returns no dict
         :raises Exception: what the factory raises, and what serializing does

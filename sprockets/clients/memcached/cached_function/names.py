@@ -16,6 +16,8 @@ import uuid
 import weakref
 from collections import abc
 
+from sprockets.clients.memcached import words
+
 LOCAL = '<locals>'
 """In the qualified name of what is made inside of a function."""
 
@@ -87,7 +89,7 @@ def name_argument(value: typing.Any) -> str:
         member = value.value if isinstance(value, enum.Flag) else value.name
         return f'{name_class(type(value))}.{member}'
     raise TypeError(
-        f'{value!r} cannot be named in a key; expected text, bytes,'
+        f'{words.shown(value)} cannot be named in a key; expected text, bytes,'
         ' numbers, dates, UUIDs, enum members, None, or tuples and lists'
         ' of them.  key= names a call in another way'
     )

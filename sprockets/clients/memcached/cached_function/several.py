@@ -8,6 +8,7 @@ import inspect
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.cached_function import functions, names
 from sprockets.clients.memcached.once import steps
 from sprockets.clients.memcached.requests import errors
@@ -46,7 +47,8 @@ class Several(functions.Function):
             keys, abc.Iterable
         ):
             raise TypeError(
-                f'{self!r} takes a list of keys first, and not {keys!r}'
+                f'{self!r} takes a list of keys first, and not'
+                f' {words.shown(keys)}'
             )
         self._calls.look()
         named = self._calls.keys(keys, self._first, args, kwargs)
@@ -114,8 +116,8 @@ def _by_name(
 ) -> dict[str, typing.Any]:
     if not isinstance(made, abc.Mapping):
         raise TypeError(
-            f'{names.describe(function)} returned {made!r}; expected a dict'
-            ' of the results by their keys'
+            f'{names.describe(function)} returned {words.shown(made)};'
+            ' expected a dict of the results by their keys'
         )
     return {name: made[key] for key, name in keys.items() if key in made}
 

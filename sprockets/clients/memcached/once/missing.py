@@ -6,6 +6,7 @@ import functools
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.data import values
 from sprockets.clients.memcached.once import plans
 from sprockets.clients.memcached.once.steps import (
@@ -91,14 +92,17 @@ def want(
     """Return what is wanted, with its arguments checked.
 
     :raises memcache.Client.MemcachedKeyError: what is wrong with a key
-    :raises ValueError: for what is no time
+    :raises ValueError: for what is no time, and no length
     :raises TypeError: for keys that are none, or a factory
 
     """
     plans.check_callable('factory', factory)
     arguments.lifetime(time)
+    arguments.min_compress_len(min_compress_len)
     if isinstance(keys, (str, bytes)) or not isinstance(keys, abc.Iterable):
-        raise TypeError(f'keys is {keys!r}; expected a list of keys')
+        raise TypeError(
+            f'keys is {words.shown(keys)}; expected a list of keys'
+        )
     read = Read(encoding, keys, key_prefix)
     read.prepare()
     return Want(encoding, read, time, key_prefix, cache_none, min_compress_len)
@@ -123,8 +127,8 @@ def complete(wanted: Want, found: Found) -> Steps[Found | Failure]:
     if not isinstance(made, abc.Mapping):
         return Failure(
             TypeError(
-                f'the factory returned {made!r}; expected a dict of the values'
-                ' by their keys'
+                f'the factory returned {words.shown(made)}; expected a dict of'
+                ' the values by their keys'
             )
         )
     computed = {key: made[key] for key in missing if key in made}
