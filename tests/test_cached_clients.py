@@ -3,9 +3,11 @@
 import asyncio
 import concurrent.futures
 import gc
+import os
 import threading
 import unittest
 import weakref
+from unittest import mock
 
 import pytest
 import wire
@@ -58,13 +60,37 @@ class Page(memcached.MemcachedMixin, web.RequestHandler):
         self.application.timings.append(command)
 
 
+class Methods(Page):
+    memcached_prefix = 'pages'
+
+    @memcached.cached(60, prefix='others', name='a')
+    async def load(self, number):
+        return f'loaded {number}'
+
+    @memcached.cached(60, prefix='others', name='b')
+    def load_plainly(self, number):
+        return f'plainly loaded {number}'
+
+    @memcached.cached.many(60, prefix='others', name='c')
+    async def load_many(self, numbers):
+        return {number: f'one of many {number}' for number in numbers}
+
+    async def get(self, number):
+        number = int(number)
+        self.write(await self.load(number))
+        self.write(await self.load_plainly(number))
+        self.write((await self.load_many([number]))[number])
+
+
 class HandlerTestCase(
     testing.MemcachedTestCase, tornado_testing.AsyncHTTPTestCase
 ):
     memcached_prefixes = ('pages', 'others')
 
     def get_app(self):
-        application = web.Application([(r'/(\d+)', Page)])
+        application = web.Application(
+            [(r'/(\d+)', Page), (r'/methods/(\d+)', Methods)]
+        )
         application.timings = []
         return application
 
@@ -95,6 +121,18 @@ class HandlerTestCase(
         assert 'hits=1, misses=0' in answer.headers['Server-Timing']
         assert sorted(self._app.memcached_clients) == ['OTHERS']
         assert self.stored(load_other, 7)
+
+    def test_a_prefix_is_for_methods_of_the_handler_too(self):
+        """It is said of the method, and the other one of the handler."""
+        variables = {'OTHERS_MEMCACHED_KEY_PREFIX': 'others:'}
+        with mock.patch.dict(os.environ, variables):
+            for _ in range(2):
+                answer = self.fetch('/methods/7')
+                assert answer.body == b'loaded 7plainly loaded 7one of many 7'
+        assert 'hits=3, misses=0' in answer.headers['Server-Timing']
+        for name in ('a(number=7)', 'b(number=7)', 'c(numbers=7)'):
+            address = self.memcached_server.address
+            assert wire.stored(address, f'others:{name}'), name
 
     def test_a_task_of_a_handler_uses_it_too(self):
         """It has the handler's context."""

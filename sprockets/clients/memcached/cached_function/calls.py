@@ -230,7 +230,7 @@ class Calls:
         if self._pattern is not None:
             first = next(iter(self.signature.parameters), None)
             return value if first in self._pattern.names else names.ANYBODY
-        if isinstance(value, type) or owns_client(value):
+        if isinstance(value, type) or own_client(value) is not None:
             if not self._tells_owner:
                 return names.ANYBODY
             if isinstance(value, type):
@@ -413,11 +413,12 @@ def _check_keys(keys: abc.Collection[typing.Any]) -> None:
 # Whose method it is
 
 
-def owns_client(value: typing.Any) -> bool:
-    """Whether a first argument has a client, as a handler does."""
+def own_client(value: typing.Any) -> aio.Methods | client.Client | None:
+    """Return the client that a first argument has, as a handler does."""
     if type(value) in names.PLAIN:
-        return False
-    return isinstance(getattr(value, 'memcached', None), _CLIENTS)
+        return None
+    own = getattr(value, 'memcached', None)
+    return own if isinstance(own, _CLIENTS) else None
 
 
 def _check_owner(value: typing.Any) -> None:

@@ -54,12 +54,14 @@ class _Cached:
         module and name.  It is for this function to differ from all others
     :param hidden: the name of a parameter that is to be seen nowhere, a
         password say, or several; keys have a hash in its place
-    :param str prefix: the prefix of the variables for the client
+    :param str prefix: the prefix of the variables for the client, for a method
+        of a handler with another one too
     :param client: the client to use, or a function that returns it;
-        :class:`AsyncClient` for a coroutine function.  Without one it is that
-        of the first argument, where this has one, as a handler's methods do;
-        that of the handler for whose request it is called; or one that all
-        such functions of the process have in common
+        :class:`AsyncClient` for a coroutine function.  Without one, and
+        without a prefix, it is that of the first argument, where this has one,
+        as a handler's methods do; else that of the handler for whose request
+        it is called; or one that all such functions of the process have in
+        common
     :param stale: see :meth:`.Client.get_or_set`; likewise the others
     :param tags: names of what the results are made of: they end together, by
         :meth:`.Client.invalidate_tags`

@@ -249,9 +249,13 @@ class Function:
                     f' {"an AsyncClient" if self.awaits else "a client"}'
                 )
             return source
-        if args and calls.owns_client(args[0]):
-            return args[0].memcached
-        if self.awaits:
+        awaits = self.awaits
+        own = calls.own_client(args[0]) if args else None
+        if own is not None:
+            if self._prefix is None:
+                return own
+            awaits = isinstance(own, aio.Methods)
+        if awaits:
             return current.awaitable(self._prefix)
         return current.blocking(self._prefix)
 
