@@ -306,6 +306,47 @@ def test_a_function_returns_the_client(address):
     asyncio.run(main())
 
 
+class Prices:
+    def __init__(self, client):
+        self.memcached = client
+
+    @memcached.cached(60)
+    async def load(self, number):
+        return number
+
+    @memcached.cached.many(60)
+    async def load_many(self, numbers):
+        return dict.fromkeys(numbers, 1)
+
+    @memcached.cached.many(60)
+    def load_many_plainly(self, numbers):
+        return dict.fromkeys(numbers, 1)
+
+
+def test_a_client_of_an_object_that_is_not_for_the_function(address):
+    """It is refused in the call, and nothing is left to be awaited."""
+
+    async def main():
+        prices = Prices(memcached.Client(servers=address))
+        for call in (
+            lambda: prices.load(7),
+            lambda: prices.load.invalidate(7),
+            lambda: prices.load_many([7]),
+        ):
+            with pytest.raises(TypeError, match='wants an AsyncClient'):
+                await call()
+        assert prices.load_many_plainly([7]) == {7: 1}
+        prices.memcached.disconnect_all()
+        async with memcached.AsyncClient(servers=address) as client:
+            prices = Prices(client)
+            assert await prices.load(7) == 7
+            for method in ('__call__', 'refresh', 'invalidate'):
+                with pytest.raises(TypeError, match='wants a blocking Client'):
+                    getattr(prices.load_many_plainly, method)([7])
+
+    asyncio.run(main())
+
+
 def test_a_fork_has_clients_of_its_own():
     """It begins anew."""
     before = current.blocking(None)

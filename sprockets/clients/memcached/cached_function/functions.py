@@ -252,6 +252,12 @@ class Function:
         awaits = self.awaits
         own = calls.own_client(args[0]) if args else None
         if own is not None:
+            if awaits and not isinstance(own, aio.Methods):
+                raise TypeError(
+                    f'{names.describe(self.__memcached_function__)} is'
+                    ' awaited: it wants an AsyncClient, and the one of'
+                    f' its {type(args[0]).__qualname__} is a Client'
+                )
             if self._prefix is None:
                 return own
             awaits = isinstance(own, aio.Methods)

@@ -8,7 +8,7 @@ import inspect
 import typing
 from collections import abc
 
-from sprockets.clients.memcached import words
+from sprockets.clients.memcached import aio, words
 from sprockets.clients.memcached.cached_function import functions, names
 from sprockets.clients.memcached.once import steps
 from sprockets.clients.memcached.requests import errors
@@ -64,7 +64,18 @@ class Several(functions.Function):
         return functools.partial(function, named)
 
     def _of(self, named: Named) -> typing.Any:
-        return self._client((*self._first, None, *named.args))
+        """Return the client for a call.
+
+        :raises TypeError: for one that is not for such a function
+
+        """
+        source = self._client((*self._first, None, *named.args))
+        if not self.awaits and isinstance(source, aio.Methods):
+            raise TypeError(
+                f'{names.describe(self.__memcached_function__)} is not'
+                ' awaited: it wants a blocking Client, or "async def"'
+            )
+        return source
 
     def _parted(
         self, named: Named, made: dict[str, typing.Any]
