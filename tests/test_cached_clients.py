@@ -347,6 +347,20 @@ def test_a_client_of_an_object_that_is_not_for_the_function(address):
     asyncio.run(main())
 
 
+def test_a_thread_looks_where_a_shell_can_say_the_prefix(address, monkeypatch):
+    """A dash is written as _ there."""
+
+    @memcached.cached(60, prefix='my-app', name='load')
+    def function(number):
+        return number
+
+    monkeypatch.setenv('MY_APP_MEMCACHED_SERVERS', address)
+    for key_prefix in 'one:', 'other:':
+        monkeypatch.setenv('MY_APP_MEMCACHED_KEY_PREFIX', key_prefix)
+        assert function(7) == 7
+        assert wire.stored(address, f'{key_prefix}load(number=7)')
+
+
 def test_a_fork_has_clients_of_its_own():
     """It begins anew."""
     before = current.blocking(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import os
 import typing
 
@@ -180,11 +181,12 @@ def _environment() -> settings.Secret:
 
 def _where(prefix: str | None) -> tuple[str | None, ...]:
     """Return what the environment says of where values are."""
-    own = '' if prefix is None else f'{prefix.upper()}_'
-    get = os.environ.get
+    return tuple(map(os.environ.get, _variables(prefix)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _variables(prefix: str | None) -> tuple[str, ...]:
     return (
-        get(f'{own}MEMCACHED_SERVERS'),
-        get('MEMCACHED_SERVERS'),
-        get(f'{own}MEMCACHED_KEY_PREFIX'),
-        get('MEMCACHED_KEY_PREFIX'),
+        *settings.variables('servers', prefix),
+        *settings.variables('key_prefix', prefix),
     )

@@ -620,6 +620,12 @@ def variable(name: str, prefix: str | None) -> str:
     return f'{start}MEMCACHED_{name.upper()}'
 
 
+def variables(name: str, prefix: str | None) -> tuple[str, ...]:
+    """Return the variables that may set an option: the first one counts."""
+    prefixes = [None] if not prefix else [prefix, plain_prefix(prefix), None]
+    return tuple(dict.fromkeys(variable(name, each) for each in prefixes))
+
+
 def plain_prefix(prefix: str) -> str:
     """Return a prefix as a shell can export it: ``MY_APP`` for ``my-app``."""
     return re.sub('[^A-Z0-9_]', '_', prefix.upper())
@@ -661,8 +667,7 @@ def lookup(name: str, prefix: str | None) -> tuple[str, typing.Any] | None:
     An empty variable counts as unset.  What is secret, or may be, is wrapped.
 
     """
-    prefixes = [None] if not prefix else [prefix, plain_prefix(prefix), None]
-    for key in dict.fromkeys(variable(name, each) for each in prefixes):
+    for key in variables(name, prefix):
         if os.environ.get(key, '').strip():
             found = {name: os.environ[key]}
             hide(found)
