@@ -439,6 +439,16 @@ def test_a_bad_key_is_an_error(other):
     assert run(body) == 0
 
 
+@pytest.mark.parametrize('keys', [None, 7])
+def test_keys_that_are_no_list_are_an_error(other, keys):
+    async def body(handler):
+        with pytest.raises(TypeError, match=f'keys is {keys}; expected'):
+            await handler.memcached.get_multi(keys)
+        return handler.asked
+
+    assert run(body) == 0
+
+
 def test_an_outage_looks_as_ever(memcached_server):
     """Misses, and what is computed."""
 

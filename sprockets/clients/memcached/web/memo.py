@@ -11,7 +11,11 @@ from collections import abc
 from sprockets.clients.memcached import aio
 from sprockets.clients.memcached.loop import futures
 from sprockets.clients.memcached.once import limits, plans
-from sprockets.clients.memcached.requests import descriptions, methods
+from sprockets.clients.memcached.requests import (
+    arguments,
+    descriptions,
+    methods,
+)
 from sprockets.clients.memcached.servers import cluster
 
 MOST = 1000
@@ -72,7 +76,7 @@ class Memo(aio.Scope):
     ) -> aio.Future:
         if timeout is not None:
             return super().get_multi(keys, key_prefix, timeout=timeout)
-        originals = list(keys)
+        originals = arguments.items('keys', keys)
         sent = self._encoding.keys(originals, key_prefix)
         hashes = sent.hashes or [None] * len(originals)
         routes = list(map(cluster.Route, sent.keys, hashes))
