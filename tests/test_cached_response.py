@@ -1712,12 +1712,16 @@ def test_what_somebody_else_has_stored_there(memcached_server, monkeypatch):
         ((60,), {'headers': ['A\r\nB']}, ValueError),
         ((60,), {'statuses': [99]}, ValueError),
         ((60,), {'statuses': ['404']}, ValueError),
+        ((60,), {'statuses': 404}, ValueError),
+        ((60,), {'statuses': None}, ValueError),
+        ((60,), {'prefix': 7}, TypeError),
         ((60,), {'user': 'alice'}, TypeError),
         ((60,), {'vary': 'x'}, TypeError),
     ],
 )
 def test_what_is_wrong_with_its_arguments(arguments, options, error):
-    with pytest.raises(error):
+    named = '|'.join(options) or 'time'
+    with pytest.raises(error, match=named):
         memcached.cached_response(*arguments, **options)
 
 

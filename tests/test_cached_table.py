@@ -828,6 +828,7 @@ def test_a_module_that_is_run_anew_has_the_same_names(tmp_path, monkeypatch):
         ({'name': 7}, 'name is 7'),
         ({'name': 'a', 'key': 'b'}, 'not both'),
         ({'client': 'x'}, "client is 'x'"),
+        ({'prefix': 7}, 'prefix is 7'),
         ({'hidden': 7}, 'hidden is 7'),
         ({'hidden': [7]}, 'hidden is .7.'),
         ({'hidden': b'a'}, "hidden is b'a'"),

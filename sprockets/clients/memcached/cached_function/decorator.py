@@ -19,6 +19,7 @@ from sprockets.clients.memcached.cached_function import (
 )
 from sprockets.clients.memcached.once import generations, plans
 from sprockets.clients.memcached.requests import arguments
+from sprockets.clients.memcached.settings import prefix_name
 
 _Any = typing.Any
 
@@ -291,6 +292,7 @@ def _settings(
             f'client is {client!r}; expected a client, or a function that'
             ' returns one'
         )
+    prefix_name(prefix)
     return functions.Settings(
         plan, default, client, prefix, generations.checked_tags(tags)
     )

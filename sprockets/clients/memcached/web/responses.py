@@ -14,7 +14,7 @@ from collections import abc
 
 from tornado import web
 
-from sprockets.clients.memcached import aio, notices
+from sprockets.clients.memcached import aio, notices, settings
 from sprockets.clients.memcached.once import plans
 from sprockets.clients.memcached.requests import anykeys, arguments
 from sprockets.clients.memcached.web import (
@@ -131,9 +131,10 @@ def cached_response(
     :param str prefix: the prefix of the variables for the client; None for
         the handler's
     :raises ValueError: for what is no time, header or status
-    :raises TypeError: for a method that changes something, as ``post``; in a
-        request, for a handler that has no ``memcached``, and for a method that
-        is called with what tells no response from others
+    :raises TypeError: for a method that changes something, as ``post``, and
+        for a prefix that is no text; in a request, for a handler that has no
+        ``memcached``, and for a method that is called with what tells no
+        response from others
 
     .. versionadded:: 2.0
 
@@ -145,6 +146,7 @@ def cached_response(
     for name in names:
         if not _HEADER.fullmatch(name):
             raise ValueError(f'headers has {name!r}; expected a name')
+    settings.prefix_name(prefix)
     rules = _Rules(
         plan=plan,
         asked={'time': time, 'stale': stale, 'lease': lease, 'wait': wait},
@@ -155,7 +157,7 @@ def cached_response(
         max_age=None
         if max_age is None
         else arguments.whole_seconds('max_age', max_age, 0),
-        statuses=frozenset({*LASTING, *map(_status, statuses)}),
+        statuses=frozenset({*LASTING, *_statuses(statuses)}),
         cookies=cookies,
         authorization=authorization,
         prefix=prefix,
@@ -524,10 +526,14 @@ def _checked(argument: str, given: typing.Any, kind: type) -> typing.Any:
     return given
 
 
-def _status(given: typing.Any) -> int:
-    if type(given) is not int or not 200 <= given <= 599:
-        raise ValueError(f'statuses has {given!r}; expected 200 to 599')
-    return given
+def _statuses(given: typing.Any) -> list[int]:
+    if isinstance(given, str | bytes) or not isinstance(given, abc.Iterable):
+        raise ValueError(f'statuses is {given!r}; expected a list of numbers')
+    statuses = [*given]
+    for status in statuses:
+        if type(status) is not int or not 200 <= status <= 599:
+            raise ValueError(f'statuses has {status!r}; expected 200 to 599')
+    return statuses
 
 
 def _text(argument: str, given: typing.Any) -> typing.Any:
