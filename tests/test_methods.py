@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import pathlib
+import re
 import threading
 import time
 import zlib
@@ -55,6 +57,22 @@ def test_both_faces_have_the_same_methods():
     assert blocking.keys() == awaitable.keys()
     for name, function in blocking.items():
         assert parameters(function) == parameters(awaitable[name]), name
+
+
+def test_which_methods_are_coroutines_is_told():
+    """They do nothing before they are awaited."""
+    everything = public(aio.Methods) | public(memcached.AsyncClient)
+    coroutines = {
+        name
+        for name, function in everything.items()
+        if inspect.iscoroutinefunction(function)
+    }
+    said = inspect.getdoc(memcached.AsyncClient).partition('coroutines,')[2]
+    said = said.partition('\n\n')[0]
+    assert set(re.findall(r':meth:`(\w+)`', said)) == coroutines
+    page = pathlib.Path(__file__).parents[1] / 'docs/howto/timeouts.rst'
+    told = page.read_text().rpartition('\n\n``')[2].partition('are corout')[0]
+    assert {*re.findall(r'\w+_?\w+', told)} - {'and'} == coroutines - {'close'}
 
 
 def test_nothing_is_left_of_python_memcached_s_methods():

@@ -67,7 +67,7 @@ class Methods:
     """The methods of :class:`~sprockets.clients.memcached.Client`, awaitable.
 
     Arguments, results and errors are theirs.  What is wrong with an argument
-    raises at once; the future has the result.
+    raises at once, and the future has the result; a coroutine has both.
 
     """
 
@@ -1624,11 +1624,15 @@ class AsyncClient(Methods):
         front = await client.get('front')
         await client.close()
 
-    Each method returns a future; those of several steps, :meth:`update`,
-    :meth:`invalidate` and :meth:`mark_stale`, are coroutines.  What is called
-    in the same turn of the event loop travels together, whoever calls: one
-    write, one read.  A read that is called after a write sees what was
-    written.
+    Most methods return a future, and the call has begun by then.  These are
+    coroutines, which begin when they are awaited: :meth:`get_or_set_multi`,
+    :meth:`invalidate`, :meth:`invalidate_tags`, :meth:`limit`,
+    :meth:`mark_stale`, :meth:`update`, :meth:`wait_until_ready` and
+    :meth:`close`.
+
+    What is called in the same turn of the event loop travels together,
+    whoever calls: one write, one read.  A read that is called after a write
+    sees what was written.
 
     It can be made before there is a loop, and be used in one after another,
     but not in two at once.  A caller that is cancelled, or times out, leaves
