@@ -442,7 +442,11 @@ WRONG = {
     'decr': lambda ns: ns.decr('k', '1'),
     'incr from': lambda ns: ns.incr('k', initial=-1),
     'incr for': lambda ns: ns.incr('k', time=5),
+    'gat': lambda ns: ns.gat('k', None),
+    'gats': lambda ns: ns.gats('k', None),
+    'touch': lambda ns: ns.touch('k', None),
     'delete': lambda ns: ns.delete('k', 5),
+    'delete, no time': lambda ns: ns.delete('k', 'x'),
     'delete_multi': lambda ns: ns.delete_multi(['a b']),
     'delete_multi, time': lambda ns: ns.delete_multi(['k'], 5),
     'mark_stale': lambda ns: ns.mark_stale('k', 0),
@@ -451,13 +455,14 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize('strict', [False, True])
 @pytest.mark.parametrize('name', WRONG)
 def test_what_is_wrong_is_said_without_a_server(
-    connect, memcached_server, name
+    connect, memcached_server, name, strict
 ):
     """By the same error as with one."""
     call = WRONG[name]
-    face = connect(memcached_server.address, socket_timeout=1)
+    face = connect(memcached_server.address, socket_timeout=1, strict=strict)
     ns = Namespace(face, 'x')
     if name == 'cas':
         ns.gets('k')
@@ -467,6 +472,8 @@ def test_what_is_wrong_is_said_without_a_server(
     with pytest.raises(there.type) as gone:
         call(Namespace(face, 'not known'))
     assert type(gone.value) is type(there.value)
+    if isinstance(gone.value, ValueError):
+        assert str(gone.value) == str(there.value)
 
 
 @contextlib.contextmanager

@@ -1448,18 +1448,32 @@ class AsyncNamespace(Methods):
         saw: tokens.Tokens | None = None,
     ) -> typing.Any:
         """Call a method once the generations are known."""
-        known = await self._look(self._group, _raising(method))
+        try:
+            known = await self._look(self._group, _raising(method))
+        except errors.MemcachedError:
+            # What the caller got wrong is said all the same.
+            await self._checked(method, args, kwargs)
+            raise
         if known is not None:
             within = self._within(self._group, known, saw)
         elif method in (Methods.get_or_set, Methods.get_or_set_multi):
             # Nobody will find it, as without a server.
             within = _Within(self._parent, self._flow.generations.apart())
         else:
-            apart = self._flow.generations.apart()
-            for _ in namespaces.checked(apart, method, args, kwargs):
-                await asyncio.sleep(0)
+            await self._checked(method, args, kwargs)
             return self._failure(method, args, kwargs)
         return await method(within, *args, **kwargs)
+
+    async def _checked(
+        self,
+        method: abc.Callable[..., typing.Any],
+        args: tuple[typing.Any, ...],
+        kwargs: dict[str, typing.Any],
+    ) -> None:
+        """Say what is wrong with a call for which no server answers."""
+        apart = self._flow.generations.apart()
+        for _ in namespaces.checked(apart, method, args, kwargs):
+            await asyncio.sleep(0)
 
     async def _unseen(self) -> int:
         """Store nothing, for what gets saw was in another generation."""

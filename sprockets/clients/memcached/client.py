@@ -1786,12 +1786,18 @@ class Namespace(Client):
         until = clock.monotonic() + (seconds or 0)
         name = method.__name__
         goes_on = name in namespaces.GOING_ON
-        within = self._grouped(
-            self._group,
-            None if goes_on else name,
-            seconds,
-            method is Client.get_or_set_multi,
-        )
+        try:
+            within = self._grouped(
+                self._group,
+                None if goes_on else name,
+                seconds,
+                method is Client.get_or_set_multi,
+            )
+        except errors.MemcachedError:
+            # What the caller got wrong is said all the same.
+            for _ in namespaces.checked(apart, method, args, kwargs):
+                pass
+            raise
         if seconds is not None:
             left = max(until - clock.monotonic(), 0.001)
             kwargs = {**kwargs, 'timeout': left}

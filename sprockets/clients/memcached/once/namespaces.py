@@ -49,6 +49,7 @@ _STORED = {
 }
 _COUNTED = {verb.name: verb for verb in (protocol.INCR, protocol.DECR)}
 _OF_MANY = frozenset(('get_multi', 'set_multi', 'delete_multi'))
+_DELETES = frozenset(('delete', 'delete_multi'))
 
 
 @functools.cache
@@ -70,8 +71,11 @@ def check(
     given = _signature(method).bind(None, *args, **kwargs).arguments
     if 'key' in given:
         encoding.route(given['key'])
-    if given.get('time') is not None:
-        arguments.exptime(given['time'])
+    if 'time' in given:
+        if method.__name__ in _DELETES:
+            arguments.check_no_delay(given['time'])
+        else:
+            arguments.exptime(given['time'])
     if method.__name__ == 'limit':
         limits.check(
             encoding, given['key'], given['calls'], given['seconds'], False
