@@ -957,13 +957,14 @@ def test_what_cannot_be_a_name(connect, name, error):
         assert server.received == b''
 
 
-@pytest.mark.parametrize('tags', ['catalog', b'a', 7, None])
+@pytest.mark.parametrize('tags', ['catalog', b'a', 7, None, ''])
 def test_tags_that_are_none(connect, tags):
     """One text is not many."""
     with faults.ScriptedServer([]) as server:
         face = connect(server.address)
-        with pytest.raises(TypeError, match='tags is'):
-            face.get_or_set('k', int, 60, tags=tags)
+        for each in face, Namespace(face, 'x'):
+            with pytest.raises(TypeError, match='tags is'):
+                each.get_or_set('k', int, 60, tags=tags)
         with pytest.raises(TypeError, match='tags is'):
             memcached.cached(60, tags=tags)
         assert server.received == b''

@@ -1436,7 +1436,7 @@ class AsyncNamespace(Methods):
             when,
         )
         group = self._group
-        if tags:
+        if tags != ():
             group += self._flow.generations.tags(tags)
         return self._get_grouped(group, key, factory, plan, default)
 
