@@ -159,6 +159,19 @@ def test_patience_ends():
     assert threads.join() == ['late']
 
 
+@pytest.mark.parametrize('patience', [10.0**10, 10.0**300])
+def test_patience_may_be_longer_than_threads_can_wait(waits, patience):
+    all_of_them = computations.Computations()
+    slow = Slow('value')
+    threads = Threads()
+    threads.start(lambda: all_of_them.run('key', slow, patience))
+    assert slow.begun.wait(PATIENCE)
+    threads.start(lambda: all_of_them.run('key', lambda: 'other', patience))
+    assert waits.acquire(timeout=PATIENCE)
+    slow.go_on.set()
+    assert threads.join() == ['value', 'value']
+
+
 def test_what_was_forgotten_is_not_waited_for():
     """It ends without a trace, and leaves the next one alone."""
     all_of_them = computations.Computations()

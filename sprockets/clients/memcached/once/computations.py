@@ -49,7 +49,8 @@ class Computation:
 
     def wait(self, seconds: float) -> bool:
         """Wait until it is over, and return whether it is."""
-        if not self.is_over and self._latch.acquire(timeout=seconds):
+        longest = min(seconds, threading.TIMEOUT_MAX)
+        if not self.is_over and self._latch.acquire(timeout=longest):
             self._latch.release()
         return self.is_over
 
