@@ -80,6 +80,19 @@ def often(monkeypatch):
     monkeypatch.setattr(discovery, 'INTERVAL', 0.02)
 
 
+def test_without_a_pause_it_is_not_asked_all_the_time():
+    """A dead_retry of 0 is for servers, which are tried by who needs them."""
+    with Source(b'ERROR\r\n') as source:
+        client = memcached.Client(
+            servers=source.discover, dead_retry=0, socket_timeout=SECONDS
+        )
+        assert client.get('key') is None
+        began = time.monotonic()
+        source.wait_for_questions(3)
+        assert time.monotonic() - began >= 2 * discovery.LEAST_PAUSE
+        client.disconnect_all()
+
+
 @pytest.fixture(autouse=True)
 def debugging(caplog):
     caplog.set_level(logging.DEBUG)

@@ -22,6 +22,9 @@ LOGGER = notices.harmless(logging.getLogger(__name__))
 INTERVAL = 60.0
 """Seconds from one question to the next."""
 
+LEAST_PAUSE = 0.1
+"""Seconds to the next one at least, where nobody has answered."""
+
 Use = abc.Callable[['Discovery', list[str]], None]
 
 
@@ -110,7 +113,7 @@ class Discovery:
         self.known = False
         self.failing = False
         """Whether it was asked in vain the last time."""
-        self._retry = min(retry, INTERVAL)
+        self._retry = min(max(retry, LEAST_PAUSE), INTERVAL)
         self._use = weakref.WeakMethod(typing.cast(typing.Any, use))
         self._servers: list[str] = []
         self.forget_after_fork()
