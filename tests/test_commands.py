@@ -499,9 +499,11 @@ def test_a_token_serves_once(endpoint):
     route = cluster.Route(b'key', None)
     saw.remember(route, answered(b'key', 17), endpoint)
     assert saw.take(route).unique == 17
-    with pytest.raises(RuntimeError, match='cas without gets'):
+    with pytest.raises(RuntimeError, match="cas without gets: 'key' was"):
         saw.take(route)
     assert len(saw) == 0
+    with pytest.raises(RuntimeError, match="gets: 'schön' was"):
+        saw.take(cluster.Route('schön'.encode(), None))
 
 
 def test_the_last_gets_counts(endpoint):

@@ -71,10 +71,11 @@ class Tokens:
         try:
             return self._tokens.pop(route)
         except KeyError:
+            key = route.key.decode('utf-8', 'backslashreplace')
             raise RuntimeError(
-                f'cas without gets: {words.shown(route.key.decode("latin-1"))}'
-                ' was not read with gets before, or there was a cas since;'
-                ' expected a gets for each cas'
+                f'cas without gets: {words.shown(key)} was not read with gets'
+                ' before, or there was a cas since; expected a gets for'
+                ' each cas'
             ) from None
 
     def expect(self, what: abc.Hashable) -> None:
