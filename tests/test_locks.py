@@ -320,6 +320,18 @@ def test_a_namespace_s_lock_is_its_own(connect, address):
         face.client = client
 
 
+def test_names_with_blanks_make_no_other_namespace_s_lock(address):
+    """Wherever the blanks are."""
+    with memcached.Client(servers=address) as client:
+        for lock in (
+            client.namespace('a').lock('b c', 30, wait=0),
+            client.namespace('a b').lock('c', 30, wait=0),
+            client.namespace('a').namespace('b').lock('c', 30, wait=0),
+            client.lock('a b c', 30, wait=0),
+        ):
+            assert lock.acquire()
+
+
 @pytest.mark.parametrize(
     'arguments, error, named',
     [

@@ -997,6 +997,20 @@ def test_names_of_all_kinds(connect, address, name):
     assert ns.get('k') is None
 
 
+def test_names_with_blanks_are_no_namespaces_within(connect, address):
+    """What ends one leaves the others alone."""
+    face = connect(address)
+    within = [('a', 'b', 'c'), ('a', 'b c'), ('a b', 'c'), ('a b c',)]
+    several = [Namespace(face, *names) for names in within]
+    for ns, names in zip(several, within, strict=True):
+        ns.set('k', names)
+    for ns, names in zip(several, within, strict=True):
+        assert ns.get('k') == names
+        ns.invalidate()
+        assert ns.get('k') is None
+    assert repr(several[0].inner) == repr(several[-1].inner)
+
+
 # What is computed
 
 COMPUTING = {

@@ -737,7 +737,7 @@ class Methods:
 
         """
         generations.checked('name', name)
-        return AsyncNamespace(self, (), name)
+        return AsyncNamespace(self, (), (name,))
 
     async def invalidate_tags(self, *tags: str) -> int:
         """Awaitable :meth:`.Client.invalidate_tags`.
@@ -1298,27 +1298,28 @@ class AsyncNamespace(Methods):
     """
 
     def __init__(
-        self, parent: Methods, outer: generations.Group, name: str
+        self,
+        parent: Methods,
+        outer: generations.Group,
+        names: tuple[str, ...],
     ) -> None:
         super().__init__(parent._engine, parent._observe)
         self._strict = parent._strict
         self._parent = parent
-        self._name = name
-        own = self._flow.generations.key('namespace', name)
+        self._names = names
+        own = self._flow.generations.key('namespace', *names)
         self._group = (*outer, own)
 
     def _tokens(self) -> tokens.Tokens:
         return self._parent._tokens()
 
     def __repr__(self) -> str:
-        return self._engine.core.describe(type(self).__name__, self._name)
+        return self._engine.core.describe(type(self).__name__, *self._names)
 
     def namespace(self, name: str) -> AsyncNamespace:
         """Return a namespace within this one, with which it ends."""
         generations.checked('name', name)
-        return AsyncNamespace(
-            self._parent, self._group, f'{self._name} {name}'
-        )
+        return AsyncNamespace(self._parent, self._group, (*self._names, name))
 
     def lock(
         self, name: str, time: typing.Any, *, wait: typing.Any = None
@@ -1328,8 +1329,8 @@ class AsyncNamespace(Methods):
         It is this namespace's, and does not end with it.
 
         """
-        generations.checked('name', name)
-        return self._parent.lock(f'{self._name} {name}', time, wait=wait)
+        claim = locks.Claim(self._flow, name, time, wait, self._names)
+        return locks.AsyncLock(claim, self._unobserved)
 
     async def invalidate(self, key: typing.Any = namespaces.WHOLE) -> int:
         """Let nothing be found any more; with a key, delete that alone.

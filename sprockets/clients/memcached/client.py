@@ -1278,7 +1278,7 @@ class Client(memcache.Client):  # type: ignore[misc]
 
         """
         generations.checked('name', name)
-        return Namespace(self, (), name)
+        return Namespace(self, (), (name,))
 
     def invalidate_tags(self, *tags: str) -> int:
         """Let nothing be found any more that has one of the tags.
@@ -1627,14 +1627,17 @@ class Namespace(Client):
 
     """
 
-    __slots__ = ('_group', '_name', '_parent')
+    __slots__ = ('_group', '_names', '_parent')
 
     _group: generations.Group
-    _name: str
+    _names: tuple[str, ...]
     _parent: Client
 
     def __init__(
-        self, parent: Client, outer: generations.Group, name: str
+        self,
+        parent: Client,
+        outer: generations.Group,
+        names: tuple[str, ...],
     ) -> None:
         # Likewise.
         self._tokens = parent._tokens  # type: ignore[misc]
@@ -1642,17 +1645,17 @@ class Namespace(Client):
             return
         self._shared = parent._shared
         self._parent = parent
-        self._name = name
-        own = parent._shared.flow.generations.key('namespace', name)
+        self._names = names
+        own = parent._shared.flow.generations.key('namespace', *names)
         self._group = (*outer, own)
 
     def __repr__(self) -> str:
-        return self._shared.describe(type(self).__name__, self._name)
+        return self._shared.describe(type(self).__name__, *self._names)
 
     def namespace(self, name: str) -> Namespace:
         """Return a namespace within this one, with which it ends."""
         generations.checked('name', name)
-        return Namespace(self._parent, self._group, f'{self._name} {name}')
+        return Namespace(self._parent, self._group, (*self._names, name))
 
     def invalidate(self, key: typing.Any = namespaces.WHOLE) -> int:
         """Let nothing be found any more; with a key, delete that alone.
@@ -1711,8 +1714,9 @@ class Namespace(Client):
         It is this namespace's, and does not end with it.
 
         """
-        generations.checked('name', name)
-        return self._parent.lock(f'{self._name} {name}', time, wait=wait)
+        flow = self._shared.flow
+        claim = locks.Claim(flow, name, time, wait, self._names)
+        return locks.Lock(claim, self._follow)
 
     @typing.overload
     def get(

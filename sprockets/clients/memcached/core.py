@@ -112,20 +112,21 @@ class Core:
             ):
                 self.assign(BASE_OPTIONS[name], value)
 
-    def describe(self, kind: str, name: str | None = None) -> str:
+    def describe(self, kind: str, *within: str) -> str:
         """Return what a client is, in a line.
 
-        :param str name: of a part of it, a namespace
+        :param str within: the names of a part of it, a namespace
 
         """
-        names = [str(server.endpoint) for server in self.cluster.servers]
-        if not names:
-            names = [str(server) for server in self.settings.servers]
-        more = f' and {len(names) - FEW} more' if len(names) > FEW else ''
+        servers = [str(server.endpoint) for server in self.cluster.servers]
+        if not servers:
+            servers = [str(server) for server in self.settings.servers]
+        more = f' and {len(servers) - FEW} more' if len(servers) > FEW else ''
         prefix = f' {self.prefix!r}' if self.prefix is not None else ''
-        if name is not None:
+        if within:
+            name = ' '.join(within)
             prefix = f' {name!r} in{prefix}' if prefix else f' {name!r}'
-        return f'<{kind}{prefix} of {", ".join(names[:FEW])}{more}>'
+        return f'<{kind}{prefix} of {", ".join(servers[:FEW])}{more}>'
 
     def assign(self, path: str, value: typing.Any) -> None:
         """Set an attribute, of a part as well: ``codec.pickler``."""

@@ -122,8 +122,14 @@ class Generations:
         self._owed: set[bytes] = set()
         """Those that were to be ended, and could not be."""
 
-    def key(self, kind: str, name: str) -> bytes:
-        """Return the key of a generation, as it is sent."""
+    def key(self, kind: str, *names: str) -> bytes:
+        """Return the key of a generation, as it is sent.
+
+        :param str names: the name, with those that it is within in front
+
+        """
+        # No name has a line feed in it.
+        name = '\n'.join(names)
         if not _PLAIN.fullmatch(name):
             # Two texts that are not alike have not the same.
             made = hashlib.blake2b(name.encode('utf-8', 'surrogatepass'))

@@ -35,6 +35,7 @@ class Claim:
     :param str name: what the lock is called
     :param time: for how long it is held at most
     :param wait: for how long it is waited for; None for as long as that
+    :param tuple within: the names of the namespace that it is in
     :raises ValueError: for what is no time, and no name
     :raises TypeError: for a name that is no text
 
@@ -46,6 +47,7 @@ class Claim:
         name: typing.Any,
         time: typing.Any,
         wait: typing.Any,
+        within: tuple[str, ...] = (),
     ) -> None:
         generations.checked('name', name)
         self.name: str = name
@@ -56,7 +58,9 @@ class Claim:
             else arguments.seconds('wait', wait)
         )
         self._flow = flow
-        self._route = cluster.Route(flow.generations.key('lock', name), None)
+        self._route = cluster.Route(
+            flow.generations.key('lock', *within, name), None
+        )
         self._token: bytes | None = None
         self._until = 0.0
         self._added: protocol.Command | None = None
