@@ -110,6 +110,17 @@ class Refused(Recording):
         self.write({'errors': [f'{command} {type(error).__name__}']})
 
 
+class Down(Recording):
+    async def get(self):
+        for _ in range(2):
+            await self.memcached.get('a')
+            await self.memcached.get((7, 'a'))
+            await self.memcached.set('a', 1)
+            await self.memcached.get_multi(['a'])
+            await self.memcached.get_or_set('a', int, 60)
+        self.write({'errors': [str(error) for _, error in self.errors]})
+
+
 class Second(Recording):
     """It uses a client of another prefix, as its own."""
 
@@ -164,6 +175,7 @@ class Tests(MemcachedTestCase, testing.AsyncHTTPTestCase):
                 ('/metrics', Metrics),
                 ('/plain', Plain),
                 ('/refused', Refused),
+                ('/down', Down),
                 ('/second', Second),
                 ('/second/metrics', SecondMetrics),
                 ('/typo', Typo),
@@ -198,6 +210,11 @@ class Tests(MemcachedTestCase, testing.AsyncHTTPTestCase):
         answer = self.json('/hooks')
         assert len(answer['errors']) >= 5
         assert answer['hits'] == answer['misses'] == 0
+
+    def test_each_error_says_what_went_wrong(self):
+        """Whatever the method."""
+        self.memcached_server.kill()
+        assert self.json('/down')['errors'] == ['no server is up'] * 10
 
     def test_a_refusal_is_an_error(self):
         """What the server refuses is told as an error."""

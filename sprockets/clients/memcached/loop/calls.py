@@ -113,7 +113,7 @@ class Call:
         else:
             endpoint = self._journey.to(*self.route)
         if endpoint is None:
-            error = endpoints.UnavailableError('no server is up')
+            error = endpoints.UnavailableError()
             command.error = command.error or error
             here.failed_at(last, self.calls, self.steps)
             # Not at once: who only ever awaits this must let the loop turn.

@@ -273,7 +273,7 @@ class Many(typing.Generic[R]):
             return None
         if self._is_late:
             return TimeoutError('timed out')
-        return endpoints.UnavailableError('no server is up')
+        return endpoints.UnavailableError()
 
     def result(self) -> R:
         """Return what the caller gets, put together of what was taken."""

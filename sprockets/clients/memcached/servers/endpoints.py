@@ -28,6 +28,9 @@ PROBE = b'sprockets.clients.memcached.probe'
 class UnavailableError(Exception):
     """There is no server to send a command to, or it failed just now."""
 
+    def __init__(self, text: str = 'no server is up') -> None:
+        super().__init__(text)
+
 
 class StaleError(Exception):
     """A cas unique was given out by the server in an earlier life of it."""

@@ -159,7 +159,7 @@ def run(
             command.start_over()
             if endpoint.ask(command, time.monotonic(), deadline):
                 return endpoint
-    error = endpoints.UnavailableError('no server is up')
+    error = endpoints.UnavailableError()
     command.error = command.error or error
     return None
 

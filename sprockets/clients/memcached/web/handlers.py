@@ -218,7 +218,10 @@ class MemcachedMixin(web.RequestHandler):
         ``memcached_errors``.
 
         :param str command: the name of the method, ``get`` say
-        :param Exception error: why it failed
+        :param Exception error: why it failed, in words; an :exc:`OSError`
+            where that is what the network said.  It is no
+            :exc:`.MemcachedError`, which are for the callers of a strict
+            client
 
         """
         if hasattr(self, 'increase_counter'):
