@@ -245,6 +245,51 @@ def test_values_expire(make, monkeypatch):
     make('memory', body)
 
 
+def test_a_value_is_not_stale_before_its_time(make, monkeypatch):
+    """A second that has begun is one, as for memcached."""
+    now = time.monotonic()
+    clock = Clock(now)
+    monkeypatch.setattr(memory, 'time', clock)
+    monkeypatch.setattr(nearby, 'time', clock)
+    computed = []
+    anew = asyncio.Event()
+
+    def factory():
+        computed.append(clock.now)
+        if len(computed) == 2:
+            anew.set()
+        return 'value'
+
+    async def body(call):
+        for later in (0, 0.1, 0.9, 1.1):
+            clock.now = now + later
+            await call('get_or_set', 'key', factory, 1, stale=60)
+        await anew.wait()
+        assert computed == [now, clock.now]
+
+    make('memory', body)
+
+
+def test_a_limit_is_over_when_it_says(make, monkeypatch):
+    """Whoever waits for as long as it says need not wait again."""
+    now = time.monotonic()
+    clock = Clock(now)
+    monkeypatch.setattr(memory, 'time', clock)
+    monkeypatch.setattr(nearby, 'time', clock)
+
+    async def body(call):
+        assert await call('limit', 'key', 1, 10)
+        for later in (0.6, 9.6):
+            clock.now = now + later
+            refused = await call('limit', 'key', 1, 10)
+            assert not refused
+            assert clock.now + refused.seconds >= now + 10
+        clock.now += refused.seconds
+        assert await call('limit', 'key', 1, 10)
+
+    make('memory', body)
+
+
 class Clock:
     """In place of :mod:`time`, for what is in this process."""
 

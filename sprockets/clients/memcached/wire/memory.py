@@ -101,8 +101,13 @@ class Item:
         """Whether somebody was told to compute it anew."""
 
     def left(self, now: float) -> int:
-        """Return how many seconds it has left, -1 if it does not expire."""
-        return round(self.expires - now) if self.expires else -1
+        """Return how many seconds it has left, -1 if it does not expire.
+
+        A second that has begun is one, as for memcached, which counts whole
+        ones.
+
+        """
+        return math.ceil(self.expires - now) if self.expires else -1
 
 
 class Store:
@@ -461,12 +466,11 @@ class Store:
                 return b'' if b'q' in given else b'EN\r\n'
             item = self._put(key, b'0', b'', expiry(given[b'N']))
             won = True
-        left = item.expires - now if item.expires else None
-        if b'R' in given and not item.is_won and left is not None:
-            won = won or left < int(given[b'R'])
+        if b'R' in given and not item.is_won and item.expires:
+            won = won or item.left(now) < int(given[b'R'])
         if b'T' in given:
             item.expires = expiry(given[b'T'])
-        line = self._meta_line(key, item, given, now)
+        line = self._meta_line(key, item, given)
         if item.is_won:
             line += b' Z'
         if item.is_stale:
@@ -484,10 +488,11 @@ class Store:
         key: bytes,
         item: Item,
         given: abc.Mapping[bytes, bytes],
-        now: float,
     ) -> bytes:
         """Return what is asked for of an item."""
         line = b''
+        # By now it may have another time.
+        now = time.monotonic()
         for name, token in given.items():
             if name == b'k':
                 line += b' k%b' % key
@@ -571,7 +576,7 @@ class Store:
                 return _NO_NUMBER
             if b'T' in given:
                 item.expires = expiry(given[b'T'])
-        line = self._meta_line(key, item, given, now)
+        line = self._meta_line(key, item, given)
         number = item.value.rstrip(b' ')
         if b'v' in given:
             return b'VA %d%b\r\n%b\r\n' % (len(number), line, number)
