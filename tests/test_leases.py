@@ -366,6 +366,40 @@ def test_so_it_is_where_there_is_a_value_by_then(connect, address):
     other.disconnect_all()
 
 
+@pytest.mark.parametrize('method', ['invalidate', 'mark_stale'])
+def test_so_it_is_where_another_has_the_lease(connect, address, method):
+    """Who has waited for that one for long enough computes without one."""
+    hold_lease(address)
+    client = connect(address)
+
+    def factory():
+        other = memcached.Client(servers=address)
+        assert getattr(other, method)(KEY) == 0
+        return 'old'
+
+    assert client.get_or_set(KEY, factory, wait=0.05) == 'old'
+    assert client.get_or_set(KEY, lambda: 'new') == 'new'
+    assert client.get_or_set(KEY, lambda: 'never') == 'new'
+
+
+@pytest.mark.parametrize('end', [faults.cut(0), faults.cut(10), faults.reset])
+def test_so_it_is_where_no_lease_is_known(connect, address, end):
+    """The answer to the question for one was lost."""
+    other = memcached.Client(servers=address)
+
+    def factory():
+        assert other.invalidate(KEY) == 0
+        return 'old'
+
+    with faults.FaultProxy(address) as proxy:
+        client = connect(proxy.address, dead_retry=0)
+        assert client.get_or_set('first', int) == 0
+        proxy.next_reply(None, end)
+        assert client.get_or_set(KEY, factory) == 'old'
+        assert client.get_or_set(KEY, lambda: 'new') == 'new'
+    other.disconnect_all()
+
+
 def test_callers_after_a_deletion_get_what_is_newer(address):
     """They do not wait for a computation that began before it."""
 
@@ -1233,6 +1267,19 @@ def test_without_meta_commands_deletions_count_too(connect, address, old):
         return 'old'
 
     assert client.get_or_set(KEY, factory) == 'old'
+    assert client.get(KEY) is None
+
+
+def test_without_meta_commands_they_count_for_all(connect, address, old):
+    """For who computes without a lease as well."""
+    hold_lease(address)
+    client = connect(old.address)
+
+    def factory():
+        memcached.Client(servers=address).invalidate(KEY)
+        return 'old'
+
+    assert client.get_or_set(KEY, factory, wait=0.05) == 'old'
     assert client.get(KEY) is None
 
 

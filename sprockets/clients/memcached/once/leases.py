@@ -27,6 +27,7 @@ from sprockets.clients.memcached.once import (
 from sprockets.clients.memcached.once.plans import (
     MISS,
     NO_META,
+    REFUSED,
     TICK,
     UNREACHABLE,
 )
@@ -253,7 +254,11 @@ class Flow:
             lease, found = yield from self._wait_for_lease(want)
             if found is not None:
                 return found
-        if lease is UNREACHABLE:
+        others = None
+        goes_by_others = lease is None or lease is UNREACHABLE
+        if goes_by_others:
+            others = yield from self._others_lease(want)
+        if lease is UNREACHABLE or lease is REFUSED:
             lease = None
         stored = False
         outcome: Outcome | Failure | None
@@ -279,6 +284,9 @@ class Flow:
             raise
         lost = yield from self._give_back(want, lease)
         self._count_lost(lease, lost)
+        if stored and goes_by_others:
+            there = yield from self._others_lease(want)
+            lost = others is None or there != others
         if lost and stored:
             # Whoever deletes the value deletes the lease: what was computed
             # from before that must not stay.
@@ -306,6 +314,22 @@ class Flow:
                 if lease is not None:
                     return lease, None
         return None, None
+
+    def _others_lease(self, want: plans.Want) -> Steps[Stale | None]:
+        """Return the lease that somebody else has, None if there is none.
+
+        Whoever computes without one goes by that: as long as it is there,
+        nobody has deleted the value.
+
+        """
+        key = lease_key(want.route.key)
+        look = protocol.Get((key,), 'gets')
+        endpoint = yield Ask(look, want.route)
+        item = look.found.get(key)
+        if item is None or endpoint is None:
+            return None
+        unique = typing.cast(int, item[2])
+        return Stale(endpoint, look.incarnation, unique)
 
     def _count_lost(self, lease: Lease | None, lost: bool) -> None:
         """Take note of how a lease ended, and say what cannot be chance."""
@@ -628,7 +652,7 @@ class Flow:
     # Leases
 
     def _take_lease(self, want: plans.Want) -> Steps[typing.Any]:
-        """Return the lease, None if it is taken, or UNREACHABLE."""
+        """Return the lease, None if it is taken, UNREACHABLE, or REFUSED."""
         key = lease_key(want.route.key)
         until = clock.monotonic() + want.plan.lease
         seconds = want.plan.lease + TICK
@@ -636,8 +660,10 @@ class Flow:
         endpoint = yield from self.ask_meta(command, want.route)
         if endpoint is NO_META:
             return (yield from self._add_lease(want))
-        if not command.answered or command.item is None:
+        if not command.answered:
             return UNREACHABLE
+        if command.item is None:
+            return REFUSED
         if not command.won:
             return None
         return Lease(
@@ -655,8 +681,10 @@ class Flow:
             token,
         )
         endpoint = yield Ask(command, want.route)
-        if not command.answered or command.error is not None:
+        if not command.answered:
             return UNREACHABLE
+        if command.error is not None:
+            return REFUSED
         if not command.result:
             return None
         return Lease(endpoint, 0, None, token, until)
@@ -787,7 +815,7 @@ class Flow:
         if found.get(computed) != made:
             return value, None
         lease = yield from self._add_lease(want)
-        if lease is None or lease is UNREACHABLE:
+        if lease is None or lease is UNREACHABLE or lease is REFUSED:
             return value, None
         return value, Stale(
             endpoint, command.incarnation, typing.cast(int, item[2]), lease

@@ -29,6 +29,7 @@ class _Absent(enum.Enum):
     """What is in place of something that is not there."""
 
     NO_META = 'NO_META'
+    REFUSED = 'REFUSED'
     UNREACHABLE = 'UNREACHABLE'
 
     def __repr__(self) -> str:
@@ -42,6 +43,9 @@ NO_META: typing.Any = _Absent.NO_META
 """In place of a server that knows no meta arguments."""
 
 UNREACHABLE: typing.Any = _Absent.UNREACHABLE
+"""In place of a lease where no server answers."""
+
+REFUSED: typing.Any = _Absent.REFUSED
 """In place of a lease where the server gives none."""
 
 
