@@ -366,6 +366,27 @@ def test_so_it_is_where_there_is_a_value_by_then(connect, address):
     other.disconnect_all()
 
 
+@pytest.mark.parametrize('end', [faults.cut(0), faults.cut(3), faults.reset])
+def test_so_it_is_where_nobody_knows_whether_it_was_stored(
+    connect, address, end
+):
+    """The answer to what stores it was lost."""
+    other = memcached.Client(servers=address)
+
+    with faults.FaultProxy(address) as proxy:
+        client = connect(proxy.address, dead_retry=0)
+        assert client.get_or_set('first', int) == 0
+
+        def factory():
+            assert other.invalidate(KEY) == 0
+            proxy.next_reply(end)
+            return 'old'
+
+        assert client.get_or_set(KEY, factory) == 'old'
+        assert client.get_or_set(KEY, lambda: 'new') == 'new'
+    other.disconnect_all()
+
+
 @pytest.mark.parametrize('method', ['invalidate', 'mark_stale'])
 def test_so_it_is_where_another_has_the_lease(connect, address, method):
     """Who has waited for that one for long enough computes without one."""

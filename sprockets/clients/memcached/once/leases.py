@@ -260,7 +260,7 @@ class Flow:
             others = yield from self._others_lease(want)
         if lease is UNREACHABLE or lease is REFUSED:
             lease = None
-        stored = False
+        stored = may_be_stored = False
         outcome: Outcome | Failure | None
         try:
             # Whoever had the lease before may have stored the value since
@@ -273,8 +273,11 @@ class Flow:
                 want, made = self._planned(want, (yield Compute()))
                 outcome, command = self._made(want, made, old)
                 if command is not None:
-                    yield Ask(command, want.route)
+                    endpoint = yield Ask(command, want.route)
                     stored = bool(command.result)
+                    may_be_stored = stored or (
+                        endpoint is not None and not command.answered
+                    )
                 if stored and isinstance(outcome, Outcome):
                     yield from self._note(want, outcome)
         except GeneratorExit:
@@ -284,10 +287,10 @@ class Flow:
             raise
         lost = yield from self._give_back(want, lease)
         self._count_lost(lease, lost)
-        if stored and goes_by_others:
+        if may_be_stored and goes_by_others:
             there = yield from self._others_lease(want)
             lost = others is None or there != others
-        if lost and stored:
+        if lost and may_be_stored:
             # Whoever deletes the value deletes the lease: what was computed
             # from before that must not stay.
             yield Ask(protocol.delete(want.route.key), want.route)
