@@ -421,6 +421,38 @@ def test_so_it_is_where_no_lease_is_known(connect, address, end):
     other.disconnect_all()
 
 
+@pytest.mark.parametrize('replies', [3, 5, 6])
+def test_a_refresh_that_is_cancelled_leaves_nothing_behind(address, replies):
+    """Neither a lease nor what was computed before a deletion."""
+
+    async def main(proxy):
+        client = memcached.AsyncClient(servers=proxy.address)
+        other = memcached.AsyncClient(servers=address)
+
+        @memcached.cached(60, client=client, key=KEY)
+        async def compute():
+            await other.invalidate(KEY)
+            return 'old'
+
+        # The old lease and value, what there is, the lease, what there is
+        # again; the value, the lease.
+        proxy.next_reply(*[None] * replies, faults.stall)
+        task = asyncio.create_task(compute.refresh())
+        await asyncio.to_thread(proxy.wait_for, lambda: proxy.stalled)
+        task.cancel()
+        await asyncio.sleep(0)
+        proxy.release()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not lease_is_held(address)
+        assert await other.get(KEY) is None
+        await client.close()
+        await other.close()
+
+    with faults.FaultProxy(address) as proxy:
+        asyncio.run(main(proxy))
+
+
 def test_callers_after_a_deletion_get_what_is_newer(address):
     """They do not wait for a computation that began before it."""
 

@@ -10,6 +10,7 @@ there is a miss where there is no value yet, for everybody.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import random
@@ -59,6 +60,9 @@ LONGEST_PAUSE = 0.1
 
 _KNOWS = ('SERVER_ERROR', 'non-numeric')
 """What is in the errors of servers that know a meta command."""
+
+_UNSENT = (endpoints.UnavailableError, endpoints.StaleError)
+"""The errors of commands of which it is known that no server has them."""
 
 
 class UpdateError(errors.MemcachedError):
@@ -133,20 +137,22 @@ def invalidate(route: cluster.Route) -> Steps[int]:
 class Lease(typing.NamedTuple):
     """The right to compute, until it runs out."""
 
-    endpoint: endpoints.Endpoint
+    endpoint: endpoints.Endpoint | None
     incarnation: int
     unique: int | None
     """The cas unique of a lease from a meta command."""
-    token: bytes
+    token: bytes = b''
     """The value of a lease from ``add``."""
-    until: float
+    until: float = 0.0
     """Until when it is ours for sure (:func:`time.monotonic`)."""
+    is_own: bool = True
+    """Whether it is ours; else it is somebody's who computes as well."""
 
 
 class Stale(typing.NamedTuple):
     """A value that is there, and that another may be stored in place of."""
 
-    endpoint: endpoints.Endpoint
+    endpoint: endpoints.Endpoint | None
     incarnation: int
     unique: int
     lease: Lease | None = None
@@ -254,14 +260,12 @@ class Flow:
             lease, found = yield from self._wait_for_lease(want)
             if found is not None:
                 return found
-        others = None
-        goes_by_others = lease is None or lease is UNREACHABLE
-        if goes_by_others:
-            others = yield from self._others_lease(want)
-        if lease is UNREACHABLE or lease is REFUSED:
+        if lease is None or lease is UNREACHABLE:
+            lease = yield from self._others_lease(want)
+        elif lease is REFUSED:
             lease = None
-        stored = may_be_stored = False
         outcome: Outcome | Failure | None
+        command: protocol.Line | None = None
         try:
             # Whoever had the lease before may have stored the value since
             # it was looked for.
@@ -273,27 +277,18 @@ class Flow:
                 want, made = self._planned(want, (yield Compute()))
                 outcome, command = self._made(want, made, old)
                 if command is not None:
-                    endpoint = yield Ask(command, want.route)
-                    stored = bool(command.result)
-                    may_be_stored = stored or (
-                        endpoint is not None and not command.answered
-                    )
-                if stored and isinstance(outcome, Outcome):
-                    yield from self._note(want, outcome)
+                    yield Ask(command, want.route)
+                    if command.result and isinstance(outcome, Outcome):
+                        yield from self._note(want, outcome)
+            lost = yield from self._end(want, lease, command)
         except GeneratorExit:
             raise
-        except BaseException:
-            yield from self._give_back(want, lease)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                yield from self.over(command)
+            yield from self._end(want, lease, command)
             raise
-        lost = yield from self._give_back(want, lease)
         self._count_lost(lease, lost)
-        if may_be_stored and goes_by_others:
-            there = yield from self._others_lease(want)
-            lost = others is None or there != others
-        if lost and may_be_stored:
-            # Whoever deletes the value deletes the lease: what was computed
-            # from before that must not stay.
-            yield Ask(protocol.delete(want.route.key), want.route)
         return outcome
 
     def _wait_for_lease(
@@ -318,8 +313,8 @@ class Flow:
                     return lease, None
         return None, None
 
-    def _others_lease(self, want: plans.Want) -> Steps[Stale | None]:
-        """Return the lease that somebody else has, None if there is none.
+    def _others_lease(self, want: plans.Want) -> Steps[Lease]:
+        """Return the lease that somebody else has.
 
         Whoever computes without one goes by that: as long as it is there,
         nobody has deleted the value.
@@ -329,14 +324,53 @@ class Flow:
         look = protocol.Get((key,), 'gets')
         endpoint = yield Ask(look, want.route)
         item = look.found.get(key)
-        if item is None or endpoint is None:
-            return None
-        unique = typing.cast(int, item[2])
-        return Stale(endpoint, look.incarnation, unique)
+        unique = None if item is None else item[2]
+        return Lease(endpoint, look.incarnation, unique, is_own=False)
+
+    def _end(
+        self,
+        want: plans.Want,
+        lease: Lease | None,
+        command: protocol.Line | None,
+    ) -> Steps[bool]:
+        """Give a lease back, and delete what must not stay.
+
+        :param Line command: what was to store the value, if it was sent
+        :return: whether the lease may have been taken away
+
+        """
+        may_be_stored = command is not None and (
+            bool(command.result)
+            or not (command.answered or isinstance(command.error, _UNSENT))
+        )
+        lost = False
+        if lease is not None and lease.is_own:
+            lost = yield from self._give_back(want, lease)
+        elif lease is not None and may_be_stored:
+            lost = (
+                lease.unique is None
+                or (yield from self._others_lease(want)) != lease
+            )
+        if lost and may_be_stored:
+            # Whoever deletes the value deletes the lease: what was computed
+            # from before that must not stay.
+            yield Ask(protocol.delete(want.route.key), want.route)
+        return lost
+
+    def over(self, command: protocol.Command | None) -> Steps[None]:
+        """Wait until what was sent, and nobody waits for, is over."""
+        until = clock.monotonic() + self.timeout
+        while (
+            command is not None
+            and not command.answered
+            and command.error is None
+            and clock.monotonic() < until
+        ):
+            yield Pause(FIRST_PAUSE)
 
     def _count_lost(self, lease: Lease | None, lost: bool) -> None:
         """Take note of how a lease ended, and say what cannot be chance."""
-        if lease is None or lease.endpoint is None:
+        if lease is None or lease.endpoint is None or not lease.is_own:
             return
         self._lost = self._lost + 1 if lost else 0
         if self._lost >= MANY_LOST:
@@ -660,7 +694,15 @@ class Flow:
         until = clock.monotonic() + want.plan.lease
         seconds = want.plan.lease + TICK
         command = protocol.MetaGet(key, vivify=seconds)
-        endpoint = yield from self.ask_meta(command, want.route)
+        try:
+            endpoint = yield from self.ask_meta(command, want.route)
+        except asyncio.CancelledError:
+            yield from self.over(command)
+            if command.won and command.item is not None:
+                unique = command.item[2]
+                lease = Lease(None, command.incarnation, unique)
+                yield from self._give_back(want, lease)
+            raise
         if endpoint is NO_META:
             return (yield from self._add_lease(want))
         if not command.answered:
@@ -683,7 +725,12 @@ class Flow:
             want.plan.lease + TICK,
             token,
         )
-        endpoint = yield Ask(command, want.route)
+        try:
+            endpoint = yield Ask(command, want.route)
+        except asyncio.CancelledError:
+            yield from self.over(command)
+            yield from self._give_back(want, Lease(None, 0, None, token))
+            raise
         if not command.answered:
             return UNREACHABLE
         if command.error is not None:

@@ -102,23 +102,11 @@ class Claim:
         except BaseException as error:
             # It may have been stored all the same, or be on its way.
             if isinstance(error, asyncio.CancelledError):
-                yield from self._over()
+                yield from self._flow.over(self._added)
             yield from self.release()
             raise
         self._token = None
         return False
-
-    def _over(self) -> Steps[None]:
-        """Wait until what was sent, and nobody waits for, is over."""
-        command = self._added
-        until = clock.monotonic() + self._flow.timeout
-        while (
-            command is not None
-            and not command.answered
-            and command.error is None
-            and clock.monotonic() < until
-        ):
-            yield Pause(FIRST_PAUSE)
 
     def _add(self, token: bytes) -> Steps[bool | None]:
         """Try to get the lock; None where it cannot be had."""
