@@ -227,6 +227,31 @@ def test_who_is_cancelled_while_waiting_leaves_nothing(address):
     asyncio.run(main())
 
 
+def test_who_is_cancelled_while_giving_it_back_gives_it_back(address):
+    """Nobody else does, and others would wait until its time is over."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        turns = 0
+        while True:
+            lock = client.lock('import', 30)
+            assert await lock.acquire()
+            task = asyncio.ensure_future(lock.release())
+            # Not begun it is not ended either.
+            for _ in range(turns + 1):
+                await asyncio.sleep(0)
+            if not task.cancel():
+                break
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await client.get('lock:import') is None
+            turns += 1
+        assert turns
+        await client.close()
+
+    asyncio.run(main())
+
+
 def test_without_a_server(connect, memcached_server):
     """Nobody gets it, at once, and nobody waits for it."""
     face = connect(memcached_server.address, socket_timeout=1)

@@ -154,14 +154,27 @@ class Claim:
         in_time = clock.monotonic() < self._until
         if token is None:
             return False
+        try:
+            deleted = yield from self._delete(token)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # Nobody else does it.
+            yield from self._delete(token)
+            raise
+        return deleted and in_time
+
+    def _delete(self, token: bytes) -> Steps[bool]:
+        """Delete the lock, if it is still this owner's."""
         item, place, _ = yield from self._read()
         if item is None or place is None or item[1] != token:
             return False
         # In the way that every server knows.
-        deleted = yield from self._flow.delete_if(
-            self._route.key, self._route, place, False
+        return (
+            yield from self._flow.delete_if(
+                self._route.key, self._route, place, False
+            )
         )
-        return deleted and in_time
 
     def prolong(self, time: typing.Any) -> Steps[bool]:
         """Hold the lock for longer, from now on.
