@@ -295,12 +295,14 @@ class Store:
 
     def _gat(self, words: _Words) -> bytes:
         expires = expiry(words[1])
+        # What is over by then is read once more.
+        found = self._get(words[1:])
         now = time.monotonic()
         for key in words[2:]:
             item = self.look(key, now)
             if item is not None:
                 item.expires = expires
-        return self._get(words[1:])
+        return found
 
     def _gats(self, words: _Words) -> bytes:
         return self._with_uniques(words[2:], expiry(words[1]))
@@ -376,10 +378,10 @@ class Store:
         item = self.look(key, time.monotonic())
         if item is None:
             return b'NOT_FOUND\r\n'
-        number = self._add(item, sign * int(delta), True)
+        number = self._add(item, sign * int(delta))
         return _NO_NUMBER if number is None else b'%b\r\n' % number
 
-    def _add(self, item: Item, delta: int, in_place: bool) -> bytes | None:
+    def _add(self, item: Item, delta: int) -> bytes | None:
         """Add to a number and return it; None if it is none."""
         match = _NUMBER.match(item.value)
         text = match[1] if match is not None else b''
@@ -388,7 +390,7 @@ class Store:
         number = int(text) + delta
         changed = b'%d' % (max(number, 0) if delta < 0 else number % (1 << 64))
         # A number that is shorter than before has blanks behind it.
-        fits = in_place and len(changed) <= len(item.value)
+        fits = len(changed) <= len(item.value)
         whole = changed.ljust(len(item.value)) if fits else changed
         self._change(item, whole, fits)
         return changed
@@ -572,7 +574,7 @@ class Store:
             return b'EX%b\r\n' % _echo(key, given)
         else:
             sign = 1 if mode in (b'i', b'+') else -1
-            if self._add(item, sign * int(delta), False) is None:
+            if self._add(item, sign * int(delta)) is None:
                 return _NO_NUMBER
             if b'T' in given:
                 item.expires = expiry(given[b'T'])
