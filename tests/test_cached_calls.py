@@ -309,6 +309,79 @@ def test_one_that_is_not_to_be_stored_is_not_set(connect, address):
         assert wire.stored(address, double.key(3)) is None
 
 
+def test_what_is_computed_meanwhile_does_not_stay_then(connect, either):
+    """It is older than the one that is not to be stored."""
+    double = Numbers(connect(either), cache_none=False)
+    other = Numbers(DirectFace(either), cache_none=False)
+    inner = double.compute
+
+    def compute(number):
+        older = inner(number)
+        assert not other.set(None, 3)
+        return older
+
+    double.compute = compute
+    assert double(3) == [6, 1]
+    double.compute = inner
+    assert double.get(3) is None
+    assert double(3) == [6, 2]
+
+
+def test_nobody_waits_for_it_then(address):
+    """Who calls afterwards has the function called."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        computing, go_on = asyncio.Event(), asyncio.Event()
+        results = [None, 'old']
+
+        @memcached.cached(60, client=client, cache_none=False, name='load')
+        async def load():
+            result = results.pop()
+            computing.set()
+            await go_on.wait()
+            return result
+
+        first = asyncio.create_task(load())
+        await computing.wait()
+        assert not await load.set(None)
+        later = asyncio.create_task(load())
+        await asyncio.to_thread(wait_until, lambda: not results)
+        go_on.set()
+        assert await first == 'old'
+        assert await later is None
+        assert await load.get() is None
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_no_thread_waits_for_it_then(address):
+    """Likewise."""
+    client = memcached.Client(servers=address)
+    computing, go_on = threading.Event(), threading.Event()
+    results = [None, 'old']
+
+    @memcached.cached(60, client=client, cache_none=False, name='load')
+    def load():
+        result = results.pop()
+        computing.set()
+        assert result is None or go_on.wait(30)
+        return result
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(load)
+        assert computing.wait(30)
+        try:
+            assert not load.set(None)
+            assert pool.submit(load).result(5) is None
+        finally:
+            go_on.set()
+        assert first.result(30) == 'old'
+    assert load.get() is None
+    client.disconnect_all()
+
+
 @pytest.mark.parametrize('stale, seconds', [(0, 60), (600, 600)])
 def test_it_is_marked_stale(connect, address, stale, seconds):
     """For as long as it is served stale."""

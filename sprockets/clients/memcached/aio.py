@@ -652,7 +652,9 @@ class Methods:
     ) -> int:
         """Store a value as if it had been computed."""
         here = self._engine.enter()
-        want = plans.Want(self._encoding.route(key), plan, plans.MISS)
+        route = self._encoding.route(key)
+        here.computing.forget(route)
+        want = plans.Want(route, plan, plans.MISS)
         whole = self._whole(here, 'set')
         return await whole.follow(here.computing.flow.put(want, value))
 

@@ -1126,7 +1126,9 @@ class Client(memcache.Client):  # type: ignore[misc]
     ) -> int:
         """Store a value as if it had been computed."""
         shared = self._shared
-        want = plans.Want(shared.encoding.route(key), plan, plans.MISS)
+        route = shared.encoding.route(key)
+        shared.computations.forget(route)
+        want = plans.Want(route, plan, plans.MISS)
         work = shared.flow.put(want, value)
         result = self._follow(work, None, 'set', strict=shared.strict)
         return typing.cast(int, result)

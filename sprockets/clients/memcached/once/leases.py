@@ -528,6 +528,8 @@ class Flow:
         )
         self.failures.forget(want.route)
         if encoded is None or not plan.stores(value):
+            # What is computed just now is older, as for :func:`invalidate`.
+            yield Ask(protocol.delete(lease_key(key)), want.route)
             request = protocol.delete_request(key)
             drop = protocol.Line(descriptions.DROP, request)
             yield Ask(drop, want.route)
