@@ -1007,6 +1007,25 @@ def test_no_read_overtakes_a_write_when_a_batch_comes_back(server, sent):
     run(main, server)
 
 
+def test_no_read_overtakes_a_value_in_parts(server, sent):
+    """Nobody joins what stores one, and still it leaves with its turn."""
+    value = 'x' * 5000
+
+    async def main(client):
+        assert await client.set('key', 'old')
+        (lane,) = client._engine.state.lanes.values()
+        sent.clear()
+        written = client.set('key', value)
+        # Whenever a batch comes back.
+        lane.leave()
+        assert sent == []
+        assert await client.get('key') == value
+        assert await written
+        assert sent == [(0, True), (1, False)]
+
+    run(main, server, max_value_len=2048, max_parts=8)
+
+
 def test_a_call_that_is_refused_takes_little(server, monkeypatch):
     """Who comes when there is too much does not make for more of it."""
     monkeypatch.setattr(lanes, 'MAX_WAITING_CALLS', 2000)

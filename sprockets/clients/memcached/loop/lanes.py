@@ -111,6 +111,8 @@ class Lane:
         self.forming: batches.Batch | None = None
         """The batch that the next call goes into, None if it begins one or
         joins one that waits."""
+        self._held: batches.Batch | None = None
+        """What nobody joins any more, though its turn is not over."""
         self._waiting: list[batches.Batch] = []
         self._timer: asyncio.TimerHandle | None = None
         self.max_calls = batches.MAX_CALLS
@@ -237,6 +239,7 @@ class Lane:
                 # No call that comes later may be done before that.
                 batch.become(batches.FULL)
                 self.forming = None
+                self._held = batch
                 break
 
     def _next(self, size: int) -> batches.Batch | None:
@@ -314,7 +317,7 @@ class Lane:
 
     def _end_of_turn(self) -> None:
         # Who joins it later has a deadline of its own.
-        self.forming = None
+        self.forming = self._held = None
         at_once = self._at_once
         if at_once:
             if self._halves.size or at_once[-1].calls > halves.LEAST:
@@ -355,7 +358,7 @@ class Lane:
                     continue
             if batch.after is not None and not batch.after.is_back:
                 break
-            if batch.writing and batch is self.forming:
+            if batch.writing and batch in (self.forming, self._held):
                 # What is called behind a write in this turn travels with it,
                 # or behind it.
                 return
