@@ -804,6 +804,34 @@ def test_a_newer_value_is_not_deleted():
 
 
 @pytest.mark.parametrize('name', ['set', 'replace', 'add'])
+def test_a_value_for_which_nobody_waits_any_more(address_of_server, name):
+    """It is stored all the same, and takes nothing newer away."""
+    # So much is sent by a thread.
+    value = 'x' * (2 * MEGABYTE)
+
+    async def main(proxy):
+        client = memcached.AsyncClient(servers=proxy.address, max_parts=MOST)
+        other = memcached.AsyncClient(
+            servers=address_of_server, max_parts=MOST
+        )
+        await client.set('key', 'old')
+        if name == 'add':
+            await client.delete('key')
+        proxy.reply_delay = 0.1
+        assert not await getattr(client, name)('key', value, timeout=0.05)
+        # When it is stored, and that has not come back.
+        while await other.get('key') != value:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert await other.set('key', 'new')
+        await client.close()
+        assert await other.get('key') == 'new'
+        await other.close()
+
+    with faults.FaultProxy(address_of_server) as proxy:
+        asyncio.run(asyncio.wait_for(main(proxy), 10))
+
+
+@pytest.mark.parametrize('name', ['set', 'replace', 'add'])
 @pytest.mark.parametrize('limit', [LIMIT, MEGABYTE])
 def test_calls_that_are_not_awaited_keep_their_order(
     address_of_server, name, limit

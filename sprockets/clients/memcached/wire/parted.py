@@ -327,6 +327,7 @@ class Store(protocol.Line):
         '_cleaning',
         '_head',
         '_is_asked',
+        '_is_refused',
         '_key',
         '_left',
         '_parts',
@@ -348,6 +349,9 @@ class Store(protocol.Line):
         self._head = head
         self._is_asked = not self._spares
         """Whether the head is asked for."""
+        self._is_refused = False
+        """Whether one of the parts was; an error may also say that nobody
+        waits any more."""
         self._key = key
         self._parts = parts.keys
         self._left = len(parts.keys)
@@ -362,6 +366,7 @@ class Store(protocol.Line):
         self.request = self._request
         self._head.start_over()
         self._is_asked = not self._spares
+        self._is_refused = False
         self._left = len(self._parts)
         self._cleaning = None
 
@@ -385,7 +390,8 @@ class Store(protocol.Line):
             if line is None:
                 return 1
             self._left -= 1
-            if line != b'STORED' and self.error is None:
+            if line != b'STORED' and not self._is_refused:
+                self._is_refused = True
                 self.refused(line)
                 self.answered = False
         if not self._is_asked:
@@ -395,7 +401,7 @@ class Store(protocol.Line):
             return missing
         self.reply = self._head.reply
         self.error = self.error or self._head.error
-        if self._head.result and self.error is None:
+        if self._head.result and not self._is_refused:
             self.result = self._head.result
             self.answered = True
         return 0
@@ -403,7 +409,7 @@ class Store(protocol.Line):
     def proceed(self) -> bool:
         if self._left or self._cleaning is not None:
             return False
-        if not self._is_asked and self.error is None:
+        if not self._is_asked and not self._is_refused:
             self._is_asked = True
             self.request = self._head.request
             return True
