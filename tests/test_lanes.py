@@ -785,6 +785,24 @@ def test_few_reads_and_one_connection(server, sent):
     asyncio.run(main())
 
 
+def test_a_read_that_finds_no_connection_is_not_kept(server, proxy, sent):
+    """It goes with others then, and its value is its caller's alone."""
+
+    async def main(client):
+        assert await client.set('key', 'value')
+        await few_at_once(client, 1, sent)
+        proxy.close_connections()
+        call = client.get('key')
+        assert await call == 'value'
+        gone = weakref.ref(call)
+        del call
+        # Its end has woken this task up, in the turn that it is in.
+        await asyncio.sleep(0)
+        assert gone() is None
+
+    run(main, proxy)
+
+
 async def reads(client, count):
     """Read again and again, and compare."""
     for _ in range(count):

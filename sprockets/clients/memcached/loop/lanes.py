@@ -203,6 +203,7 @@ class Lane:
                 if self._begin(batch, now):
                     return True
                 batch.release()
+                batch.waiters = []
             # A signal's: nobody knows what was sent.
             except BaseException as error:
                 self._abort(batch, error)
