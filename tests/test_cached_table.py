@@ -178,6 +178,24 @@ def closures():
 
     assert make_recursive().key(3) == make_recursive().key(3)
 
+    def chain(*steps):
+        @cached
+        def load(x):
+            for step in steps:
+                x = step(x)
+            return x
+
+        return load
+
+    chains = [(doubled, tripled, last) for last in (doubled, tripled, add)]
+    apart(*[chain(*steps).key(1) for steps in chains])
+    apart(
+        *[
+            cached(functools.partial(run_chain, *steps)).key()
+            for steps in chains
+        ]
+    )
+
     def remembers(number):
         return cached(functools.lru_cache(price_of(number)))
 
@@ -210,6 +228,10 @@ def closures():
             for number in (1, 2)
         ]
     )
+
+
+def run_chain(*steps):
+    return [step(1) for step in steps]
 
 
 def price_of(number):

@@ -224,11 +224,17 @@ class FunctionName:
     def now(self) -> str:
         """Return the name as it is at the moment."""
         self._opaque = False
-        self._named: set[int] = set()
+        self._within: list[int] = []
         return self._name(self._function)
 
     def _name(self, function: typing.Any) -> str:
-        self._named.add(id(function))
+        self._within.append(id(function))
+        try:
+            return self._name_within(function)
+        finally:
+            self._within.pop()
+
+    def _name_within(self, function: typing.Any) -> str:
         if type(function) is functools.partial:
             return self._name(function.func) + self._given(function)
         if isinstance(function, type):
@@ -357,8 +363,9 @@ class FunctionName:
 
         """
         value = getattr(value, '__memcached_function__', value)
-        if id(value) in self._named:
-            return 'itself'
+        if id(value) in self._within:
+            # Of several that are made in each other it says which.
+            return f'itself{len(self._within) - self._within.index(id(value))}'
         if isinstance(value, types.ModuleType):
             return str(value.__name__)
         if isinstance(value, type):
