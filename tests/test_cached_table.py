@@ -382,6 +382,23 @@ def class_methods():
     apart(*[kind.of_class.key(1) for kind in (Base, Derived, Again)])
     assert Base.of_class.key(1).endswith('.Base.of_class(x=1)')
 
+    def helped(helper):
+        @cached
+        async def load(x):
+            return await helper(x)
+
+        return load
+
+    apart(*[helped(kind.of_class).key(1) for kind in (Base, Derived)])
+    apart(
+        *[
+            cached(functools.partial(kind.of_class, 1)).key()
+            for kind in (Base, Derived)
+        ]
+    )
+    assert not hasattr(plain, '__self__')
+    assert Derived.of_class.__self__ is Derived
+
 
 @row('class methods, with ``@cached`` below', 'refused')
 def class_methods_inside_out():

@@ -137,6 +137,13 @@ class Function:
         """Return the method of an object."""
         return self if instance is None else self.bound(instance)
 
+    @property
+    def __self__(self) -> typing.Any:
+        """The object, or the class, whose method it is."""
+        if not self._first:
+            raise AttributeError('__self__')
+        return self._first[0]
+
     def bound(self, instance: typing.Any) -> typing.Any:
         """Return the method of an object, or of a class."""
         kind = type(self)

@@ -362,7 +362,12 @@ class FunctionName:
         :raises TypeError: for what has none, or may change
 
         """
-        value = getattr(value, '__memcached_function__', value)
+        function = getattr(value, '__memcached_function__', None)
+        if function is not None:
+            owner = getattr(value, '__self__', None)
+            if owner is not None:
+                return f'{self._captured(function)}[{self._captured(owner)}]'
+            value = function
         if id(value) in self._within:
             # Of several that are made in each other it says which.
             return f'itself{len(self._within) - self._within.index(id(value))}'
