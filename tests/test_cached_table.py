@@ -576,6 +576,10 @@ def doubled(x):
     return x
 
 
+def doubled_a(a):
+    return a, a
+
+
 def tripled(x):
     return x
 
@@ -717,6 +721,12 @@ def pattern():
     assert echo.key('at 0x7f03') != echo.key('at 0x7f04')
     for thing in (object(), [object()], iter([1]), Callable().__call__):
         refused(lambda: echo.key(thing), '{user.id}')  # noqa: B023
+        for conversion in ('!r', '!s', '!a', '!s:.60'):
+            as_text = memcached.cached(60, key=f'x:{{a{conversion}}}')(
+                doubled_a
+            )
+            refused(lambda: as_text.key(thing), '{user.id}')  # noqa: B023
+            assert as_text.key('at 0x7f03') != as_text.key('at 0x7f04')
 
     @memcached.cached(60, key='further:{a}')
     def further(**others):

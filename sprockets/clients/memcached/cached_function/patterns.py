@@ -125,13 +125,15 @@ class Pattern:
             texts.append(text)
             if field is None:
                 continue
-            value, _ = formatter.get_field(field, (), arguments)
-            value = formatter.convert_field(value, conversion)
+            given, _ = formatter.get_field(field, (), arguments)
+            value = formatter.convert_field(given, conversion)
             put = format(value, formatter.vformat(spec or '', (), arguments))
-            if type(value) is not str and _ADDRESS.search(put):
+            if type(given) is not str and _ADDRESS.search(
+                value if conversion else put
+            ):
                 raise TypeError(
                     f'{field!r} of the key {self._pattern!r} is a'
-                    f' {type(value).__qualname__}, of which it says where it'
+                    f' {type(given).__qualname__}, of which it says where it'
                     ' is in memory: another one may be there later.  Name'
                     ' what tells it apart, as {user.id} does'
                 )
