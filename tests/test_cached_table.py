@@ -728,6 +728,9 @@ def pattern():
             refused(lambda: as_text.key(thing), '{user.id}')  # noqa: B023
             assert as_text.key('at 0x7f03') != as_text.key('at 0x7f04')
 
+    as_text = memcached.cached(60, key='{a!s}')(doubled_a)
+    apart(*map(as_text.key, (1, '1', 1.0, '1.0', None, 'None')))
+
     @memcached.cached(60, key='further:{a}')
     def further(**others):
         return others

@@ -139,11 +139,11 @@ class Pattern:
                 )
             if _root(field) in self._hidden:
                 # It is the same length, whatever it is of.
-                put = names.digest_of(_tell(value, put))
+                put = names.digest_of(_tell(given, put))
                 told.append(put)
             else:
-                plain = plain and self._is_plain(value, put)
-                told.append(_tell(value, put))
+                plain = plain and self._is_plain(given, put)
+                told.append(_tell(given, put))
             texts.append(put)
         name = ''.join(texts)
         return as_key(name, '' if plain else '\0'.join(told))
