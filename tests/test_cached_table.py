@@ -344,6 +344,11 @@ class Base(memcached.MemcachedMixin, web.RequestHandler):
     def of_class(cls, x):
         return cls.table, x
 
+    @memcached.cached(60, name='any')
+    @classmethod
+    def of_any_class(cls, x):
+        return x
+
     @cached
     @staticmethod
     def static(x):
@@ -381,6 +386,17 @@ def handlers():
 def class_methods():
     apart(*[kind.of_class.key(1) for kind in (Base, Derived, Again)])
     assert Base.of_class.key(1).endswith('.Base.of_class(x=1)')
+    assert (
+        Base.of_any_class.key(1) == Derived.of_any_class.key(1) == 'any(x=1)'
+    )
+    # One that is given as an argument is none whose method it is.
+    for options in ({}, {'name': 'count'}):
+
+        @memcached.cached(60, **options)
+        def count(kind):
+            return kind.table
+
+        apart(count.key(Base), count.key(Derived))
 
     def helped(helper):
         @cached

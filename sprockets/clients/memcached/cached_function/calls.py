@@ -231,7 +231,9 @@ class Calls:
             first = next(iter(self.signature.parameters), None)
             return value if first in self._pattern.names else names.ANYBODY
         if isinstance(value, type) or own_client(value) is not None:
-            if not self._tells_owner:
+            if not self._tells_owner and (
+                names.takes_class(self.function) or not isinstance(value, type)
+            ):
                 return names.ANYBODY
             if isinstance(value, type):
                 return names.owner(value)
