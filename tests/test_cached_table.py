@@ -511,6 +511,14 @@ def local_classes():
 
     refused(lambda: derive('a').of_class.key(1))
 
+    def called(name, table):
+        return type(name, (Base,), {'table': table})
+
+    for name in ('Called', 'Derived'):
+        refused(lambda: called(name, 'a').of_class.key(1))  # noqa: B023
+        refused(lambda: price_in(called(name, 'a'), 1))  # noqa: B023
+    assert price_in(type(None), int)
+
 
 class Callable:
     def __call__(self, x):

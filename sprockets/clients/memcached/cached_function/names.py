@@ -23,6 +23,10 @@ LOCAL = '<locals>'
 
 ADVICE = 'give key=, or name= if a name says all that makes a difference'
 
+_MADE = 1 << 9
+"""The flag of classes that are made while a program runs, as those of Python
+are: ``Py_TPFLAGS_HEAPTYPE``."""
+
 PLAIN = frozenset((str, bytes, int, bool, type(None), uuid.UUID))
 """Types of which two values that are equal have the same name."""
 
@@ -131,7 +135,8 @@ def name_class(kind: type) -> str:
     """Return what a class is called in keys.
 
     :raises TypeError: for one that is made inside of a function, for each call
-        of that makes another one
+        of that makes another one; and for one that its module does not have
+        by its name, for there may be another one
 
     """
     if LOCAL in kind.__qualname__:
@@ -139,7 +144,22 @@ def name_class(kind: type) -> str:
             f'{kind.__qualname__} is made inside of a function, and so cannot'
             f' be named in a key: {ADVICE}'
         )
+    if _is_made_by_call(kind):
+        raise TypeError(
+            f'{kind.__module__} has another {kind.__qualname__}, or none, as'
+            ' where type() made it, and so it cannot be named in a key:'
+            f' {ADVICE}'
+        )
     return f'{module_of(kind)}.{kind.__qualname__}'
+
+
+def _is_made_by_call(kind: type) -> bool:
+    """Whether a class is not the one of its name, as far as is known."""
+    if kind.__module__ not in sys.modules or not kind.__flags__ & _MADE:
+        return False
+    found = _named(kind)
+    # Where it is no class, a decorator has put something else in its place.
+    return found is not kind and (found is None or isinstance(found, type))
 
 
 # Functions
@@ -425,10 +445,15 @@ def _is_object(function: typing.Any) -> bool:
 
 def _is_global(function: typing.Any) -> bool:
     """Whether it is what its name says, in its module."""
-    found: typing.Any = sys.modules.get(function.__module__)
-    for name in function.__qualname__.split('.'):
+    return _named(function) is function
+
+
+def _named(thing: typing.Any) -> typing.Any:
+    """Return what a module has by the name of something of it."""
+    found: typing.Any = sys.modules.get(thing.__module__)
+    for name in thing.__qualname__.split('.'):
         found = getattr(found, name, None)
-    return found is function
+    return found
 
 
 def _first(function: typing.Any) -> str | None:
