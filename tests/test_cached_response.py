@@ -554,6 +554,99 @@ def test_handlers_make_different_pages():
     run(main, One)
 
 
+def unnamed(method):
+    async def call(self):
+        await method(self)
+
+    return call
+
+
+def writing(text):
+    @memcached.cached_response(60)
+    async def write(self):
+        self.write(text)
+
+    return write
+
+
+class Methods(Handler):
+    @memcached.cached_response(60)
+    @unnamed
+    async def first(self):
+        self.write('first')
+
+    @unnamed
+    @memcached.cached_response(60)
+    async def second(self):
+        self.write('second')
+
+    @web.authenticated
+    @memcached.cached_response(60)
+    @unnamed
+    async def third(self):
+        self.write('third')
+
+    fourth, fifth = writing('fourth'), writing('fifth')
+
+    @memcached.cached_response(60)
+    async def inner(self):
+        self.write('inner')
+
+    async def get(self):
+        await getattr(self, self.request.headers['X-Name'])()
+
+
+class OuterMethods(Methods):
+    @memcached.cached_response(60, vary=lambda _: None)
+    async def first(self):
+        self.write('outer ')
+        await super().first()
+
+    @memcached.cached_response(60)
+    async def inner(self):
+        self.write('outer ')
+        await super().inner()
+
+
+@pytest.mark.parametrize('kind', [Methods, OuterMethods])
+def test_methods_make_different_pages(kind):
+    """Whatever their functions are called."""
+
+    names = ['first', 'second', 'third', 'fourth', 'fifth', 'inner']
+
+    async def main(site):
+        for _ in range(2):
+            for name in names:
+                page = await site(X_User='alice', X_Name=name)
+                assert page.text.split()[-1] == name
+                assert page.text.startswith('outer') == (
+                    kind is OuterMethods and name in ('first', 'inner')
+                )
+
+    run(main, kind)
+
+
+def test_a_method_and_the_one_of_its_base_make_different_pages():
+    """Though only the one of the base is answered with Authorization."""
+
+    class Base(Handler):
+        @memcached.cached_response(60, authorization=True)
+        async def get(self):
+            self.write('base')
+
+    class Page(Base):
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write('outer ')
+            await super().get()
+
+    async def main(site):
+        for headers in ({}, {'Authorization': 'a'}, {}):
+            assert await site.texts('/', **headers) == ['outer base']
+
+    run(main, Page)
+
+
 @pytest.mark.parametrize(
     'query, texts',
     [

@@ -178,7 +178,7 @@ def cached_response(
         async def cached(
             self: H, /, *args: P.args, **kwargs: P.kwargs
         ) -> None:
-            await _Answer(rules, method, self, args, kwargs).give()
+            await _Answer(rules, cached, method, self, args, kwargs).give()
 
         return cached
 
@@ -225,15 +225,35 @@ class _Rules(typing.NamedTuple):
 
 @functools.lru_cache(maxsize=1024, typed=True)
 def _key_of(
-    kind: typing.Any, method: str, path: str, /, *parts: typing.Any
+    kind: typing.Any, cached: typing.Any, path: str, /, *parts: typing.Any
 ) -> str | bytes:
     """Return the key of a response; the same few come again and again."""
     name = (
-        f'response:{kind.__module__}.{kind.__qualname__}.{method}:{path}'
-        f' {parts!r}'
+        f'response:{kind.__module__}.{kind.__qualname__}'
+        f'.{_name_in(kind, cached)}:{path} {parts!r}'
     )
     key = anykeys.fit(name.encode('utf-8', 'surrogatepass'), MAX_KEY)
     return key.decode() if key.isascii() else key
+
+
+def _name_in(kind: type, cached: typing.Any) -> str:
+    """Return what a cached method is called in the class of a handler.
+
+    What the function is called may be that of a decorator below, which others
+    have as well; and a method that is called by way of ``super`` is another
+    one, of the same name.
+
+    """
+    for base in kind.__mro__:
+        for name, value in vars(base).items():
+            # Another decorator may be around it.
+            if (
+                inspect.unwrap(value, stop=lambda function: function is cached)
+                is cached
+            ):
+                where = f'{base.__module__}.{base.__qualname__}.'
+                return name if base is kind else f'{where}{name}'
+    return str(cached.__qualname__)
 
 
 class _NotStoredError(Exception):
@@ -245,6 +265,7 @@ class _Answer:
 
     __slots__ = (
         'args',
+        'cached',
         'handler',
         'kwargs',
         'method',
@@ -256,12 +277,14 @@ class _Answer:
     def __init__(
         self,
         rules: _Rules,
+        cached: recordings.Method,
         method: recordings.Method,
         handler: handlers.MemcachedMixin,
         args: tuple[typing.Any, ...],
         kwargs: dict[str, typing.Any],
     ) -> None:
         self.rules = rules
+        self.cached = cached
         self.method = method
         self.handler = handler
         self.args = args
@@ -408,7 +431,7 @@ class _Answer:
         key_of: abc.Callable[..., str | bytes] = _key_of
         if sum(map(sys.getsizeof, (path, *parts))) > MAX_REMEMBERED:
             key_of = _key_of.__wrapped__
-        return key_of(kind, self.method.__name__, path, *parts)
+        return key_of(kind, self.cached, path, *parts)
 
     async def _compute(self, scope: aio.Methods, key: str | bytes) -> bytes:
         """Return the response, as it is to be stored.
