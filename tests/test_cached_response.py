@@ -1543,6 +1543,32 @@ def test_a_method_that_is_called_with_what_is_not_of_the_path(by_name):
     run(main, ('/(a)', Page), ('/()', Page))
 
 
+@pytest.mark.parametrize('by_name', [False, True])
+def test_arguments_that_prepare_has_put_in_the_place_of_those_of_the_path(
+    by_name,
+):
+    class Page(Handler):
+        async def prepare(self):
+            user = self.request.headers['X-User']
+            if by_name:
+                self.path_kwargs = {'user': user}
+            else:
+                self.path_args[0] = user
+
+        @memcached.cached_response(60)
+        async def get(self, user):
+            self.count()
+            self.write(f'page of {user}')
+
+    async def main(site):
+        for user in ('alice', 'bob', 'alice'):
+            assert (await site('/me', X_User=user)).text == f'page of {user}'
+        assert len(site.calls) == 2
+
+    pattern = '/(?P<user>.*)' if by_name else '/(.*)'
+    run(main, (pattern, Page), ('/none', Page))
+
+
 def test_a_method_that_is_called_with_what_tells_nothing_apart(caplog):
     class Page(Handler):
         async def get(self):

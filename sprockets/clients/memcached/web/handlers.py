@@ -111,6 +111,9 @@ class MemcachedMixin(web.RequestHandler):
     """Who takes note of what is looked at, and is there only where nothing is
     sent: in a copy, whose answer is recorded."""
 
+    _memcached_path: tuple[tuple[bytes, ...], dict[str, bytes]] = (), {}
+    """The arguments that the path has, as they are before ``prepare``."""
+
     _memcached_language: looks.Language | None = None
 
     _memcached_etag: tuple[str, list[bytes]] | None = None
@@ -185,6 +188,7 @@ class MemcachedMixin(web.RequestHandler):
     ) -> None:
         """Extended: functions with ``cached`` find this handler's client."""
         current.enter(_Request(self))
+        self._memcached_path = args, kwargs
         await super()._execute(transforms, *args, **kwargs)
 
     def on_memcached_timing(self, command: str, duration: float) -> None:

@@ -381,10 +381,7 @@ class _Answer:
         elif rules.query:
             parts.append(looks.told(request, rules.query))
         parts += [request.headers.get(name) for name in rules.headers]
-        if (
-            list(self.args) != handler.path_args
-            or self.kwargs != handler.path_kwargs
-        ):
+        if not self._is_called_with_path():
             parts.append(self._called_with())
         if rules.user is not False:
             user = (
@@ -401,6 +398,14 @@ class _Answer:
                 return None
             parts.append(_text('vary', more))
         return self._named(parts)
+
+    def _is_called_with_path(self) -> bool:
+        """Whether the method has the arguments of the path, and no others."""
+        args, kwargs = self.handler._memcached_path
+        decode = self.handler.decode_argument
+        return list(self.args) == list(map(decode, args)) and self.kwargs == {
+            name: decode(value, name=name) for name, value in kwargs.items()
+        }
 
     def _called_with(self) -> str:
         """Return what tells a call from others of the same path.
