@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import functools
 import itertools
 import json
 import logging
@@ -1127,6 +1128,98 @@ def test_what_is_added_to_all_templates(extended, behind):
             assert page.text == name
 
     run(main, Page, template_path=f'{extended.__name__} {behind}')
+
+
+class KeptUser(web.RequestHandler):
+    """Has found out in ``prepare`` who is asking."""
+
+    def prepare(self):
+        self.kept = self.request.headers['X-User']
+
+
+class UserOfItsOwn(KeptUser):
+    @property
+    def current_user(self):
+        return self.kept
+
+
+class UserOnce(KeptUser):
+    @functools.cached_property
+    def current_user(self):
+        return self.kept
+
+
+class UserAsAttribute(KeptUser):
+    current_user = None
+
+    def prepare(self):
+        self.current_user = self.request.headers['X-User']
+
+
+class UserThatIsSet(KeptUser):
+    def prepare(self):
+        self.current_user = self.request.headers['X-User']
+
+
+class UserThatIsFound(KeptUser):
+    def get_current_user(self):
+        return self.kept
+
+
+@pytest.mark.parametrize(
+    'order', ['behind', 'in front', 'derived', 'between', 'class']
+)
+@pytest.mark.parametrize(
+    'base, direct',
+    [
+        (UserOfItsOwn, False),
+        (UserOnce, False),
+        (UserAsAttribute, False),
+        (UserThatIsSet, False),
+        (UserThatIsFound, False),
+        (UserThatIsFound, True),
+    ],
+)
+def test_nobody_gets_the_page_of_a_user_whom_a_class_knows(
+    base, order, direct
+):
+    """Wherever in the bases that is, and however it is asked."""
+
+    class Page:
+        async def answer(self):
+            found = self.get_current_user() if direct else self.current_user
+            self.application.calls.append(found)
+            self.write(f'page of {found}')
+
+        get = memcached.cached_response(60)(answer)
+        told = memcached.cached_response(60, user=True)(answer)
+
+    mixin = memcached.MemcachedMixin
+    if order == 'behind':
+        kind = type('Page', (Page, mixin, base), {})
+    elif order == 'in front':
+        kind = type('Page', (Page, base, mixin), {})
+    elif order == 'derived':
+        kind = type('Page', (type('Base', (Page, mixin, base), {}),), {})
+    elif order == 'between':
+        first = type('First', (mixin, KeptUser), {})
+        kind = type('Page', (Page, first, base), {})
+    else:
+        names = ('current_user', 'get_current_user', 'prepare')
+        body = {name: vars(base)[name] for name in names if name in vars(base)}
+        kind = type('Page', (Page, mixin, KeptUser), body)
+
+    async def main(site):
+        for user in ('alice', 'bob', 'alice'):
+            assert (await site(X_User=user)).text == f'page of {user}'
+        assert site.calls == ['alice', 'bob', 'alice']
+        for user in ('alice', 'bob', 'alice'):
+            page = await site('/told', X_User=user)
+            assert page.text == f'page of {user}'
+        assert site.calls[3:] == ['alice', 'bob']
+
+    told = type('Told', (kind,), {'get': kind.told})
+    run(main, ('/told', told), ('/', kind))
 
 
 def test_a_template_that_uses_none_of_it():

@@ -103,6 +103,9 @@ class MemcachedMixin(web.RequestHandler):
     writes the key.  Others may have changed it meanwhile.  It makes no
     difference for a websocket."""
 
+    current_user = looks.User()
+    """Extended: an answer that is for one user is not another's."""
+
     _memcached: aio.Scope | None = None
     _memcached_others: dict[str | None, aio.Scope] | None = None
     _memcached_tally: tally.Tally | None = None
@@ -118,6 +121,11 @@ class MemcachedMixin(web.RequestHandler):
 
     _memcached_etag: tuple[str, list[bytes]] | None = None
     """The ETag of an answer that was recorded, and its body."""
+
+    def __init_subclass__(cls, **options: typing.Any) -> None:
+        """Extended: who is asking is noted where a class says it as well."""
+        super().__init_subclass__(**options)
+        looks.note_users(cls)
 
     @property
     def memcached(self) -> aio.Scope:
@@ -248,23 +256,6 @@ class MemcachedMixin(web.RequestHandler):
                 influxdb.set_field(
                     f'memcached_{name}', getattr(self._memcached_tally, name)
                 )
-
-    @property
-    def current_user(self) -> typing.Any:
-        """Extended: an answer that is for one user is not another's."""
-        seen = self._memcached_looks or looks.looking_at(self.request)
-        if seen is None:
-            return super().current_user
-        before = set(seen.seen)
-        user = super().current_user
-        # Where it is from does not matter besides.
-        seen.seen = before
-        seen.at_user()
-        return user
-
-    @current_user.setter
-    def current_user(self, value: typing.Any) -> None:
-        self._current_user = value
 
     @property
     def locale(self) -> locale.Locale:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import copy
 import functools
+import inspect
 import sys
 import types
 import typing
@@ -16,6 +17,11 @@ from tornado import httputil, locale, template, web
 
 USER = 'current_user'
 """What is noted where a method looks who is asking."""
+
+_FIND = web.RequestHandler.get_current_user.__name__
+
+_NOTES = '_memcached_notes'
+"""The attribute of a function that notes by itself that it is called."""
 
 _NAMESPACE = web.RequestHandler.get_template_namespace.__name__
 
@@ -90,6 +96,15 @@ class Looks:
         """Take note that somebody looks who is asking."""
         if not self._user and not _is_for_another_template():
             self.seen.add(USER)
+
+    def user(self, find: abc.Callable[[], typing.Any]) -> typing.Any:
+        """Return who is asking; take note that somebody looks."""
+        before = set(self.seen)
+        user = find()
+        # Where it is from does not matter besides.
+        self.seen = before
+        self.at_user()
+        return user
 
     def at_header(self, name: str) -> None:
         """Take note that somebody looks at a header."""
@@ -171,6 +186,98 @@ def looking_at(request: httputil.HTTPServerRequest) -> Looks | None:
     return looks
 
 
+def looks_of(handler: typing.Any) -> Looks | None:
+    """Return who takes note of looks at a handler, if anybody does."""
+    seen: Looks | None = handler._memcached_looks
+    return seen or looking_at(handler.request)
+
+
+BEHIND: typing.Any = object()
+"""In place of what a class does not have of its own."""
+
+
+class User:
+    """The ``current_user`` of handlers, each look at which is noted.
+
+    :param own: what a class has of its own; BEHIND for what its bases have
+
+    """
+
+    def __init__(self, own: typing.Any = BEHIND) -> None:
+        self._own = own
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner = owner
+
+    def _of(self, handler: typing.Any) -> typing.Any:
+        if self._own is not BEHIND:
+            return self._own
+        classes = type(handler).__mro__
+        behind = classes[classes.index(self._owner) + 1 :]
+        return next(vars(kind)[USER] for kind in behind if USER in vars(kind))
+
+    def __get__(self, handler: typing.Any, owner: type) -> typing.Any:
+        if handler is None:
+            return self
+        seen = looks_of(handler)
+        find = functools.partial(self._find, handler)
+        return find() if seen is None else seen.user(find)
+
+    def _find(self, handler: typing.Any) -> typing.Any:
+        own = self._of(handler)
+        kind = type(own)
+        if not hasattr(kind, '__set__') and USER in vars(handler):
+            return vars(handler)[USER]
+        if hasattr(kind, '__get__'):
+            return own.__get__(handler, type(handler))
+        return own
+
+    def __set__(self, handler: typing.Any, value: typing.Any) -> None:
+        own = self._of(handler)
+        if hasattr(type(own), '__set__'):
+            own.__set__(handler, value)
+        else:
+            vars(handler)[USER] = value
+
+
+def note_users(owner: type) -> None:
+    """Have it noted that a user is looked for, where a class says who."""
+    found = inspect.getattr_static(owner, USER)
+    if not isinstance(found, User):
+        user = User(vars(owner).get(USER, BEHIND))
+        user.__set_name__(owner, USER)
+        setattr(owner, USER, user)
+    function = inspect.getattr_static(owner, _FIND)
+    if (
+        isinstance(function, types.FunctionType)
+        and function is not vars(web.RequestHandler)[_FIND]
+        and not hasattr(function, _NOTES)
+    ):
+        setattr(
+            owner, _FIND, _noting_user(owner, vars(owner).get(_FIND, BEHIND))
+        )
+
+
+def _noting_user(
+    owner: type, own: abc.Callable[..., typing.Any]
+) -> abc.Callable[..., typing.Any]:
+    def get_current_user(
+        self: typing.Any, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
+        if own is BEHIND:
+            method = getattr(super(owner, self), _FIND)
+        else:
+            method = functools.partial(own, self)
+        find = functools.partial(method, *args, **kwargs)
+        seen = looks_of(self)
+        return find() if seen is None else seen.user(find)
+
+    if own is not BEHIND:
+        functools.update_wrapper(get_current_user, own)
+    setattr(get_current_user, _NOTES, True)
+    return get_current_user
+
+
 def _nothing() -> None:
     """Stand for a reference to what is gone."""
 
@@ -190,7 +297,9 @@ def _is_for_another_template() -> bool:
 
     """
     frame: types.FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name == USER:
+    while frame is not None and (
+        frame.f_code.co_name == USER or frame.f_globals is globals()
+    ):
         frame = frame.f_back
     if (
         frame is None
