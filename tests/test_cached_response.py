@@ -1452,6 +1452,83 @@ def test_nobody_gets_what_was_written_for_another():
     run(main, Page)
 
 
+class Responder:
+    """Answers for the handler that it was made with."""
+
+    def __init__(self, handler):
+        self.handler = handler
+
+    def write(self, number):
+        self.handler.set_header('X-Number', number)
+        self.handler.write(f'{number}')
+
+    def finish(self, number):
+        self.handler.set_status(203)
+        self.handler.finish({'number': number})
+
+    def render(self, number):
+        self.handler.render('number.html', number=number)
+
+    def redirect(self, number):
+        self.handler.redirect(f'/{number}', permanent=True)
+
+    def cookie(self, number):
+        self.handler.set_cookie('number', f'{number}')
+
+    def error(self, number):
+        self.handler.send_error(404)
+
+    def user(self, number):
+        self.handler.render('user.html')
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['write', 'finish', 'render', 'redirect', 'cookie', 'error', 'user'],
+)
+def test_what_is_answered_by_way_of_another_object(name):
+    """Nobody gets an empty page instead."""
+
+    class Page(Handler):
+        def prepare(self):
+            self.responder = Responder(self)
+
+        @memcached.cached_response(60)
+        async def get(self):
+            getattr(self.responder, name)(self.count())
+
+        def create_template_loader(self, _):
+            return template.DictLoader(
+                {'number.html': '{{ number }}', 'user.html': '{{ taken }}'}
+            )
+
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            namespace['taken'] = namespace.get('current_user')
+            return namespace
+
+    async def main(site):
+        pages = [await site(X_User=user) for user in ('alice', 'bob')]
+        for number, page in enumerate(pages, 1):
+            said = page.code, page.text, page.headers.get_list('Location')
+            cookie = page.headers.get('Set-Cookie')
+            assert (*said, cookie) == {
+                'write': (200, '1', [], None),
+                'finish': (203, '{"number": 1}', [], None),
+                'render': (200, f'{number}', [], None),
+                'redirect': (301, '', ['/1'], None),
+                'cookie': (200, '', [], f'number={number}; Path=/'),
+                'error': (404, 'error 404', [], None),
+                'user': (200, ['alice', 'bob'][number - 1], [], None),
+            }[name]
+        anew = name in ('cookie', 'error', 'user', 'render')
+        assert len(site.calls) == (2 if anew else 1)
+        if name == 'write':
+            assert pages[1].headers['X-Number'] == '1'
+
+    run(main, Page, template_path=f'by way of {name}')
+
+
 def test_what_comes_behind_a_page_makes_another_etag():
     class Base(Handler):
         @memcached.cached_response(60, query=())

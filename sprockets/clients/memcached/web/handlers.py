@@ -72,6 +72,20 @@ class _Hooks:
             hook(self._prefix, event.server, *detail)
 
 
+def _answering(name: str) -> typing.Any:
+    """Return a method of handlers that is about what is answered."""
+
+    def call(
+        self: MemcachedMixin, /, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
+        handler = looks.answering(self)
+        method = getattr(super(MemcachedMixin, handler), name)
+        return method(*args, **kwargs)
+
+    call.__name__ = name
+    return call
+
+
 class MemcachedMixin(web.RequestHandler):
     """For a :class:`tornado.web.RequestHandler`: ``self.memcached``.
 
@@ -287,9 +301,8 @@ class MemcachedMixin(web.RequestHandler):
     def get_template_namespace(self) -> dict[str, typing.Any]:
         """Extended: who takes the user from there looks who is asking."""
         namespace = super().get_template_namespace()
-        if self._memcached_looks is None:
-            return namespace
-        return looks.Namespace(namespace, self._memcached_looks)
+        seen = looks.looks_of(self)
+        return namespace if seen is None else looks.Namespace(namespace, seen)
 
     def compute_etag(self) -> str | None:
         """Extended: what was recorded has its ETag."""
@@ -304,18 +317,19 @@ class MemcachedMixin(web.RequestHandler):
         self, chunk: str | bytes | dict[str, typing.Any] | None = None
     ) -> asyncio.Future[None]:
         """Extended: what is recorded is not sent."""
-        if self._memcached_looks is None:
+        handler = looks.answering(self)
+        if handler._memcached_looks is None:
             return super().finish(chunk)
-        if self._finished:
+        if handler._finished:
             raise RuntimeError('finish() called twice')
         if chunk is not None:
-            self.write(chunk)
-        self._finished = True
+            handler.write(chunk)
+        handler._finished = True
         return _nothing_sent()
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Extended to set the ``Server-Timing`` header, if that is wanted."""
-        if self._memcached_looks is not None:
+        if looks.looks_of(self) is not None:
             return _nothing_sent()
         if (
             self.memcached_server_timing
@@ -326,6 +340,16 @@ class MemcachedMixin(web.RequestHandler):
                 'Server-Timing', self._memcached_tally.server_timing()
             )
         return super().flush(include_footers)
+
+    if not typing.TYPE_CHECKING:
+        write = _answering('write')
+        clear = _answering('clear')
+        set_status = _answering('set_status')
+        get_status = _answering('get_status')
+        set_header = _answering('set_header')
+        add_header = _answering('add_header')
+        clear_header = _answering('clear_header')
+        set_cookie = _answering('set_cookie')
 
     def _observes_memcached(self) -> bool:
         """Whether anybody wants to know about this request's calls."""

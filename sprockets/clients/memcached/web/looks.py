@@ -65,6 +65,8 @@ class Looks:
         self._user = user
         self._original: abc.Callable[[], typing.Any] = _nothing
         self._copied: abc.Callable[[], _Request | None] = _nothing
+        self.answering: abc.Callable[[], typing.Any] = _nothing
+        """Returns the copy of the handler that the method runs on."""
 
     def begin(self) -> None:
         """Take note as well of looks at the request itself.
@@ -76,7 +78,7 @@ class Looks:
 
     def end(self) -> None:
         """Take note of no more looks at the request itself."""
-        self._original = self._copied = _nothing
+        self._original = self._copied = self.answering = _nothing
 
     def copy_in_place_of(
         self, request: httputil.HTTPServerRequest
@@ -190,6 +192,15 @@ def looks_of(handler: typing.Any) -> Looks | None:
     """Return who takes note of looks at a handler, if anybody does."""
     seen: Looks | None = handler._memcached_looks
     return seen or looking_at(handler.request)
+
+
+def answering(handler: typing.Any) -> typing.Any:
+    """Return the handler whose answer is meant: the copy, for a method that
+    runs on one and has the handler itself by way of another object."""
+    if handler._memcached_looks is not None:
+        return handler
+    looks = looking_at(handler.request)
+    return handler if looks is None else looks.answering() or handler
 
 
 BEHIND: typing.Any = object()

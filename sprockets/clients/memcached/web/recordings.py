@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+import weakref
 from collections import abc
 
 from tornado import httputil, web
@@ -51,6 +52,7 @@ class Recording:
         for name in _OF_REQUESTS:
             copied.__dict__.pop(name, None)
         copied._memcached_looks = seen
+        seen.answering = weakref.ref(copied)
         # It may go on for longer than what the request remembers is good.
         copied._memcached = copied._memcached_others = None
         _renew_modules(copied)
