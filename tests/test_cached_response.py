@@ -1452,6 +1452,32 @@ def test_nobody_gets_what_was_written_for_another():
     run(main, Page)
 
 
+def test_a_header_that_was_set_for_one_request_already():
+    """What the method sets it to, it is for all."""
+
+    class Page(Handler):
+        def prepare(self):
+            if self.request.headers['X-User'] == 'alice':
+                self.set_header('Content-Type', 'application/json')
+                self.add_header('X-One', 'one')
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            self.write('{}')
+            self.set_header('Content-Type', 'application/json')
+            self.set_header('X-One', 'one')
+
+    async def main(site):
+        for user in ('alice', 'bob', 'alice'):
+            page = await site(X_User=user)
+            assert page.headers['Content-Type'] == 'application/json'
+            assert page.headers.get_list('X-One') == ['one']
+        assert len(site.calls) == 1
+
+    run(main, Page)
+
+
 class Responder:
     """Answers for the handler that it was made with."""
 

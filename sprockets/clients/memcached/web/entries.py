@@ -175,9 +175,12 @@ def entry_of(
         was, values = before.get_list(name), after.get_list(name)
         # Tornado makes one for 200, and leaves those of others as they are.
         other = name == 'Etag' and recording.status != 200
-        if (name in _OF_CONNECTIONS and not other) or was == values:
+        is_set = recording.sets(name)
+        if (name in _OF_CONNECTIONS and not other) or (
+            was == values and not is_set
+        ):
             continue
-        if was and values[: len(was)] == was:
+        if was and values[: len(was)] == was and not is_set:
             added.append((name, values[len(was) :]))
         else:
             headers.append((name, values))

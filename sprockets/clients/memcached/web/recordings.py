@@ -46,7 +46,7 @@ class Recording:
         copied = self.handler = type(handler).__new__(type(handler))
         copied.__dict__.update(handler.__dict__)
         copied.request = seen.copy_of(handler.request)
-        copied._headers = handler._headers.copy()
+        copied._headers = _Headers(handler._headers)
         # What was written, set and found out before is this request's alone.
         copied._write_buffer = self._written
         for name in _OF_REQUESTS:
@@ -94,6 +94,11 @@ class Recording:
     def headers(self) -> httputil.HTTPHeaders:
         return self.handler._headers
 
+    def sets(self, name: str) -> bool:
+        """Whether the method has set a header, to whatever it was before."""
+        headers = self.headers
+        return isinstance(headers, _Headers) and name.lower() in headers.told
+
     @property
     def body(self) -> bytes:
         return b''.join(self.handler._write_buffer)
@@ -131,6 +136,19 @@ class Recording:
             if new is not cookies:
                 for name, morsel in cookies.items():
                     new.setdefault(name, morsel)
+
+
+class _Headers(httputil.HTTPHeaders):
+    """The headers of an answer, which know what was set."""
+
+    def __init__(self, before: httputil.HTTPHeaders) -> None:
+        self.told: set[str] = set()
+        super().__init__(before)
+        self.told.clear()
+
+    def __setitem__(self, name: str, value: str) -> None:
+        self.told.add(name.lower())
+        super().__setitem__(name, value)
 
 
 def _renew_modules(handler: handlers.MemcachedMixin) -> None:
