@@ -876,6 +876,18 @@ LOOKS = {
         lambda self: self.locale.code,
         'the header Accept-Language',
     ),
+    'language that is compared': (
+        lambda self: locale.get('en_US') == self.locale,
+        'the header Accept-Language',
+    ),
+    'language as a key': (
+        lambda self: {locale.get('en_US'): 'yes'}[self.locale],
+        'the header Accept-Language',
+    ),
+    'copy of a language': (
+        lambda self: copy.copy(self.locale).code,
+        'the header Accept-Language',
+    ),
     'template': (
         lambda self: self.render_string('user.html'),
         'current_user',
@@ -1036,6 +1048,21 @@ def test_what_depends_on_what_was_told(name):
         assert len(site.calls) == 1
 
     run(main, looking(LOOKS[name][0], **options), template_path=f'told {name}')
+
+
+@pytest.mark.parametrize(
+    'look',
+    [
+        lambda found: found == locale.get('en_US'),
+        {locale.get('en_US'): True}.get,
+        lambda found: isinstance(found, locale.Locale),
+    ],
+)
+def test_a_language_is_what_it_is_elsewhere(look):
+    async def main(site):
+        assert await site.texts('/') == ['True']
+
+    run(main, looking(lambda self: look(self.locale)))
 
 
 def _taken(mixins, *bases):

@@ -354,6 +354,27 @@ class Language:
         self._found = found
         self._tell = tell
 
+    if not typing.TYPE_CHECKING:
+
+        @property
+        def __class__(self):
+            # Whatever asks for a language takes it.
+            return type(self._found)
+
+    def __eq__(self, other: object) -> bool:
+        self._tell()
+        if type(other) is Language:
+            other = other._found
+        return self._found == other
+
+    def __hash__(self) -> int:
+        self._tell()
+        return hash(self._found)
+
+    def __reduce_ex__(self, protocol: typing.SupportsIndex) -> typing.Any:
+        self._tell()
+        return self._found.__reduce_ex__(protocol)
+
     def __getattr__(self, name: str) -> typing.Any:
         part = getattr(self._found, name)
         if not callable(part):
