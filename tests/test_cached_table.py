@@ -551,6 +551,17 @@ def same_name():
     with pytest.raises(TypeError, match=r'lines 4 and 10.* name='):
         run_module(text.format(''))
     assert either(True).key(1)
+    with pytest.raises(TypeError, match=r'lines 1 and 1.* name='):
+        run_module(
+            """
+            from sprockets.clients import memcached
+
+            kept = []
+            for table in ('users', 'carts'):
+                exec(f'def load(x): return x, {table!r}', globals())
+                kept.append(memcached.cached(60)(load))
+            """
+        )
     # What that one has stored is there, though it is gone.
     refused(lambda: either(False), 'lines', 'name=')
 

@@ -507,6 +507,7 @@ class _Claim(typing.NamedTuple):
 
     function: weakref.ref[typing.Any]
     where: tuple[str, int]
+    code: types.CodeType
     spec: object
     module: weakref.ref[types.ModuleType] | None
     """The module that it is in; None if that is not to be found."""
@@ -541,6 +542,7 @@ def _claim(name: str, function: typing.Any, opaque: bool) -> None:
     claim = _Claim(
         weakref.ref(function, forget),
         (code.co_filename, code.co_firstlineno),
+        code,
         # Another one each time that a module is run.
         names.get('__spec__'),
         None if module is None else weakref.ref(module),
@@ -548,7 +550,8 @@ def _claim(name: str, function: typing.Any, opaque: bool) -> None:
     before = _claims.get(name)
     if before is not None and before.spec is claim.spec:
         other = before.function()
-        same_place = before.where == claim.where
+        # What exec makes is always in the first line.
+        same_place = before.where == claim.where and before.code == code
         if other is None:
             # What it has stored is there still.
             is_other = (
