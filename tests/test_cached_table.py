@@ -485,6 +485,10 @@ def methods():
     client = memcached.AsyncClient()
     assert Repository(client).load.key(1)
     refused(lambda: Repository(client, 'users').load.key(1))
+    refused(
+        lambda: Repository(client, memcached.Client()).load.key(1), 'table'
+    )
+    assert Repository(client, client).load.key(1)
     plain = memcached.Client()
     assert Slotted(plain).price.key(1)
     refused(lambda: Slotted(plain, 'users').price.key(1), 'table', 'key=')

@@ -434,8 +434,13 @@ def _check_owner(value: typing.Any) -> None:
     web: typing.Any = sys.modules.get('tornado.web')
     if web is not None and isinstance(value, web.RequestHandler):
         return
+    clients: list[typing.Any] = []
     for name, part in _parts(value).items():
-        if not isinstance(part, _CLIENTS):
+        is_client = isinstance(part, _CLIENTS)
+        if is_client and not any(part is client for client in clients):
+            clients.append(part)
+        # Of several it may ask any.
+        if not is_client or len(clients) > 1:
             raise TypeError(
                 f'a {type(value).__qualname__} has {name!r} besides its'
                 f' client, of which a key cannot tell: {names.ADVICE}'
