@@ -600,6 +600,14 @@ def times(factor):
     return decorate
 
 
+def with_other_default(function):
+    @functools.wraps(function)
+    def call(x, language='no'):
+        return function(x, language)
+
+    return call
+
+
 def through(thing):
     def decorate(function):
         @functools.wraps(function)
@@ -643,6 +651,14 @@ def decorated():
         return cached(call)
 
     apart(defaulting(2).key(1), defaulting(3).key(1))
+
+    @cached
+    @with_other_default
+    def greet(x, language='en'):
+        return x, language
+
+    apart(greet.key(1), greet.key(1, 'en'))
+    assert greet.key(1) == greet.key(1, 'no')
 
 
 @row(

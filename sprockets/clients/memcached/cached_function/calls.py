@@ -369,7 +369,7 @@ def _signature(
     function: abc.Callable[..., typing.Any], is_named: bool
 ) -> inspect.Signature:
     try:
-        return inspect.signature(function)
+        return _with_defaults(inspect.signature(function), function)
     except (TypeError, ValueError) as error:
         if is_named:
             return inspect.signature(_anything)
@@ -377,6 +377,33 @@ def _signature(
             f'{names.describe(function)} does not say what it takes, so that'
             f' its calls cannot be named ({error}): give a function as key='
         ) from None
+
+
+def _with_defaults(
+    signature: inspect.Signature, function: typing.Any
+) -> inspect.Signature:
+    """Return a signature with the defaults that a call gets.
+
+    Those of a decorator come before those of the function below.
+
+    """
+    defaults: dict[str, typing.Any] = {}
+    while type(function) is types.FunctionType and not hasattr(
+        function, '__signature__'
+    ):
+        own = inspect.signature(function, follow_wrapped=False)
+        for name, parameter in own.parameters.items():
+            defaults.setdefault(name, parameter.default)
+        function = getattr(function, '__wrapped__', None)
+    return signature.replace(
+        parameters=[
+            parameter.replace(default=defaults[name])
+            if parameter.default is not parameter.empty
+            and defaults.get(name, parameter.empty) is not parameter.empty
+            else parameter
+            for name, parameter in signature.parameters.items()
+        ]
+    )
 
 
 def _anything(*args: typing.Any, **kwargs: typing.Any) -> None:
