@@ -115,6 +115,11 @@ def types_of_arguments():
             ],
         )
     )
+    one, two, both = Made
+    apart(plain.key((one, two)), plain.key((both,)))
+
+
+Made = enum.Enum('Made', ['A', 'B', f'A,{__name__}.Made.B'])
 
 
 @row('arguments without a name', 'refused')

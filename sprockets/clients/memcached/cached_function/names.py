@@ -91,6 +91,9 @@ def name_argument(value: typing.Any) -> str:
     if isinstance(value, enum.Enum):
         # Flags that were put together may have no name.
         member = value.value if isinstance(value, enum.Flag) else value.name
+        if type(member) is str and not member.isidentifier():
+            # Where it was made of data, it may be any text.
+            member = repr(member)
         return f'{name_class(type(value))}.{member}'
     raise TypeError(
         f'{words.shown(value)} cannot be named in a key; expected text, bytes,'
