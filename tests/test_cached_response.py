@@ -1505,6 +1505,29 @@ def test_a_header_that_was_set_for_one_request_already():
     run(main, Page)
 
 
+def test_the_copy_has_all_that_the_handler_has():
+    """In slots, and for its templates, as well."""
+
+    class Page(Handler):
+        __slots__ = ('empty', 'table')
+
+        def initialize(self):
+            self.table = 'users'
+            self.ui['shout'] = str.upper
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.render('shout.html', table=self.table)
+
+        def create_template_loader(self, _):
+            return template.DictLoader({'shout.html': '{{ shout(table) }}'})
+
+    async def main(site):
+        assert await site.texts('/', '/') == ['USERS', 'USERS']
+
+    run(main, Page, template_path='shout')
+
+
 class Responder:
     """Answers for the handler that it was made with."""
 

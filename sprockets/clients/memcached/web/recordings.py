@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
 import typing
 import weakref
 from collections import abc
@@ -45,6 +47,7 @@ class Recording:
         self._written: list[bytes] = []
         copied = self.handler = type(handler).__new__(type(handler))
         copied.__dict__.update(handler.__dict__)
+        _copy_slots(handler, copied)
         copied.request = seen.copy_of(handler.request)
         copied._headers = _Headers(handler._headers)
         # What was written, set and found out before is this request's alone.
@@ -151,13 +154,22 @@ class _Headers(httputil.HTTPHeaders):
         super().__setitem__(name, value)
 
 
+def _copy_slots(handler: typing.Any, copied: typing.Any) -> None:
+    for kind in type(handler).__mro__:
+        for slot in vars(kind).values():
+            if isinstance(slot, types.MemberDescriptorType):
+                # Nothing may be in it.
+                with contextlib.suppress(AttributeError):
+                    slot.__set__(copied, slot.__get__(handler))
+
+
 def _renew_modules(handler: handlers.MemcachedMixin) -> None:
     """Let what a template calls have the copy for its handler."""
     application = handler.application
     modules = web._UIModuleNamespace(handler, application.ui_modules)
-    handler.ui = type(handler.ui)(
-        (name, handler._ui_method(method))
-        for name, method in application.ui_methods.items()
-    )
+    # It may have more, which was put there before.
+    handler.ui = type(handler.ui)(handler.ui)
+    for name, method in application.ui_methods.items():
+        handler.ui[name] = handler._ui_method(method)
     handler.ui['_tt_modules'] = handler.ui['modules'] = modules
     handler.__dict__.pop('_active_modules', None)
