@@ -12,7 +12,15 @@ import shutil
 
 import browser
 import pytest
-from tornado import httpclient, httpserver, locale, template, testing, web
+from tornado import (
+    httpclient,
+    httpserver,
+    locale,
+    routing,
+    template,
+    testing,
+    web,
+)
 
 from sprockets.clients import memcached
 from sprockets.clients.memcached.web import handlers, responses
@@ -553,6 +561,49 @@ def test_handlers_make_different_pages():
         assert await site.texts('/') == ['Two']
 
     run(main, One)
+
+
+class Chosen(routing.Matcher):
+    """Chooses a route by a header."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def match(self, request):
+        return {} if request.headers.get('X-Name') == self.name else None
+
+
+def test_routes_make_different_pages():
+    """By what they have for the handler, if it is text or a number."""
+
+    class Page(Handler):
+        def initialize(self, table, number, database):
+            self.table = table
+            self.number = number
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.count()
+            self.write(f'{self.table} {self.number}')
+
+    tables = [('users', 1), ('users', '1'), ('carts', 1)]
+    routes = [
+        routing.Rule(
+            Chosen(f'{table}{number!r}'),
+            Page,
+            {'table': table, 'number': number, 'database': object()},
+        )
+        for table, number in tables
+    ]
+
+    async def main(site):
+        for _ in range(2):
+            for table, number in tables:
+                page = await site(X_Name=f'{table}{number!r}')
+                assert page.text == f'{table} {number}'
+        assert len(site.calls) == len(tables)
+
+    run(main, *routes)
 
 
 def unnamed(method):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import types
 import typing
 import weakref
+from collections import abc
 
 from tornado import locale, web, websocket
 
@@ -128,6 +130,9 @@ class MemcachedMixin(web.RequestHandler):
     """Who takes note of what is looked at, and is there only where nothing is
     sent: in a copy, whose answer is recorded."""
 
+    _memcached_route: abc.Mapping[str, typing.Any] = types.MappingProxyType({})
+    """What the route has for ``initialize``."""
+
     _memcached_path: tuple[tuple[bytes, ...], dict[str, bytes]] = (), {}
     """The arguments that the path has, as they are before ``prepare``."""
 
@@ -201,6 +206,15 @@ class MemcachedMixin(web.RequestHandler):
         if self.memcached_memo:
             return memo.Memo(scope._engine, scope._observe)
         return scope
+
+    def __init__(
+        self,
+        application: typing.Any,
+        request: typing.Any,
+        **kwargs: typing.Any,
+    ) -> None:
+        self._memcached_route = kwargs
+        super().__init__(application, request, **kwargs)
 
     async def _execute(
         self,

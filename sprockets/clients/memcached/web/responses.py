@@ -376,6 +376,8 @@ class _Answer:
         rules, handler = self.rules, self.handler
         request = handler.request
         parts: list[typing.Any] = [request.protocol, request.host]
+        if handler._memcached_route:
+            parts.append(_of_route(handler._memcached_route))
         if rules.query is None:
             parts.append(request.query)
         elif rules.query:
@@ -526,6 +528,16 @@ class _Answer:
         if entry is not None:
             await scope.set(key, made, self.rules.plan.time)
         return entry
+
+
+def _of_route(given: abc.Mapping[str, typing.Any]) -> str:
+    """Return what a route has for a handler, as far as it can be told."""
+    told = {
+        name: value
+        for name, value in given.items()
+        if type(value) in (*_PLAIN, float, bool, type(None))
+    }
+    return repr(sorted(told.items()))
 
 
 def _names(argument: str, given: typing.Any) -> tuple[str, ...]:
