@@ -9,6 +9,8 @@ import json
 import logging
 import pickle
 import shutil
+import subprocess
+import sys
 
 import browser
 import pytest
@@ -604,6 +606,45 @@ def test_routes_make_different_pages():
         assert len(site.calls) == len(tables)
 
     run(main, *routes)
+
+
+PROGRAM = """
+import asyncio
+import os
+from tornado import httpclient, web
+from sprockets.clients import memcached
+
+class Page(memcached.MemcachedMixin, web.RequestHandler):
+    @memcached.cached_response(60)
+    async def get(self):
+        self.write(os.path.basename(__file__))
+
+async def main():
+    application = web.Application([('/', Page)])
+    server = application.listen(0, '127.0.0.1')
+    port = next(iter(server._sockets.values())).getsockname()[1]
+    page = await httpclient.AsyncHTTPClient().fetch(
+        f'http://127.0.0.1:{port}/', headers={'Host': 'example.com'}
+    )
+    print(page.body.decode())
+
+asyncio.run(main())
+"""
+
+
+def test_programs_make_different_pages(tmp_path):
+    """Though the class of each is one of __main__."""
+    for name in ('one.py', 'two.py'):
+        path = tmp_path / name
+        path.write_text(PROGRAM)
+        done = subprocess.run(
+            [sys.executable, path],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=SECONDS,
+        )
+        assert done.stdout.strip() == name
 
 
 def unnamed(method):

@@ -36,6 +36,24 @@ if _unsupported := unsupported():
     raise ImportError(_unsupported)
 
 
+def module_name(name: str) -> str:
+    """Return the own name of a module, which may be the process's program.
+
+    That is ``__main__`` while it runs, and so is any other's.
+
+    """
+    if name not in ('__main__', '__mp_main__'):
+        return name
+    module = sys.modules.get(name)
+    spec = getattr(module, '__spec__', None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(module, '__file__', None)
+    if file is None:
+        return name
+    return str(os.path.splitext(os.path.basename(file))[0])
+
+
 class ThreadError(OSError):
     """A thread could not be started: there are too many, or no memory.
 

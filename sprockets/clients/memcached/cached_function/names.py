@@ -8,7 +8,6 @@ import enum
 import functools
 import hashlib
 import inspect
-import os
 import sys
 import types
 import typing
@@ -16,7 +15,7 @@ import uuid
 import weakref
 from collections import abc
 
-from sprockets.clients.memcached import words
+from sprockets.clients.memcached import process, words
 
 LOCAL = '<locals>'
 """In the qualified name of what is made inside of a function."""
@@ -173,8 +172,6 @@ _REMEMBERS = type(functools.lru_cache(lambda: None))
 def module_of(thing: typing.Any) -> str:
     """Return the module of a function or class, by its own name.
 
-    That of a program is ``__main__`` while it runs, and so is any other's.
-
     :raises TypeError: if it has none
 
     """
@@ -190,17 +187,7 @@ def module_of(thing: typing.Any) -> str:
                 f' and so cannot be named in a key: {ADVICE}'
             )
         return str(kind.__module__)
-    name = str(name)
-    if name not in ('__main__', '__mp_main__'):
-        return name
-    module = sys.modules.get(name)
-    spec = getattr(module, '__spec__', None)
-    if spec is not None:
-        return str(spec.name)
-    file = getattr(module, '__file__', None)
-    if file is None:
-        return name
-    return str(os.path.splitext(os.path.basename(file))[0])
+    return process.module_name(str(name))
 
 
 def describe(function: typing.Any) -> str:

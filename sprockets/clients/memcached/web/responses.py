@@ -14,7 +14,7 @@ from collections import abc
 
 from tornado import web
 
-from sprockets.clients.memcached import aio, notices, settings
+from sprockets.clients.memcached import aio, notices, process, settings
 from sprockets.clients.memcached.once import plans
 from sprockets.clients.memcached.requests import anykeys, arguments
 from sprockets.clients.memcached.web import (
@@ -229,11 +229,15 @@ def _key_of(
 ) -> str | bytes:
     """Return the key of a response; the same few come again and again."""
     name = (
-        f'response:{kind.__module__}.{kind.__qualname__}'
-        f'.{_name_in(kind, cached)}:{path} {parts!r}'
+        f'response:{_class_name(kind)}.{_name_in(kind, cached)}:{path}'
+        f' {parts!r}'
     )
     key = anykeys.fit(name.encode('utf-8', 'surrogatepass'), MAX_KEY)
     return key.decode() if key.isascii() else key
+
+
+def _class_name(kind: type) -> str:
+    return f'{process.module_name(kind.__module__)}.{kind.__qualname__}'
 
 
 def _name_in(kind: type, cached: typing.Any) -> str:
@@ -251,7 +255,7 @@ def _name_in(kind: type, cached: typing.Any) -> str:
                 inspect.unwrap(value, stop=lambda function: function is cached)
                 is cached
             ):
-                where = f'{base.__module__}.{base.__qualname__}.'
+                where = f'{_class_name(base)}.'
                 return name if base is kind else f'{where}{name}'
     return str(cached.__qualname__)
 
