@@ -1597,6 +1597,21 @@ def test_a_header_that_was_set_for_one_request_already():
     run(main, Page)
 
 
+def test_a_method_that_is_finished_later():
+    class Page(Handler):
+        @memcached.cached_response(60)
+        def get(self):
+            number = self.count()
+            self._auto_finish = False
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.05, self.finish, f'{number}')
+
+    async def main(site):
+        assert await site.texts('/', '/') == ['1', '1']
+
+    run(main, Page)
+
+
 def test_the_copy_has_all_that_the_handler_has():
     """In slots, and for its templates, as well."""
 

@@ -339,6 +339,7 @@ class MemcachedMixin(web.RequestHandler):
         if chunk is not None:
             handler.write(chunk)
         handler._finished = True
+        handler._memcached_looks.finish()
         return _nothing_sent()
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import copy
 import functools
@@ -65,6 +66,7 @@ class Looks:
         self._user = user
         self._original: abc.Callable[[], typing.Any] = _nothing
         self._copied: abc.Callable[[], _Request | None] = _nothing
+        self._finished: asyncio.Future[None] | None = None
         self.answering: abc.Callable[[], typing.Any] = _nothing
         """Returns the copy of the handler that the method runs on."""
 
@@ -75,6 +77,16 @@ class Looks:
 
         """
         _looking.set(self)
+
+    async def until_finished(self) -> None:
+        """Wait for the answer of a method that lets others finish it."""
+        self._finished = asyncio.get_running_loop().create_future()
+        await self._finished
+
+    def finish(self) -> None:
+        """Take note that the answer is finished."""
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
 
     def end(self) -> None:
         """Take note of no more looks at the request itself."""

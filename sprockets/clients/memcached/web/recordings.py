@@ -76,6 +76,8 @@ class Recording:
             result = method(self.handler, *args, **kwargs)
             if result is not None:
                 await result
+            if not (self.handler._auto_finish or self.handler._finished):
+                await self._seen.until_finished()
         except web.Finish as error:
             if not self.handler._finished:
                 self.handler.finish(*error.args)
