@@ -58,7 +58,7 @@ D = typing.TypeVar('D')
 READY_PAUSE = 0.05
 """Seconds between two looks whether all servers answer."""
 
-GOING_ON = frozenset(('limit', 'refresh', 'update'))
+NEVER_STRICT = frozenset(('limit', 'refresh', 'update'))
 """Methods of several steps that have something to return, or an error of their
 own, whatever becomes of a step."""
 
@@ -1189,7 +1189,7 @@ class Methods:
             observe=self._observe,
             method=name,
             at_first=at_first,
-            strict=self._strict and name not in GOING_ON,
+            strict=self._strict and name not in NEVER_STRICT,
         )
 
     def _bounded(

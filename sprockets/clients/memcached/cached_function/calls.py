@@ -18,7 +18,8 @@ from sprockets.clients.memcached.requests import encodings
 Call = tuple[encodings.Name, abc.Callable[[], typing.Any]]
 """How a call is named, and what does it."""
 
-_CLIENTS = (aio.Methods, client.Client)
+CLIENTS = (aio.Methods, client.Client)
+"""What a function may ask: a client, or its methods for a request."""
 
 MAX_REMEMBERED = 1024
 """Bytes of the arguments of a call whose name is remembered."""
@@ -447,7 +448,7 @@ def own_client(value: typing.Any) -> aio.Methods | client.Client | None:
     if type(value) in names.PLAIN:
         return None
     own = getattr(value, 'memcached', None)
-    return own if isinstance(own, _CLIENTS) else None
+    return own if isinstance(own, CLIENTS) else None
 
 
 def _check_owner(value: typing.Any) -> None:
@@ -463,7 +464,7 @@ def _check_owner(value: typing.Any) -> None:
         return
     clients: list[typing.Any] = []
     for name, part in _parts(value).items():
-        is_client = isinstance(part, _CLIENTS)
+        is_client = isinstance(part, CLIENTS)
         if is_client and not any(part is client for client in clients):
             clients.append(part)
         # Of several it may ask any.

@@ -228,9 +228,6 @@ class _Cached:
         return decorate
 
 
-_CLIENTS = (aio.Methods, blocking.Client)
-
-
 _Kinds = abc.Mapping[type[functions.Function], type[functions.Function]]
 
 _ONE: _Kinds = {
@@ -286,7 +283,7 @@ def _settings(
     if key is not None and name is not None:
         raise TypeError('cached takes a key or a name, and not both')
     if client is not None and not (
-        isinstance(client, _CLIENTS) or callable(client)
+        isinstance(client, calls.CLIENTS) or callable(client)
     ):
         raise TypeError(
             f'client is {client!r}; expected a client, or a function that'

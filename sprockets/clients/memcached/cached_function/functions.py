@@ -76,9 +76,6 @@ class _Takes(typing.Protocol[C_contra, Q, R_co]):
     ) -> R_co: ...
 
 
-_CLIENTS = (aio.Methods, client.Client)
-
-
 class _Signature:
     """What a cached function takes: without its object, where it has one."""
 
@@ -245,11 +242,11 @@ class Function:
     def _client(self, args: tuple[typing.Any, ...]) -> typing.Any:
         """Return the client for a call."""
         source = self._source
-        if isinstance(source, _CLIENTS):
+        if isinstance(source, calls.CLIENTS):
             return source
         if source is not None:
             source = source()
-            wanted = (aio.Methods,) if self.awaits else _CLIENTS
+            wanted = (aio.Methods,) if self.awaits else calls.CLIENTS
             if not isinstance(source, wanted):
                 raise TypeError(
                     f'client returned {source!r}; expected'
