@@ -409,6 +409,22 @@ def test_flush_on_reconnect(connect, server):
         assert client.get('key') == 'new'
 
 
+def test_set_servers_takes_text_as_the_keyword_does(connect, server):
+    """Each letter of it could be a host."""
+    client = connect('127.0.0.1:1')
+    client.set_servers(f'{server.address}, ')
+    assert client.set('key', 'value')
+    assert connect(server.address).get('key') == 'value'
+
+
+@pytest.mark.parametrize('servers', ['', 'a b', None, 7], ids=repr)
+def test_set_servers_with_what_are_none(connect, server, servers):
+    client = connect(server.address)
+    with pytest.raises(ValueError, match=r'server|is not of the form'):
+        client.set_servers(servers)
+    assert client.set('key', 'value')
+
+
 def test_set_servers_with_a_mistake_changes_nothing(connect, server):
     """The error says what is wrong."""
     client = connect(server.address)

@@ -393,8 +393,10 @@ class Client(memcache.Client):  # type: ignore[misc]
     def set_servers(self, servers: abc.Iterable[settings.Weighted]) -> None:
         """Use other servers from now on, in every thread.
 
-        :param list servers: strings, or ``(string, weight)``
-        :raises ValueError: for a server that cannot be one
+        :param servers: a list of strings, or of ``(string, weight)``; or text,
+            with commas between them
+        :raises ValueError: for a server that cannot be one, and for what is
+            no list
 
         """
         servers = settings.hide_servers(servers)

@@ -448,20 +448,28 @@ def _servers_or_none(secret: Secret) -> list[Weighted] | None:
         return None
 
 
-def _servers(value: typing.Any) -> list[Weighted]:
-    if isinstance(value, Secret):
-        return reveal_servers(value)
+def listed(value: typing.Any) -> list[typing.Any]:
+    """Return servers that a caller gave, as text or one by one, as a list.
+
+    :raises ValueError: if they are neither
+
+    """
     if isinstance(value, str):
-        return parse_servers(value)
-    servers: list[Weighted] = []
+        return list(parse_servers(value))
     try:
-        listed = list(value)
+        return list(value)
     except TypeError:
         raise ValueError(
             f'{words.shown(value)} is no list of servers; expected'
             f' {SERVER_FORMS}, in a list or with commas between them'
         ) from None
-    for server in listed:
+
+
+def _servers(value: typing.Any) -> list[Weighted]:
+    if isinstance(value, Secret):
+        return reveal_servers(value)
+    servers: list[Weighted] = []
+    for server in listed(value):
         if isinstance(server, str):
             servers.extend(parse_servers(server))
             continue

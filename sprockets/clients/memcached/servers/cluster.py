@@ -303,7 +303,7 @@ class Cluster:
         """
         if isinstance(servers, settings.Secret):
             servers = settings.reveal_servers(servers)
-        servers = list(servers)
+        servers = settings.listed(servers)
         address = settings.discovered(servers)
         if address is not None:
             return Change(self, self._next(), [], self._identity(address))
