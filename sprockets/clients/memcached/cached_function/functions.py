@@ -364,8 +364,9 @@ class Cached(Function, typing.Generic[P, T]):
     def mark_stale(self, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Have a result computed anew, though its time has not passed.
 
-        With ``stale`` it is served until then, for as long as that says, or
-        for a minute.
+        With ``stale`` one caller does that while it is served on, for as long
+        as that says.  Without, it is served for another minute at most, and
+        computed when that is over; :meth:`invalidate` ends it at once.
 
         :return: nonzero if there was one
 
