@@ -41,6 +41,9 @@ is wrong, or nobody takes what is written; Ctrl-C; SIGTERM."""
 PAUSE = 1.0
 """Seconds between two checks of --watch."""
 
+GLANCE = 0.2
+"""Seconds in which a signal is noticed, whenever it comes."""
+
 Report = dict[str, typing.Any]
 
 Rows = list[tuple[str, ...]]
@@ -143,6 +146,9 @@ def _reports(made: abc.Mapping[str | None, client.Client]) -> list[Report]:
             process.start_thread('memcached report', _report, *job)
         except process.ThreadError:
             _report(*job)
+    while concurrent.futures.wait(coming, GLANCE).not_done:
+        # A signal that came just before a wait began does not end it.
+        continue
     return [future.result() for future in coming]
 
 
