@@ -134,8 +134,6 @@ def _unwritten(error: OSError, status: int) -> int:
 
 def _reports(made: abc.Mapping[str | None, client.Client]) -> list[Report]:
     """Return a report for each prefix, within the time of the slowest."""
-    if len(made) == 1:
-        return [report_of(p, each._shared) for p, each in made.items()]
     # An executor's threads would be waited for when Ctrl-C is pressed.
     coming = []
     for prefix, each in made.items():
