@@ -1712,6 +1712,35 @@ def test_what_is_answered_by_way_of_another_object(name):
     run(main, Page, template_path=f'by way of {name}')
 
 
+def test_a_handler_answers_itself_where_nothing_is_recorded():
+    """Its methods are Tornado's, which take no longer, but meanwhile."""
+    own = []
+
+    class Page(Handler):
+        def note(self):
+            return own.append({*vars(self)} & {'write', 'set_header'})
+
+        def prepare(self):
+            self.note()
+            self.original = self
+
+        def on_finish(self):
+            self.note()
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.note()
+            self.original.note()
+            self.write('page')
+
+    async def main(site):
+        for _ in range(2):
+            assert (await site()).text == 'page'
+        assert own == [set(), set(), {'write', 'set_header'}, *[set()] * 3]
+
+    run(main, Page)
+
+
 def test_what_comes_behind_a_page_makes_another_etag():
     class Base(Handler):
         @memcached.cached_response(60, query=())

@@ -74,20 +74,6 @@ class _Hooks:
             hook(self._prefix, event.server, *detail)
 
 
-def _answering(name: str) -> typing.Any:
-    """Return a method of handlers that is about what is answered."""
-
-    def call(
-        self: MemcachedMixin, /, *args: typing.Any, **kwargs: typing.Any
-    ) -> typing.Any:
-        handler = looks.answering(self)
-        method = getattr(super(MemcachedMixin, handler), name)
-        return method(*args, **kwargs)
-
-    call.__name__ = name
-    return call
-
-
 class MemcachedMixin(web.RequestHandler):
     """For a :class:`tornado.web.RequestHandler`: ``self.memcached``.
 
@@ -129,6 +115,9 @@ class MemcachedMixin(web.RequestHandler):
     _memcached_looks: looks.Looks | None = None
     """Who takes note of what is looked at, and is there only where nothing is
     sent: in a copy, whose answer is recorded."""
+
+    _memcached_recordings = 0
+    """How many of its methods run on copies just now."""
 
     _memcached_route: abc.Mapping[str, typing.Any] = types.MappingProxyType({})
     """What the route has for ``initialize``."""
@@ -355,16 +344,6 @@ class MemcachedMixin(web.RequestHandler):
                 'Server-Timing', self._memcached_tally.server_timing()
             )
         return super().flush(include_footers)
-
-    if not typing.TYPE_CHECKING:
-        write = _answering('write')
-        clear = _answering('clear')
-        set_status = _answering('set_status')
-        get_status = _answering('get_status')
-        set_header = _answering('set_header')
-        add_header = _answering('add_header')
-        clear_header = _answering('clear_header')
-        set_cookie = _answering('set_cookie')
 
     def _observes_memcached(self) -> bool:
         """Whether anybody wants to know about this request's calls."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import types
 import typing
 import weakref
@@ -22,6 +23,19 @@ _ANSWER = (
     '_new_cookie',
 )
 """The attributes of a handler that are what it is going to send."""
+
+_ANSWERING = (
+    'add_header',
+    'clear',
+    'clear_header',
+    'get_status',
+    'set_cookie',
+    'set_header',
+    'set_status',
+    'write',
+)
+"""The methods of a handler that are about what it is going to send, beside
+those that the mixin extends."""
 
 _OF_REQUESTS = ('_new_cookie', '_raw_xsrf_token', '_xsrf_token')
 """Attributes that say nothing of where they are from: without them a method
@@ -43,11 +57,13 @@ class Recording:
         self, handler: handlers.MemcachedMixin, seen: looks.Looks
     ) -> None:
         self._seen = seen
+        self._original: handlers.MemcachedMixin | None = handler
         self.before = handler._headers
         self._written: list[bytes] = []
         copied = self.handler = type(handler).__new__(type(handler))
         copied.__dict__.update(handler.__dict__)
         _copy_slots(handler, copied)
+        _answer_alone(copied)
         copied.request = seen.copy_of(handler.request)
         copied._headers = _Headers(handler._headers)
         # What was written, set and found out before is this request's alone.
@@ -59,6 +75,7 @@ class Recording:
         # It may go on for longer than what the request remembers is good.
         copied._memcached = copied._memcached_others = None
         _renew_modules(copied)
+        _answer_by_copies(handler)
 
     async def run(
         self,
@@ -86,6 +103,11 @@ class Recording:
         """Let go of the copy, which nobody uses any more."""
         self._seen.end()
         self.handler.ui = typing.cast(typing.Any, None)
+        original, self._original = self._original, None
+        if original is not None:
+            original._memcached_recordings -= 1
+            if not original._memcached_recordings:
+                _answer_alone(original)
 
     @property
     def status(self) -> int:
@@ -154,6 +176,34 @@ class _Headers(httputil.HTTPHeaders):
     def __setitem__(self, name: str, value: str) -> None:
         self.told.add(name.lower())
         super().__setitem__(name, value)
+
+
+def _answer(
+    handler: handlers.MemcachedMixin,
+    name: str,
+    /,
+    *args: typing.Any,
+    **kwargs: typing.Any,
+) -> typing.Any:
+    """Do what a method of a handler does, in the copy that is meant."""
+    meant = looks.answering(handler)
+    return getattr(type(meant), name)(meant, *args, **kwargs)
+
+
+def _answer_by_copies(handler: handlers.MemcachedMixin) -> None:
+    """Let what a recorded method answers by way of the handler be recorded."""
+    handler._memcached_recordings += 1
+    for name in _ANSWERING:
+        call = functools.partial(_answer, handler, name)
+        handler.__dict__.setdefault(name, call)
+
+
+def _answer_alone(handler: handlers.MemcachedMixin) -> None:
+    """Let a handler answer itself, whoever calls its methods."""
+    handler._memcached_recordings = 0
+    for name in _ANSWERING:
+        if getattr(handler.__dict__.get(name), 'func', None) is _answer:
+            del handler.__dict__[name]
 
 
 def _copy_slots(handler: typing.Any, copied: typing.Any) -> None:
