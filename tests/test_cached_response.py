@@ -1713,7 +1713,7 @@ def test_what_is_answered_by_way_of_another_object(name):
 
 
 def test_a_handler_answers_itself_where_nothing_is_recorded():
-    """Its methods are Tornado's, which take no longer, but meanwhile."""
+    """Its methods are those of its class then, which take no longer."""
     own = []
 
     class Page(Handler):
