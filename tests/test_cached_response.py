@@ -1200,6 +1200,19 @@ def _taken_elsewhere(mixins, *bases):
     return Page
 
 
+def _handed_on(mixins, *bases):
+    class Page(*mixins, *bases):
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            namespace['name'] = greeted(**namespace)
+            return namespace
+
+    def greeted(current_user, **_):
+        return current_user
+
+    return Page
+
+
 def _from_a_cookie(mixins, *bases):
     class Page(*mixins, *bases):
         def get_template_namespace(self):
@@ -1222,6 +1235,7 @@ class Plain(web.RequestHandler):
             [_taken, _taken_within, _looked_up, _from_a_cookie], [False, True]
         ),
         (_taken_elsewhere, False),
+        (_handed_on, False),
     ],
 )
 def test_what_is_added_to_all_templates(extended, behind):
@@ -1710,6 +1724,46 @@ def test_what_is_answered_by_way_of_another_object(name):
             assert pages[1].headers['X-Number'] == '1'
 
     run(main, Page, template_path=f'by way of {name}')
+
+
+@pytest.mark.parametrize(
+    'hand_on',
+    [
+        dict,
+        copy.copy,
+        lambda namespace: namespace.copy(),
+        lambda namespace: namespace | {},
+        lambda namespace: {} | namespace,
+        lambda namespace: {**namespace},
+        lambda namespace: dict(namespace.items()),
+        lambda namespace: {name: namespace[name] for name in namespace},
+    ],
+)
+def test_all_that_a_template_may_use_is_handed_on(hand_on):
+    """To another kind of template, which may say who is asking."""
+
+    def greet(names):
+        return f'{names["current_user"]}, {names["number"]}'
+
+    class Page(Handler):
+        def get_template_namespace(self):
+            namespace = super().get_template_namespace()
+            namespace['number'] = self.count()
+            namespace['text'] = greet(hand_on(namespace))
+            return namespace
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.render('text.html')
+
+        def create_template_loader(self, _):
+            return template.DictLoader({'text.html': '{{ text }}'})
+
+    async def main(site):
+        for number, user in enumerate(('alice', 'bob'), 1):
+            assert (await site(X_User=user)).text == f'{user}, {number}'
+
+    run(main, Page, template_path='all that a template may use')
 
 
 def test_a_handler_answers_itself_where_nothing_is_recorded():

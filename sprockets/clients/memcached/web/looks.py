@@ -401,10 +401,23 @@ class Language:
         return call
 
 
+def _noting_all(name: str) -> typing.Any:
+    """Return a method of dict before which a look at all is noted."""
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def call(self: typing.Any, *args: typing.Any) -> typing.Any:
+        self._note_all()
+        return method(self, *args)
+
+    return call
+
+
 class Namespace(dict[str, typing.Any]):
     """What a template may use, each look at whose user is noted.
 
-    Whoever hands on all of it, as to a template, has not looked.
+    Tornado, which hands on all of it to a template, has not looked.  Whoever
+    else does so may have.
 
     """
 
@@ -432,7 +445,27 @@ class Namespace(dict[str, typing.Any]):
 
     def _note(self, name: str) -> None:
         if name == USER:
+            self._note_all()
+
+    def _note_all(self) -> None:
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals is globals():
+            frame = frame.f_back
+        render = web.RequestHandler.render_string.__code__
+        if frame is None or frame.f_code is not render:
             self._looks.at_user()
+
+    __hash__ = dict.__hash__
+    __eq__ = _noting_all('__eq__')
+    __ne__ = _noting_all('__ne__')
+    __iter__ = _noting_all('__iter__')
+    __or__ = _noting_all('__or__')
+    __ror__ = _noting_all('__ror__')
+    __repr__ = _noting_all('__repr__')
+    copy = _noting_all('copy')
+    items = _noting_all('items')
+    popitem = _noting_all('popitem')
+    values = _noting_all('values')
 
 
 class _Request(httputil.HTTPServerRequest):
@@ -528,18 +561,6 @@ class _OriginalHeaders(_Headers):
     def _told(self) -> Looks | None:
         looks = _looking.get()
         return looks if looks is not None and looks.has(self) else None
-
-
-def _noting_all(name: str) -> typing.Any:
-    """Return a method of dict before which a look at all is noted."""
-    method = getattr(dict, name)
-
-    @functools.wraps(method)
-    def call(self: _Arguments, *args: typing.Any) -> typing.Any:
-        self._note_all()
-        return method(self, *args)
-
-    return call
 
 
 class _Arguments(dict[str, list[bytes]]):
