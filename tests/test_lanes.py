@@ -337,7 +337,7 @@ def test_without_a_free_thread(server):
         assert await client.get('large') == LARGE
 
     with Threads(2) as threads:
-        run(main, server, executor=threads, socket_timeout=0.4)
+        run(main, server, executor=threads, socket_timeout=2)
 
 
 # Loops come and go
