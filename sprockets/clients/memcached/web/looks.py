@@ -413,19 +413,20 @@ def _noting_all(name: str) -> typing.Any:
     return call
 
 
-class Namespace(dict[str, typing.Any]):
-    """What a template may use, each look at whose user is noted.
-
-    Tornado, which hands on all of it to a template, has not looked.  Whoever
-    else does so may have.
-
-    """
+class _Watched(dict[str, typing.Any]):
+    """A dict that tells its kind of each look at a value, or at all."""
 
     def __init__(
-        self, names: abc.Mapping[str, typing.Any], looks: Looks
+        self, values: abc.Mapping[str, typing.Any], looks: Looks
     ) -> None:
-        super().__init__(names)
+        super().__init__(values)
         self._looks = looks
+
+    def _note(self, name: str) -> None:
+        raise NotImplementedError
+
+    def _note_all(self) -> None:
+        raise NotImplementedError
 
     def __getitem__(self, name: str) -> typing.Any:
         self._note(name)
@@ -443,18 +444,6 @@ class Namespace(dict[str, typing.Any]):
         self._note(name)
         return super().setdefault(name, default)
 
-    def _note(self, name: str) -> None:
-        if name == USER:
-            self._note_all()
-
-    def _note_all(self) -> None:
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_globals is globals():
-            frame = frame.f_back
-        render = web.RequestHandler.render_string.__code__
-        if frame is None or frame.f_code is not render:
-            self._looks.at_user()
-
     __hash__ = dict.__hash__
     __eq__ = _noting_all('__eq__')
     __ne__ = _noting_all('__ne__')
@@ -466,6 +455,27 @@ class Namespace(dict[str, typing.Any]):
     items = _noting_all('items')
     popitem = _noting_all('popitem')
     values = _noting_all('values')
+
+
+class Namespace(_Watched):
+    """What a template may use, each look at whose user is noted.
+
+    Tornado, which hands on all of it to a template, has not looked.  Whoever
+    else does so may have.
+
+    """
+
+    def _note(self, name: str) -> None:
+        if name == USER:
+            self._note_all()
+
+    def _note_all(self) -> None:
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals is globals():
+            frame = frame.f_back
+        render = web.RequestHandler.render_string.__code__
+        if frame is None or frame.f_code is not render:
+            self._looks.at_user()
 
 
 class _Request(httputil.HTTPServerRequest):
@@ -563,54 +573,28 @@ class _OriginalHeaders(_Headers):
         return looks if looks is not None and looks.has(self) else None
 
 
-class _Arguments(dict[str, list[bytes]]):
-    """The arguments of a request, each look at which is noted."""
+class _Arguments(_Watched):
+    """The arguments of a request, each look at which is noted.
 
-    def __init__(
-        self, arguments: abc.Mapping[str, list[bytes]], looks: Looks
-    ) -> None:
-        super().__init__(arguments)
-        self._looks = looks
+    Here it makes a difference as well which there are.
 
-    def __getitem__(self, name: str) -> list[bytes]:
-        self._looks.at_argument(name)
-        return super().__getitem__(name)
+    """
 
     def __contains__(self, name: object) -> bool:
-        self._looks.at_argument(str(name))
+        self._note(str(name))
         return super().__contains__(name)
-
-    def get(self, name: str, default: typing.Any = None) -> typing.Any:
-        self._looks.at_argument(name)
-        return super().get(name, default)
-
-    def pop(self, name: str, *default: typing.Any) -> typing.Any:
-        self._looks.at_argument(name)
-        return super().pop(name, *default)
-
-    def setdefault(self, name: str, default: typing.Any = None) -> typing.Any:
-        self._looks.at_argument(name)
-        return super().setdefault(name, default)
 
     def __reduce_ex__(self, _: typing.SupportsIndex) -> typing.Any:
         return dict, (dict(self),)
 
+    def _note(self, name: str) -> None:
+        self._looks.at_argument(name)
+
     def _note_all(self) -> None:
         self._looks.at_arguments()
-        for name in super().__iter__():
+        for name in dict.__iter__(self):
             self._looks.at_argument(name)
 
-    __hash__ = dict.__hash__
-    __eq__ = _noting_all('__eq__')
-    __ne__ = _noting_all('__ne__')
-    __iter__ = _noting_all('__iter__')
     __len__ = _noting_all('__len__')
-    __or__ = _noting_all('__or__')
-    __ror__ = _noting_all('__ror__')
-    __repr__ = _noting_all('__repr__')
     __reversed__ = _noting_all('__reversed__')
-    copy = _noting_all('copy')
-    items = _noting_all('items')
     keys = _noting_all('keys')
-    popitem = _noting_all('popitem')
-    values = _noting_all('values')
