@@ -982,8 +982,8 @@ def _bind(port):
 
     """
     bound = socket.socket()
-    # Another socket of ours may listen there as well.
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Another socket of ours may listen there as well.  Not SO_REUSEADDR: with
+    # it a memcached of another test could take the port, while none listens.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind(('127.0.0.1', port))
     return bound

@@ -1,5 +1,6 @@
 """An example that runs as a process of its own, and requests to it."""
 
+import contextlib
 import dataclasses
 import http.client
 import importlib.util
@@ -15,6 +16,8 @@ import time
 import urllib.parse
 
 import pytest
+
+from sprockets.clients.memcached import testing
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / 'examples'
 
@@ -92,14 +95,29 @@ class Service:
         self.process.send_signal(number)
         return self.process.wait(SECONDS)
 
+    def announce(self, path, size):
+        """Return the status of a POST of so many bytes, of which none is sent.
+
+        What refuses it closes the connection; where more had come than it has
+        read, the kernel resets it, and the answer may be lost.
+
+        """
+        with contextlib.closing(self._connection()) as connection:
+            connection.putrequest('POST', path)
+            connection.putheader('Content-Length', str(size))
+            connection.endheaders()
+            return connection.getresponse().status
+
+    def _connection(self):
+        return http.client.HTTPConnection(
+            urllib.parse.urlsplit(self.address).netloc, timeout=SECONDS
+        )
+
     def request(self, method, path, body=None, **headers):
         """Make a request, with an object for a JSON body or with bytes."""
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
-        connection = http.client.HTTPConnection(
-            urllib.parse.urlsplit(self.address).netloc, timeout=SECONDS
-        )
-        try:
+        with contextlib.closing(self._connection()) as connection:
             connection.request(
                 method,
                 path,
@@ -108,14 +126,26 @@ class Service:
             )
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
-        finally:
-            connection.close()
 
     def get(self, path, **headers):
         return self.request('GET', path, **headers)
 
     def post(self, path, body=None, **headers):
         return self.request('POST', path, body or b'', **headers)
+
+
+def free_port():
+    """Return a port for a program that takes it a while later.
+
+    The kernel gives it to nobody in between, as it does with a port that it
+    has chosen itself.
+
+    """
+    while True:
+        port = testing._any_port()
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(('127.0.0.1', port))
+            return port
 
 
 def need(name):

@@ -182,4 +182,4 @@ def test_an_entry_is_no_script(site):
 
 def test_a_large_body_is_refused(site):
     """Before it is read."""
-    assert sign(site, 'x' * 20_000).status in (400, 413)
+    assert site.announce('/', 20_000) in (400, 413)

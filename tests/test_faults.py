@@ -281,6 +281,15 @@ def ask_is_unanswered(connection):
     return is_silent(connection)
 
 
+def assert_taken(host, port):
+    """Nobody can have a port, not even a server, which sets SO_REUSEADDR."""
+    for reuse in (0, 1):
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+            with pytest.raises(OSError, match='in use'):
+                other.bind((host, port))
+
+
 class TestEveryServer:
     """What the scripted server and the proxy have in common."""
 
@@ -342,11 +351,7 @@ class TestEveryServer:
     def test_the_port_is_ours_while_down(self, server):
         """While a server is down, nobody else can have its port."""
         server.down()
-        with (
-            socket.socket() as other,
-            pytest.raises(OSError, match='in use'),
-        ):
-            other.bind(('127.0.0.1', server.port))
+        assert_taken('127.0.0.1', server.port)
 
     def test_unsolicited(self, server):
         """Bytes that nobody asked for are there when the call returns."""
@@ -608,11 +613,7 @@ def test_refusing():
         for _ in range(3):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((host, int(port)), 10)
-        with (
-            socket.socket() as other,
-            pytest.raises(OSError, match='in use'),
-        ):
-            other.bind((host, int(port)))
+        assert_taken(host, int(port))
 
 
 def test_black_hole():

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +13,7 @@ import threading
 import urllib.request
 
 import pytest
+import services
 import sprockets.http.app
 from tornado import httpclient, testing, web
 
@@ -220,12 +220,6 @@ class SprocketsApplications(MixedApplications):
             client.get('a')
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        return sock.getsockname()[1]
-
-
 SERVICE = """
 import os
 import sprockets.http
@@ -256,7 +250,7 @@ def test_processes_forked_by_sprockets_http(tmp_path):
     """Each process has clients of its own, and stops without delay."""
     script = tmp_path / 'service.py'
     script.write_text(textwrap.dedent(SERVICE))
-    port = free_port()
+    port = services.free_port()
     with MemcachedServer() as server:
         process = subprocess.Popen(
             [sys.executable, str(script)],

@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -41,11 +40,6 @@ def folder(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     return tmp_path
-
-
-def free_port():
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        return server.getsockname()[1]
 
 
 class Running:
@@ -172,7 +166,8 @@ def test_the_container_runs_what_is_copied_into_it():
 def test_the_service_answers_and_ends(folder, memcached_server, number):
     """As the container's first process, which alone gets the signal."""
     _, *arguments = command()
-    with Running(folder, free_port(), sys.executable, *arguments) as service:
+    port = services.free_port()
+    with Running(folder, port, sys.executable, *arguments) as service:
         assert service.get('/') == (200, 'Hello')
         assert service.get('/health') == (200, 'well')
         assert service.get('/status/memcached')[0] == 200
@@ -188,7 +183,7 @@ def test_the_probe_does_not_ask_for_the_cache(folder, memcached_server):
         for container in containers(document)
     ]
     memcached_server.kill()
-    port = free_port()
+    port = services.free_port()
     with Running(folder, port, sys.executable, 'service.py') as service:
         assert service.get('/') == (200, 'Hello')
         assert service.get(probe['path']) == (200, 'well')
@@ -197,7 +192,7 @@ def test_the_probe_does_not_ask_for_the_cache(folder, memcached_server):
 
 def test_several_processes_end_with_the_group(folder, memcached_server):
     """The parent too, and without a word."""
-    port = free_port()
+    port = services.free_port()
     with Running(folder, port, sys.executable, 'several.py') as service:
         assert service.get('/') == (200, 'Hello')
         os.killpg(service.process.pid, signal.SIGTERM)
@@ -327,7 +322,7 @@ def test_the_unit_runs_the_service(folder, memcached_server, monkeypatch):
     interpreter, *arguments = dict(service)['ExecStart'].split()
     assert interpreter.startswith(dict(service)['WorkingDirectory'])
     variables |= {
-        'PORT': str(port := free_port()),
+        'PORT': str(port := services.free_port()),
         'PAGES_MEMCACHED_SERVERS': memcached_server.address,
     }
     with Running(
@@ -356,7 +351,7 @@ def test_gunicorn(line, folder, memcached_server):
     services.need('gunicorn')
     if 'gevent' in line:
         services.need('gevent')
-    port = free_port()
+    port = services.free_port()
     with Running(
         folder,
         port,
@@ -407,7 +402,7 @@ def test_uwsgi(folder, memcached_server):
     program = shutil.which('uwsgi', path=pathlib.Path(sys.executable).parent)
     if program is None:
         pytest.skip('uwsgi is not installed')
-    port = free_port()
+    port = services.free_port()
     path = folder / 'shop.ini'
     path.write_text(FILES['shop.ini'].replace(':8000', f'127.0.0.1:{port}'))
     with Running(
@@ -447,7 +442,7 @@ def test_greenlets(folder, memcached_server):
 def test_uvloop(folder, memcached_server):
     """It serves and ends as ever."""
     services.need('uvloop')
-    port = free_port()
+    port = services.free_port()
     with Running(folder, port, sys.executable, 'faster.py') as service:
         assert service.get('/') == (200, 'Hello')
         assert service.end() == (0, '')
