@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import types
 import zoneinfo
 
 import pytest
@@ -901,6 +903,37 @@ def test_it_can_be_copied_and_inspected():
     named = memcached.cached(60, name='callable')(Callable())
     assert repr(named) == f'<cached object of {__name__}.Callable>'
     assert cached(str.upper).key('x') == "builtins.str.upper(self='x')"
+
+
+def test_threads_name_a_function_at_the_same_time():
+    """What one has found out so far is nothing to another."""
+    made, keys = [], []
+
+    class Asking(types.ModuleType):
+        """Has another thread ask for the key while one does."""
+
+        def __getattr__(self, name):
+            if made and threading.current_thread() is threading.main_thread():
+                thread = threading.Thread(target=ask)
+                thread.start()
+                thread.join(30)
+            raise AttributeError(name)
+
+    def ask():
+        keys.append(made[0].key(1))
+
+    def using(first, second, third):
+        @cached
+        def load(x):
+            return first(x), second, third(x)
+
+        return load
+
+    load = using(price_of(1), Asking('asking'), price_of(2))
+    key = load.key(1)
+    made.append(load)
+    assert load.key(1) == key
+    assert keys == [key]
 
 
 def test_names_of_functions_that_are_gone_are_forgotten():

@@ -226,18 +226,35 @@ class FunctionName:
         self._function = function
         self._signed = _innermost(function, _has_signature)
         """The one of whose parameters the arguments of a call are."""
-        self.changes = False
+        naming = _Naming(self._signed)
+        text = naming.name(function)
+        self.changes = naming.changes
         """Whether it may be another one at the next call."""
-        text = self.now()
-        _claim(text, function, self._opaque)
+        _claim(text, function, naming.opaque)
 
     def now(self) -> str:
         """Return the name as it is at the moment."""
-        self._opaque = False
-        self._within: list[int] = []
-        return self._name(self._function)
+        # Several threads may ask at the same time.
+        return _Naming(self._signed).name(self._function)
 
-    def _name(self, function: typing.Any) -> str:
+
+class _Naming:
+    """Finds once what a function is called.
+
+    :param signed: the one of whose parameters the arguments of a call are
+
+    """
+
+    def __init__(self, signed: typing.Any) -> None:
+        self._signed = signed
+        self._within: list[int] = []
+        self.changes = False
+        """Whether it may be another one at the next call."""
+        self.opaque = False
+        """Whether the name does not say all that it uses."""
+
+    def name(self, function: typing.Any) -> str:
+        """Return what a function is called."""
         self._within.append(id(function))
         try:
             return self._name_within(function)
@@ -246,15 +263,15 @@ class FunctionName:
 
     def _name_within(self, function: typing.Any) -> str:
         if type(function) is functools.partial:
-            return self._name(function.func) + self._given(function)
+            return self.name(function.func) + self._given(function)
         if isinstance(function, type):
             return name_class(function)
         if isinstance(function, _REMEMBERS):
             # It returns what the function does.
-            return self._name(function.__wrapped__)
+            return self.name(function.__wrapped__)
         if inspect.ismethod(function):
             owner = self._captured(function.__self__)
-            return f'{self._name(function.__func__)}[{owner}]'
+            return f'{self.name(function.__func__)}[{owner}]'
         qualname = getattr(function, '__qualname__', None)
         if qualname is None:
             raise TypeError(
@@ -304,7 +321,7 @@ class FunctionName:
             )
         if not _is_global(function):
             # A decorator's, which is applied once.
-            self._opaque = True
+            self.opaque = True
 
     def _given(self, function: functools.partial[typing.Any]) -> str:
         given = [self._captured(value) for value in function.args]
@@ -327,7 +344,7 @@ class FunctionName:
                         f' function that it is made in.  {error}'
                     ) from None
                 # A decorator's, which is applied once.
-                self._opaque = True
+                self.opaque = True
         return f'[{",".join(used)}]' if used else ''
 
     def _cells(
@@ -389,7 +406,7 @@ class FunctionName:
             hasattr(value, '__qualname__')
             or isinstance(value, functools.partial)
         ):
-            return self._name(value)
+            return self.name(value)
         if isinstance(value, tuple) and type(value) is tuple:
             return f'({",".join(map(self._captured, value))})'
         if isinstance(value, enum.Enum) or (
