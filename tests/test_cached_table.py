@@ -936,6 +936,39 @@ def test_threads_name_a_function_at_the_same_time():
     assert keys == [key]
 
 
+def test_what_many_use_is_looked_into_once(monkeypatch):
+    """Of functions that use others, which use others in turn."""
+    looked = []
+    module_of = names.module_of
+
+    def look(thing):
+        looked.append(thing)
+        return module_of(thing)
+
+    def using(*others):
+        def use(x):
+            return [other(x) for other in others]
+
+        return use
+
+    def layers(first, second):
+        made = [using(first), using(second)]
+        for _ in range(10):
+            made.append(using(*made))
+        return made
+
+    monkeypatch.setattr(names, 'module_of', look)
+    made = [layers(*pair) for pair in ((doubled, tripled), (doubled, doubled))]
+    loads = [cached(layer[-1]) for layer in made]
+    apart(*[load.key(1) for load in loads])
+    twin = layers(doubled, tripled)
+    assert cached(twin[-1]).key(1) == loads[0].key(1)
+    looked.clear()
+    assert loads[0].key(1)
+    # Each of them, and what the first ones use.
+    assert len(looked) == len(made[0]) + 2
+
+
 def test_names_of_functions_that_are_gone_are_forgotten():
     """There may be one for each request."""
     before = len(names._claims)

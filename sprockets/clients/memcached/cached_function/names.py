@@ -247,7 +247,8 @@ class _Naming:
 
     def __init__(self, signed: typing.Any) -> None:
         self._signed = signed
-        self._within: list[int] = []
+        self._named: dict[int, tuple[int, typing.Any]] = {}
+        """What was named so far, by its id, and in which place."""
         self.changes = False
         """Whether it may be another one at the next call."""
         self.opaque = False
@@ -255,13 +256,8 @@ class _Naming:
 
     def name(self, function: typing.Any) -> str:
         """Return what a function is called."""
-        self._within.append(id(function))
-        try:
-            return self._name_within(function)
-        finally:
-            self._within.pop()
-
-    def _name_within(self, function: typing.Any) -> str:
+        # As long as it is there nothing else has its id.
+        self._named.setdefault(id(function), (len(self._named), function))
         if type(function) is functools.partial:
             return self.name(function.func) + self._given(function)
         if isinstance(function, type):
@@ -395,9 +391,10 @@ class _Naming:
             if owner is not None:
                 return f'{self._captured(function)}[{self._captured(owner)}]'
             value = function
-        if id(value) in self._within:
-            # Of several that are made in each other it says which.
-            return f'itself{len(self._within) - self._within.index(id(value))}'
+        if id(value) in self._named:
+            # What it uses is told once, however many use it.
+            place, _ = self._named[id(value)]
+            return f'again{place}'
         if isinstance(value, types.ModuleType):
             return str(value.__name__)
         if isinstance(value, type):
