@@ -998,6 +998,58 @@ def test_a_module_that_is_run_anew_has_the_same_names(tmp_path, monkeypatch):
     assert before.key(1) == after.key(1)
 
 
+def test_what_a_class_has_is_named_before_the_class_is_made(
+    tmp_path, monkeypatch
+):
+    """Its module does not have it yet, or has one of an earlier run."""
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / 'classes_in_classes.py'
+    path.write_text(
+        textwrap.dedent("""
+            import enum
+            from sprockets.clients import memcached
+
+            def using(mode):
+                @memcached.cached(60)
+                def load(x):
+                    return x, mode
+                return load
+
+            class Board:
+                class Mode(enum.Enum):
+                    FULL = 1
+
+                class Inner:
+                    class Mode(enum.Enum):
+                        SHORT = 1
+
+                    @memcached.cached(60)
+                    @staticmethod
+                    def load(x, modes=(Mode.SHORT,)):
+                        return x, modes
+
+                @memcached.cached(60)
+                @staticmethod
+                def load(x, mode=Mode.FULL):
+                    return x, mode
+
+                using = staticmethod(using(Mode))
+        """)
+    )
+
+    def keys(board):
+        functions = board.Inner.load, board.load, board.using
+        return [function.key(1) for function in functions]
+
+    module = importlib.import_module('classes_in_classes')
+    before = keys(module.Board)
+    apart(*before)
+    earlier = module.Board
+    importlib.reload(module)
+    assert keys(module.Board) == before
+    refused(lambda: earlier.load.key(2), 'another Board.Mode')
+
+
 @pytest.mark.parametrize(
     'options, words',
     [

@@ -161,7 +161,31 @@ def _is_made_by_call(kind: type) -> bool:
         return False
     found = _named(kind)
     # Where it is no class, a decorator has put something else in its place.
-    return found is not kind and (found is None or isinstance(found, type))
+    return (
+        found is not kind
+        and (found is None or isinstance(found, type))
+        and not _is_within_body(kind)
+    )
+
+
+def _is_within_body(kind: type) -> bool:
+    """Whether the body of a class that it is in is still being run.
+
+    Its module has that class when it is made, or another one until then.
+
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            outer = frame.f_locals.get('__qualname__')
+            if (
+                frame.f_globals.get('__name__') == kind.__module__
+                and type(outer) is str
+                and kind.__qualname__.startswith(f'{outer}.')
+            ):
+                return True
+        frame = frame.f_back
+    return False
 
 
 # Functions
