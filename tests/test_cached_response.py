@@ -1485,17 +1485,26 @@ def test_nobody_gets_anothers_form():
     run(main, Page, xsrf_cookies=True, template_path='form')
 
 
-def test_nobody_gets_anothers_token():
+@pytest.mark.parametrize(
+    'token',
+    [
+        lambda handler: handler.xsrf_token,
+        lambda handler: handler.form.handler.xsrf_token,
+    ],
+    ids=['of its own', 'by way of another object'],
+)
+def test_nobody_gets_anothers_token(token):
     """One that was asked for before the method is no other's either."""
 
     class Page(Handler):
         def prepare(self):
             assert self.xsrf_token
+            self.form = Responder(self)
 
         @memcached.cached_response(60)
         async def get(self):
             self.count()
-            self.write(self.xsrf_token)
+            self.write(token(self))
 
         async def post(self):
             self.write('posted')

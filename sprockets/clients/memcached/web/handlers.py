@@ -301,6 +301,11 @@ class MemcachedMixin(web.RequestHandler):
         if self._memcached_looks is not None:
             self._memcached_language = self._memcached_looks.language(value)
 
+    @property
+    def xsrf_token(self) -> bytes:
+        """Extended: an answer with the token of one is not another's."""
+        return super(MemcachedMixin, looks.answering(self)).xsrf_token
+
     def get_template_namespace(self) -> dict[str, typing.Any]:
         """Extended: who takes the user from there looks who is asking."""
         namespace = super().get_template_namespace()
