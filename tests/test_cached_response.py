@@ -1735,6 +1735,29 @@ def test_what_is_answered_by_way_of_another_object(name):
     run(main, Page, template_path=f'by way of {name}')
 
 
+def test_an_error_that_is_finished_by_way_of_another_object():
+    """As Tornado does that, and not the handlers of these tests."""
+
+    class Page(Handler):
+        write_error = web.RequestHandler.write_error
+
+        def prepare(self):
+            self.responder = Responder(self)
+
+        @memcached.cached_response(60, statuses=[404])
+        async def get(self):
+            self.responder.error(self.count())
+
+    async def main(site):
+        for _ in range(2):
+            page = await site()
+            assert page.code == 404
+            assert '404: Not Found' in page.text
+        assert len(site.calls) == 1
+
+    run(main, Page)
+
+
 @pytest.mark.parametrize(
     'hand_on',
     [
@@ -2069,18 +2092,25 @@ def test_a_method_that_is_called_for_another_request():
     run(main, Page)
 
 
-def test_one_cached_method_calls_another():
+@pytest.mark.parametrize('other', [False, True])
+def test_one_cached_method_calls_another(other):
+    """By way of another object, or of its own."""
+
     class Page(Handler):
+        def prepare(self):
+            self.responder = Responder(self)
+
         @memcached.cached_response(60)
         async def inner(self):
             self.write(f'{self.count()}')
 
         @memcached.cached_response(60)
         async def get(self):
-            await self.inner()
+            self.write('page ')
+            await (self.responder.handler if other else self).inner()
 
     async def main(site):
-        assert await site.texts('/', '/') == ['1', '1']
+        assert await site.texts('/', '/') == ['page 1', 'page 1']
 
     run(main, Page)
 

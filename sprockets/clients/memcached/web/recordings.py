@@ -29,6 +29,7 @@ _ANSWERING = (
     'clear',
     'clear_header',
     'get_status',
+    'send_error',
     'set_cookie',
     'set_header',
     'set_status',

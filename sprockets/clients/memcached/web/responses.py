@@ -308,7 +308,9 @@ class _Answer:
                 ' is for handlers with MemcachedMixin'
             )
         key: typing.Any = None
-        # A method may call another one that is cached.
+        # A method may call another one that is cached, by way of an object
+        # that has the handler as well.
+        handler = self.handler = looks.answering(handler)
         if handler._memcached_looks is None and self._may_be_stored():
             found = self._key()
             key = found if type(found) in _KEYS else await found
