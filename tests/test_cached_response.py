@@ -1,5 +1,6 @@
 """Whole responses from memcached: real applications, over HTTP."""
 
+import abc
 import asyncio
 import contextvars
 import copy
@@ -1353,6 +1354,56 @@ def test_nobody_gets_the_page_of_a_user_whom_a_class_knows(
 
     told = type('Told', (kind,), {'get': kind.told})
     run(main, ('/told', told), ('/', kind))
+
+
+def test_a_class_says_who_its_user_is_as_ever():
+    """A property is one that others build upon, and what is kept may go."""
+    mixin = memcached.MemcachedMixin
+    first = type('First', (mixin, UserOfItsOwn), {})
+
+    class Second(first):
+        @first.current_user.setter
+        def current_user(self, value):
+            self.kept = value
+
+        @current_user.deleter
+        def current_user(self):
+            self.kept = 'nobody'
+
+    class Abstract(mixin, web.RequestHandler, metaclass=abc.ABCMeta):
+        @property
+        @abc.abstractmethod
+        def current_user(self):
+            """Is for others to say."""
+
+    assert type('Third', (mixin, UserAsAttribute), {}).current_user is None
+    assert mixin.current_user is web.RequestHandler.current_user
+    assert 'current_user' in Abstract.__abstractmethods__
+
+    class Page(Second):
+        async def get(self):
+            self.current_user = 'bob'
+            names = [self.current_user]
+            del self.current_user
+            self.write(' '.join([*names, self.current_user]))
+
+    class Kept(type('Kept', (mixin, UserOnce), {})):
+        async def get(self):
+            names = [self.current_user]
+            self.kept = 'bob'
+            names.append(self.current_user)
+            del self.current_user
+            with pytest.raises(AttributeError, match='current_user'):
+                del self.current_user
+            self.write(' '.join([*names, self.current_user]))
+
+    async def main(site):
+        assert await site.texts('/', '/kept', X_User='alice') == [
+            'bob nobody',
+            'alice alice bob',
+        ]
+
+    run(main, ('/', Page), ('/kept', Kept))
 
 
 def test_a_template_that_uses_none_of_it():

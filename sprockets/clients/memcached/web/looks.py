@@ -232,22 +232,29 @@ class User:
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner = owner
 
-    def _of(self, handler: typing.Any) -> typing.Any:
+    @property
+    def __isabstractmethod__(self) -> bool:
+        return getattr(self._own, '__isabstractmethod__', False)
+
+    def _of(self, kind: type) -> typing.Any:
+        """Return what a class of handlers has, as its own or its bases'."""
         if self._own is not BEHIND:
             return self._own
-        classes = type(handler).__mro__
+        classes = kind.__mro__
         behind = classes[classes.index(self._owner) + 1 :]
-        return next(vars(kind)[USER] for kind in behind if USER in vars(kind))
+        return next(vars(base)[USER] for base in behind if USER in vars(base))
 
     def __get__(self, handler: typing.Any, owner: type) -> typing.Any:
         if handler is None:
-            return self
+            own = self._of(owner)
+            find = getattr(type(own), '__get__', None)
+            return own if find is None else find(own, None, owner)
         seen = looks_of(handler)
         find = functools.partial(self._find, handler)
         return find() if seen is None else seen.user(find)
 
     def _find(self, handler: typing.Any) -> typing.Any:
-        own = self._of(handler)
+        own = self._of(type(handler))
         kind = type(own)
         if not hasattr(kind, '__set__') and USER in vars(handler):
             return vars(handler)[USER]
@@ -256,11 +263,18 @@ class User:
         return own
 
     def __set__(self, handler: typing.Any, value: typing.Any) -> None:
-        own = self._of(handler)
+        own = self._of(type(handler))
         if hasattr(type(own), '__set__'):
             own.__set__(handler, value)
         else:
             vars(handler)[USER] = value
+
+    def __delete__(self, handler: typing.Any) -> None:
+        own = self._of(type(handler))
+        if hasattr(type(own), '__set__'):
+            own.__delete__(handler)
+        elif vars(handler).pop(USER, BEHIND) is BEHIND:
+            raise AttributeError(USER)
 
 
 def note_users(owner: type) -> None:
