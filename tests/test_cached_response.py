@@ -26,6 +26,7 @@ from tornado import (
 )
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.requests import anykeys
 from sprockets.clients.memcached.web import handlers, responses
 
 SECONDS = 30
@@ -607,6 +608,37 @@ def test_routes_make_different_pages():
         assert len(site.calls) == len(tables)
 
     run(main, *routes)
+
+
+def test_what_a_route_has_is_not_to_be_read_in_keys(monkeypatch):
+    """It may be a password."""
+    named = []
+    fit = anykeys.fit
+
+    def note(name, limit):
+        named.append(name.decode())
+        return fit(name, limit)
+
+    class Page(Handler):
+        def initialize(self, database):
+            self.database = database
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write(self.database)
+
+    async def main(site):
+        monkeypatch.setattr(anykeys, 'fit', note)
+        assert await site.texts('/') == ['db://app:correct-horse@db']
+        (name,) = named
+        assert 'Page.get' in name
+        assert 'correct-horse' not in name
+
+    run(
+        main,
+        ('/', Page, {'database': 'db://app:correct-horse@db'}),
+        ('/other', Page, {'database': 'other'}),
+    )
 
 
 PROGRAM = """

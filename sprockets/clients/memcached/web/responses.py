@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import inspect
 import logging
 import re
@@ -537,13 +538,18 @@ class _Answer:
 
 
 def _of_route(given: abc.Mapping[str, typing.Any]) -> str:
-    """Return what a route has for a handler, as far as it can be told."""
+    """Return a hash of what a route has for a handler, as far as it is told.
+
+    It may be a password, and keys are read by many.
+
+    """
     told = {
         name: value
         for name, value in given.items()
         if type(value) in (*_PLAIN, float, bool, type(None))
     }
-    return repr(sorted(told.items()))
+    made = repr(sorted(told.items())).encode('utf-8', 'surrogatepass')
+    return hashlib.blake2b(made, digest_size=16).hexdigest()
 
 
 def _names(argument: str, given: typing.Any) -> tuple[str, ...]:
