@@ -12,6 +12,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import xmlrpc.client
 
 import browser
 import pytest
@@ -750,6 +751,27 @@ def test_methods_make_different_pages(kind):
                 )
 
     run(main, kind)
+
+
+def test_a_class_may_have_what_answers_anything():
+    """Where it is asked which function it is put around, too."""
+
+    class Strange:
+        def __getattr__(self, name):
+            raise OSError(name)
+
+    class Page(Handler):
+        backend = xmlrpc.client.ServerProxy('http://127.0.0.1:1/')
+        strange = Strange()
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.write(f'{self.count()}')
+
+    async def main(site):
+        assert await site.texts('/', '/') == ['1', '1']
+
+    run(main, Page)
 
 
 def test_a_method_and_the_one_of_its_base_make_different_pages():

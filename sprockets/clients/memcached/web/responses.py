@@ -251,14 +251,20 @@ def _name_in(kind: type, cached: typing.Any) -> str:
     """
     for base in kind.__mro__:
         for name, value in vars(base).items():
-            # Another decorator may be around it.
-            if (
-                inspect.unwrap(value, stop=lambda function: function is cached)
-                is cached
-            ):
+            if _is_around(value, cached):
                 where = f'{_class_name(base)}.'
                 return name if base is kind else f'{where}{name}'
     return str(cached.__qualname__)
+
+
+def _is_around(value: typing.Any, cached: typing.Any) -> bool:
+    """Whether it is a cached method, or one with other decorators around."""
+    try:
+        found = inspect.unwrap(value, stop=lambda each: each is cached)
+    # Anything else may be there, which answers in its own way.
+    except Exception:  # noqa: BLE001
+        return False
+    return found is cached
 
 
 class _NotStoredError(Exception):
