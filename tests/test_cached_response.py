@@ -27,6 +27,7 @@ from tornado import (
 )
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached import notices
 from sprockets.clients.memcached.requests import anykeys
 from sprockets.clients.memcached.web import handlers, responses
 
@@ -1838,6 +1839,28 @@ def test_what_is_answered_by_way_of_another_object(name):
             assert pages[1].headers['X-Number'] == '1'
 
     run(main, Page, template_path=f'by way of {name}')
+
+
+def test_what_is_written_by_a_method_that_was_handed_on(caplog, monkeypatch):
+    """It is no part of the copy, and nobody gets a page without it."""
+    # Others may have said too much.
+    fresh = notices.Notices(responses.LOGGER)
+    monkeypatch.setattr(responses, 'NOTICES', fresh)
+
+    class Page(Handler):
+        def prepare(self):
+            self.put = self.write
+            self.write('before ')
+
+        @memcached.cached_response(60)
+        async def get(self):
+            self.put(f'{self.count()}')
+
+    async def main(site):
+        assert await site.texts('/', '/') == ['before 1', 'before 2']
+
+    run(main, Page)
+    assert 'depends on what was written to the handler itself' in caplog.text
 
 
 def test_an_error_that_is_finished_by_way_of_another_object():

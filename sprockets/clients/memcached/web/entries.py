@@ -109,7 +109,7 @@ class Entry(typing.NamedTuple):
             if self.etag is not None:
                 handler._memcached_etag = self.etag, list(body)
         else:
-            handler._write_buffer += body
+            handler._write_buffer = [*handler._write_buffer, *body]
 
 
 def decode(stored: typing.Any) -> Entry | None:

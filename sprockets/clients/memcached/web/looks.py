@@ -143,6 +143,11 @@ class Looks:
         """Take note that somebody looks where the request is from."""
         self.seen.add(f'request.{name}')
 
+    def at_handler(self) -> None:
+        """Take note that something was written to the handler itself, as by a
+        method of it that somebody had before."""
+        self.seen.add('what was written to the handler itself')
+
     def at_language(self) -> None:
         """Take note that somebody looks which language is wanted."""
         self.at_header('Accept-Language')

@@ -59,6 +59,8 @@ class Recording:
     ) -> None:
         self._seen = seen
         self._original: handlers.MemcachedMixin | None = handler
+        self._buffer = handler._write_buffer
+        self._length = len(self._buffer)
         self.before = handler._headers
         self._written: list[bytes] = []
         copied = self.handler = type(handler).__new__(type(handler))
@@ -106,6 +108,11 @@ class Recording:
         self.handler.ui = typing.cast(typing.Any, None)
         original, self._original = self._original, None
         if original is not None:
+            if (
+                original._write_buffer is self._buffer
+                and len(self._buffer) > self._length
+            ):
+                self._seen.at_handler()
             original._memcached_recordings -= 1
             if not original._memcached_recordings:
                 _answer_alone(original)
