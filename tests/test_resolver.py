@@ -1,5 +1,6 @@
 """What a name stands for: the same for all connections, and told of once."""
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -119,6 +120,68 @@ def test_a_server_that_has_moved_is_looked_up_anew(
             assert time.monotonic() < end
             time.sleep(0.002)
         assert len(before.connections) == 1
+
+
+@pytest.fixture
+def two(names):
+    """A name for the second of two servers, and the first one's address."""
+    names['pods'] = ['127.0.0.2']
+    with pods(['127.0.0.1', '127.0.0.2']) as port:
+        yield f'pods:{port}', f'127.0.0.1:{port}'
+
+
+def connect_once_more(client):
+    """Store something over a new connection, while there is one already."""
+    (server,) = client.servers
+    taken = server.endpoint._connections.take()
+    assert client.set('key', 'new')
+    taken.put_back()
+
+
+def test_an_address_more_is_no_reason_to_go_there(names, two):
+    """The one that there was has the values, and is there."""
+    name, first = two
+    client = memcached.Client(servers=name)
+    assert client.set('key', 'old')
+    names['pods'] = ['127.0.0.1', '127.0.0.2']
+    connect_once_more(client)
+    assert client.get('key') == 'new'
+    assert wire.stored(first, 'key') is None
+    client.disconnect_all()
+
+
+def test_a_name_that_moves_takes_its_connections_along(names, two):
+    """What it stood for before lives on, with what it had."""
+    name, first = two
+    client = memcached.Client(servers=name)
+    assert client.set('key', 'old')
+    assert client.gets('key') == 'old'
+    names['pods'] = ['127.0.0.1']
+    connect_once_more(client)
+    assert wire.stored(first, 'key')
+    assert [client.get('key') for _ in range(3)] == ['new'] * 3
+    # What was seen there says nothing of what is here.
+    assert not client.cas('key', 'newest')
+    assert client.get('key') == 'new'
+    client.disconnect_all()
+
+
+def test_a_loop_takes_its_connections_along(names, two):
+    """Those that it keeps, too."""
+    name, _ = two
+
+    async def main():
+        client = memcached.AsyncClient(servers=name)
+        other = memcached.Client(servers=name)
+        assert await client.set('key', 'old')
+        assert await client.get('key') == 'old'
+        names['pods'] = ['127.0.0.1']
+        assert await asyncio.to_thread(other.set, 'key', 'new')
+        assert await client.get('key') == 'new'
+        await client.close()
+        other.disconnect_all()
+
+    asyncio.run(main())
 
 
 def addresses(server):

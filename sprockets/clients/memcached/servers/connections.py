@@ -176,6 +176,8 @@ class Connections:
         was the end of a connection (:func:`time.monotonic`)."""
         self.asked: set[connection.Connection] = set()
         """Those that :meth:`ask` has, and nobody else."""
+        self._place: object = None
+        """What the last one was made to; None while there was none."""
 
     def __len__(self) -> int:
         return len(self.idle) + len(self.out) + len(self.asked)
@@ -269,14 +271,19 @@ class Connections:
 
         """
         link = tls.connect(profile, deadline)
+        before, self._place = self._place, link.place
+        if before not in (None, link.place):
+            # The name stands for another machine, with other values.
+            self.disconnect()
+            self.begin_life()
         others = self._all()
         if all(other.is_lost() for other in others):
-            before, life = self.lives, next(self._numbers)
-            self._doubted = before, life, weakref.WeakSet(others)
+            last, life = self.lives, next(self._numbers)
+            self._doubted = last, life, weakref.WeakSet(others)
             self.lives = life
             # Behind that: it may be noted at any moment, by another thread.
             if time.monotonic() - self._answered_at <= SOON:
-                self.lives = before
+                self.lives = last
         loan = Loan(link, self, self.epoch)
         try:
             self.out.add(loan)

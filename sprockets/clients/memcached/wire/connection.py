@@ -113,6 +113,9 @@ class Connection:
     tell: abc.Callable[[], None] | None = None
     """Is called when something has come, where no event loop can tell."""
 
+    place: object = None
+    """What it goes to: one of the addresses that its server's name has."""
+
     def __init__(self, profile: Profile, deadline: float) -> None:
         self.usable = True
         self.used_at = 0.0
@@ -138,7 +141,9 @@ class Connection:
         :raises OSError: as the constructor
 
         """
-        self._socket = _connect(profile.address, profile.timeout, deadline)
+        self._socket, self.place = _connect(
+            profile.address, profile.timeout, deadline
+        )
         # gevent's sockets wait for its own loop instead, which knows nothing
         # of the kernel's timeout.  What is polled first need not wait.
         self._waits_in_kernel = type(self._socket).recv is _socket.socket.recv
@@ -609,7 +614,8 @@ def _keep_alive(sock: socket.socket, timeout: float) -> None:
 
 def _connect(
     address: settings.Address, timeout: float, deadline: float
-) -> socket.socket:
+) -> tuple[socket.socket, resolver.Resolved]:
+    """Return a socket that is connected, and what it is connected to."""
     resolved = resolver.resolve(address, time_to_ask(deadline))
     error: OSError | None = None
     for tried, (family, place) in enumerate(resolved):
@@ -623,9 +629,9 @@ def _connect(
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _keep_alive(sock, timeout)
-            if len(resolved) > 1:
-                resolver.taken(address, (family, place))
-            return sock
+            # The only one, too: another may stand before it the next time.
+            resolver.taken(address, (family, place))
+            return sock, (family, place)
         except OSError as failure:
             sock.close()
             # What another address has said tells more than that this host
