@@ -696,6 +696,36 @@ def test_files_that_are_no_good_are_not_used(folder, caplog, tmp_path):
     assert certificates.context(files) is not first
 
 
+@pytest.mark.parametrize('reason', ['no descriptor', 'half of a file'])
+def test_new_files_are_used_once_they_can_be(folder, caplog, tmp_path, reason):
+    """Nothing changes them once more: what was wrong is over by then."""
+    folder.issue('client')
+    files = certificates.Files(
+        folder.file('ca.pem'),
+        folder.file('client.pem'),
+        folder.file('client.key'),
+    )
+    first = certificates.context(files)
+    folder.issue('client')
+    if reason == 'no descriptor':
+        with faults.descriptors(0):
+            assert certificates.context(files) is first
+            assert certificates.context(files) is first
+    else:
+        path = tmp_path / 'client.pem'
+        whole = path.read_bytes()
+        path.write_bytes(b'\n' * len(whole))
+        before = path.stat()
+        assert certificates.context(files) is first
+        path.write_bytes(whole)
+        # It is written on in the moment in which it was looked at.
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new = certificates.context(files)
+    assert new is not first
+    assert certificates.context(files) is new
+    assert len(warnings(caplog)) == 1
+
+
 # One connection
 
 

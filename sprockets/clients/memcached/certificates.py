@@ -37,6 +37,8 @@ class _Contexts:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._made: dict[Files, tuple[Stamps, ssl.SSLContext]] = {}
+        self._said: dict[Files, tuple[Stamps, str]] = {}
+        """What was logged of new files that are not used yet."""
 
     def get(self, files: Files) -> ssl.SSLContext:
         stamps = _stamps(files)
@@ -49,10 +51,16 @@ class _Contexts:
             except OSError as error:
                 if made is None:
                     raise
-                # A certificate and its key are not replaced at once.
-                LOGGER.warning('New TLS files are not used yet: %s', error)
-                context = made[1]
+                # A certificate and its key are not replaced at once.  They are
+                # looked at again, changed or not: what was wrong may have been
+                # that nobody could read them.
+                said = stamps, str(error)
+                if self._said.get(files) != said:
+                    self._said[files] = said
+                    LOGGER.warning('New TLS files are not used yet: %s', error)
+                return made[1]
             self._made[files] = stamps, context
+            self._said.pop(files, None)
             return context
 
     def forget_after_fork(self) -> None:
@@ -67,7 +75,7 @@ def context(files: Files) -> ssl.SSLContext:
     """Return a context that verifies certificates and host names.
 
     It is the same one until one of the files changes.  New files that are no
-    good are logged, and the context before them is used further on.
+    good are logged, and the context before them is used until they are.
 
     :raises OSError: if a file cannot be read, or holds nothing that fits
 
