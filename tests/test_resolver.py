@@ -32,6 +32,8 @@ def names(monkeypatch):
     def rotate(host, port, family=0, *args, flags=0, **kwargs):
         if host not in known or flags & socket.AI_NUMERICHOST:
             return look_up(host, port, family, *args, flags=flags, **kwargs)
+        if not known[host]:
+            raise socket.gaierror(socket.EAI_AGAIN, 'Try again')
         known[host].append(known[host].pop(0))
         return [
             entry
@@ -41,6 +43,16 @@ def names(monkeypatch):
 
     monkeypatch.setattr(socket, 'getaddrinfo', rotate)
     return known
+
+
+SECONDS = 30
+
+
+def wait_until(condition):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 def warnings(caplog):
@@ -182,6 +194,82 @@ def test_a_loop_takes_its_connections_along(names, two):
         other.disconnect_all()
 
     asyncio.run(main())
+
+
+# A name that is not known just now
+
+
+@pytest.fixture
+def forgotten(names, monkeypatch):
+    """A client of a server whose name is not known any more.
+
+    And how to have nobody answer who is asked for it: an event to set.
+
+    """
+    answering = threading.Event()
+    answering.set()
+    names['pod'] = ['127.0.0.1']
+    look_up = socket.getaddrinfo
+
+    def wait(host, *args, flags=0, **kwargs):
+        if host in names and not flags & socket.AI_NUMERICHOST:
+            answering.wait(SECONDS)
+        return look_up(host, *args, flags=flags, **kwargs)
+
+    monkeypatch.setattr(socket, 'getaddrinfo', wait)
+    with MemcachedServer() as server:
+        client = memcached.Client(
+            servers=f'pod:{server.port}', socket_timeout=2, dead_retry=3600
+        )
+        assert client.set('key', 'value')
+        names['pod'] = []
+        yield client, answering
+        answering.set()
+        client.disconnect_all()
+
+
+def get_while_taken(client):
+    """Read something while somebody has the connection, but not for long."""
+    (server,) = client.servers
+    connections = server.endpoint._connections
+    taken = connections.take()
+    found = []
+    call = threading.Thread(target=lambda: found.append(client.get('key')))
+    call.start()
+    wait_until(lambda: connections.wanted or not call.is_alive())
+    taken.put_back()
+    call.join()
+    return found
+
+
+def test_a_name_that_is_not_known_is_no_outage(forgotten, caplog):
+    """What is connected serves on, until there is nothing any more."""
+    client, _ = forgotten
+    endpoint = client.servers[0].endpoint
+    for _ in range(3):
+        assert get_while_taken(client) == ['value']
+    assert endpoint.down_since is None
+    (warning,) = warnings(caplog)
+    assert f'{endpoint} cannot be looked up: [Errno -3] Try again' in warning
+    client.disconnect_all()
+    assert client.get('key') is None
+    assert endpoint.down_since is not None
+    assert warnings(caplog)[1:] == [
+        f'memcached server {endpoint} is down: [Errno -3] Try again'
+    ]
+
+
+def test_a_name_server_that_hangs_costs_one_call(forgotten, caplog):
+    """That waits in vain, and the next ones do not wait for a name."""
+    client, answering = forgotten
+    endpoint = client.servers[0].endpoint
+    answering.clear()
+    assert get_while_taken(client) == [None]
+    assert endpoint.down_since is None
+    assert get_while_taken(client) == ['value']
+    assert client.get('key') == 'value'
+    (warning,) = warnings(caplog)
+    assert f"{endpoint} cannot be looked up: the look-up of 'pod'" in warning
 
 
 def addresses(server):

@@ -17,7 +17,7 @@ from sprockets.clients.memcached.servers.connections import (
     Connections,
     Loan,
 )
-from sprockets.clients.memcached.wire import connection, protocol
+from sprockets.clients.memcached.wire import connection, protocol, resolver
 
 LOGGER = notices.harmless(logging.getLogger(__name__))
 
@@ -83,6 +83,8 @@ class Endpoint(health.Health):
         self._full_until = 0.0
         """Until when no new connection is tried where there are others, on
         :func:`time.monotonic`'s clock."""
+        self._is_unknown = False
+        """Whether that is for its name, of which nobody has told in time."""
         self._babbled_at = float('-inf')
         """When a new connection began with what was no answer."""
         self._profile = identity.profile
@@ -245,7 +247,12 @@ class Endpoint(health.Health):
                             if trial is None:
                                 self._look_whether_full()
                             loan = self._connect(deadline)
-                        except protocol.FullError as error:
+                        except OSError as error:
+                            if not (
+                                isinstance(error, protocol.FullError)
+                                or self._lacks_name(error, trial)
+                            ):
+                                raise
                             loan = self._wait_for_idle(error, deadline)
                             reused = True
                     if self.single_until:
@@ -580,9 +587,20 @@ class Endpoint(health.Health):
 
         Some servers and proxies say nothing to connections that are too many.
         If none of the others was answered meanwhile, an idle one is tried.
+        Nor is there an answer where nobody has said what to connect to.
 
         """
         half = self.timeout / 2
+        if self._lacks_name(failure, trial):
+            now = time.monotonic()
+            if (
+                isinstance(failure, TimeoutError)
+                and given > half
+                and now >= self._full_until
+            ):
+                self._full_until = now + self.identity.dead_retry
+                self._is_unknown = True
+            return True
         if (
             trial is not None
             or not isinstance(failure, TimeoutError)
@@ -605,26 +623,47 @@ class Endpoint(health.Health):
 
     def _use_those_there_are(self) -> None:
         self._full_until = time.monotonic() + self.identity.dead_retry
+        self._is_unknown = False
         self._log_full()
 
     def _look_whether_full(self) -> None:
         """Find out whether it is known that a new connection is no use.
 
         :raises FullError: if so
+        :raises LateAnswerError: if so, for its name
 
         """
         if time.monotonic() < self._full_until and len(self._connections):
+            if self._is_unknown:
+                raise resolver.LateAnswerError('the look-up timed out')
             raise protocol.FullError('new connections are not answered')
 
-    def _wait_for_idle(
-        self, error: protocol.FullError, deadline: float
-    ) -> Loan:
+    def _lacks_name(
+        self, failure: Exception, trial: health.Trial | None
+    ) -> bool:
+        """Whether only its name is not known, which connections do without."""
+        return (
+            trial is None
+            and isinstance(failure, resolver.UNKNOWN)
+            and len(self._connections) > 0
+        )
+
+    def _wait_for_idle(self, error: Exception, deadline: float) -> Loan:
         """Take one of the connections that the server has taken, once idle.
 
-        :raises FullError: this one, if there is none
+        :param Exception error: why there is no new one
+        :raises Exception: this one, if there is none
 
         """
-        self._log_full()
+        if isinstance(error, resolver.UNKNOWN):
+            self.notices.warning(
+                'memcached server %s cannot be looked up: %s; the connections'
+                ' that there are serve on',
+                self,
+                error,
+            )
+        else:
+            self._log_full()
         if not self._is_to_be_flushed:
             loan = self._connections.wait_for_idle(deadline)
             if loan is not None:

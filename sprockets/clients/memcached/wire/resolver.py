@@ -24,6 +24,17 @@ _FAMILIES = {
 }
 
 
+class LateAnswerError(TimeoutError):
+    """Nobody has said in time what a name stands for."""
+
+
+UNKNOWN = (socket.gaierror, LateAnswerError)
+"""The errors of a name that is not known just now.
+
+They tell nothing of its server.
+
+"""
+
 _taken: dict[settings.Address, Resolved] = {}
 """What the last connection to a server went to."""
 
@@ -175,7 +186,7 @@ def resolve(address: settings.Address, timeout: float) -> list[Resolved]:
         return _getaddrinfo(address, socket.AI_NUMERICHOST)
     look_up = _under_way.begin(address)
     if not look_up.done.wait(timeout):
-        raise TimeoutError(f'the look-up of {address.host!r} timed out')
+        raise LateAnswerError(f'the look-up of {address.host!r} timed out')
     if look_up.error is not None:
         raise look_up.error
     return look_up.resolved
