@@ -923,6 +923,85 @@ def test_a_cached_function_with_tags(address, blocking_client):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize('tags', [(), ('catalog',)], ids=str)
+@pytest.mark.parametrize('blocking_client', [True, False])
+def test_a_cached_function_in_a_namespace(address, blocking_client, tags):
+    """What is done to a result is done to the one that is found there."""
+    calls = []
+
+    def compute(number):
+        calls.append(number)
+        return len(calls)
+
+    async def on(method, *args):
+        result = method(*args)
+        return await result if inspect.isawaitable(result) else result
+
+    async def main():
+        make = memcached.Client if blocking_client else memcached.AsyncClient
+        client = make(servers=address)
+        ns = client.namespace('x')
+        cached = memcached.cached(60, name='f', client=ns, tags=tags)
+        if blocking_client:
+            function = cached(compute)
+        else:
+
+            @cached
+            async def function(number):
+                return compute(number)
+
+        assert await on(function, 1) == 1
+        assert await on(function, 1) == await on(function.get, 1) == 1
+        assert await on(function.refresh, 1) == 2
+        assert await on(function, 1) == await on(function.get, 1) == 2
+        assert await on(function.set, 7, 1)
+        assert await on(function, 1) == await on(function.get, 1) == 7
+        assert await on(function.mark_stale, 1)
+        assert await on(function.invalidate, 1)
+        assert await on(function.get, 1) is None
+        assert await on(function, 1) == 3
+        assert await on(client.get, function.key(1)) is None
+        assert await on(ns.invalidate)
+        assert await on(function.get, 1) is None
+        assert await on(function, 1) == 4
+        if blocking_client:
+            client.disconnect_all()
+        else:
+            await client.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize('blocking_client', [True, False])
+def test_a_cached_function_in_a_namespace_without_a_server(blocking_client):
+    """It computes, and stores nothing."""
+
+    async def main():
+        make = memcached.Client if blocking_client else memcached.AsyncClient
+        client = make(servers='127.0.0.1:1', socket_timeout=0.5)
+        cached = memcached.cached(60, name='f', client=client.namespace('x'))
+        if blocking_client:
+
+            @cached
+            def plain(number):
+                return str(number)
+
+            assert plain.refresh(1) == '1'
+            assert plain.set('2', 1) == 0
+            client.disconnect_all()
+        else:
+
+            @cached
+            async def awaited(number):
+                return str(number)
+
+            assert await awaited.refresh(1) == '1'
+            assert await awaited.set('2', 1) == 0
+            await client.close()
+
+    asyncio.run(main())
+
+
 # Bad input
 
 

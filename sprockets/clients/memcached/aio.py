@@ -71,6 +71,9 @@ class Methods:
 
     """
 
+    _group: generations.Group = ()
+    """The generations that its keys have to have: a namespace's."""
+
     def __init__(
         self, engine: engines.Engine, observe: Observe | None = None
     ) -> None:
@@ -786,7 +789,7 @@ class Methods:
             it with those for what nobody is to find
 
         """
-        group = self._flow.generations.tags(tags)
+        group = self._group + self._flow.generations.tags(tags)
         goes_on = failure is plans.MISS
         known = await self._look(group, None if goes_on else method)
         if known is not None:
@@ -1442,6 +1445,27 @@ class AsyncNamespace(Methods):
         if tags != ():
             group += self._flow.generations.tags(tags)
         return self._get_grouped(group, key, factory, plan, default)
+
+    async def _refresh(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+    ) -> typing.Any:
+        return await self._with_tags(
+            (),
+            'refresh',
+            lambda within: within._refresh(key, factory, plan),
+            plans.MISS,
+        )
+
+    async def _put(
+        self, key: typing.Any, value: typing.Any, plan: plans.Plan
+    ) -> int:
+        stored = await self._with_tags(
+            (), 'set', lambda within: within._put(key, value, plan), 0
+        )
+        return typing.cast(int, stored)
 
     async def _sure(
         self,

@@ -330,6 +330,9 @@ class Client(memcache.Client):  # type: ignore[misc]
 
     _shared: Shared
 
+    _group: generations.Group = ()
+    """The generations that its keys have to have: a namespace's."""
+
     debug = _attribute('cluster.debug')
     cache_cas = _attribute('cache_cas')
     stats = _attribute('stats')
@@ -1362,7 +1365,7 @@ class Client(memcache.Client):  # type: ignore[misc]
             it with those for what nobody is to find
 
         """
-        group = self._shared.flow.generations.tags(tags)
+        group = self._group + self._shared.flow.generations.tags(tags)
         if failure is plans.MISS:
             within = self._grouped(group, apart=True)
         else:
@@ -1709,6 +1712,27 @@ class Namespace(Client):
         within = self._grouped(group, apart=True)
         assert within is not None
         return within._get_or_compute(key, factory, plan, default)
+
+    def _refresh(
+        self,
+        key: typing.Any,
+        factory: abc.Callable[[], typing.Any],
+        plan: plans.Plan,
+    ) -> typing.Any:
+        return self._with_tags(
+            (),
+            'refresh',
+            lambda within: within._refresh(key, factory, plan),
+            plans.MISS,
+        )
+
+    def _put(
+        self, key: typing.Any, value: typing.Any, plan: plans.Plan
+    ) -> int:
+        stored = self._with_tags(
+            (), 'set', lambda within: within._put(key, value, plan), 0
+        )
+        return typing.cast(int, stored)
 
     def lock(
         self, name: str, time: typing.Any, *, wait: typing.Any = None
