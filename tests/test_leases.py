@@ -58,6 +58,9 @@ class Factory:
         return self.calls
 
 
+DAY = 24 * 60 * 60
+
+
 class UnluckyError(Exception):
     """What a factory raises."""
 
@@ -866,6 +869,23 @@ def test_a_lease_lasts_as_long_as_was_asked_for(connect, address):
     assert left[0] >= 5
 
 
+@pytest.mark.parametrize('reply', [None, b'ERROR\r\n'], ids=['meta', 'ERROR'])
+def test_the_longest_lease(connect, address, reply):
+    """To memcached what is more than thirty days is a date."""
+    held = []
+
+    def factory():
+        held.append(lease_is_held(address))
+
+    with contextlib.ExitStack() as stack:
+        server = address
+        if reply is not None:
+            old = stack.enter_context(faults.without_meta(address, reply))
+            server = old.address
+        connect(server).get_or_set(KEY, factory, lease=30 * DAY)
+    assert held == [True]
+
+
 def test_a_computation_that_outlasts_its_lease_is_stored(connect, address):
     """Another one may have begun, whose lease is left alone."""
     client = connect(address)
@@ -991,6 +1011,21 @@ def test_a_value_is_stale_for_as_long_as_was_asked_for(address):
 
     # On a busy machine that second may pass without a read.
     assert any(asyncio.run(is_served(number)) for number in range(20))
+
+
+def test_the_longest_time_for_which_a_value_is_stale(connect, address):
+    """It is computed anew, and not served on for all of that time."""
+    client = connect(address)
+    factory = Factory()
+
+    def get():
+        return client.get_or_set(KEY, factory, 60, stale=30 * DAY)
+
+    assert get() == get() == 1
+    # As if its own time had passed.
+    wire.ask(address, f'touch {KEY} {30 * DAY - 10}\r\n'.encode())
+    wait_until(lambda: get() == 2)
+    assert factory.calls == 2
 
 
 def test_callers_in_the_same_turn_share_a_look(address):

@@ -16,6 +16,8 @@ from sprockets.clients.memcached.testing import MemcachedServer
 
 SECONDS = 30
 
+DAY = 24 * 60 * 60
+
 HUGE = pytest.param(10**400, id='huge')
 
 
@@ -110,6 +112,23 @@ def test_it_ends_by_itself(connect, address):
     assert not lock
     assert lock.release() is False
     assert other
+
+
+@pytest.mark.parametrize(
+    'time',
+    [30 * DAY, datetime.timedelta(days=30), 30 * DAY - 1, 30 * DAY - 2],
+    ids=str,
+)
+def test_the_longest_time(connect, server, time):
+    """What is more than thirty days with the spare ones is held as well."""
+    lock = Lock(connect(server), time=time)
+    other = Lock(connect(server), time=time, wait=0)
+    assert lock.acquire()
+    assert other.acquire() is False
+    assert lock.prolong()
+    assert other.acquire() is False
+    assert lock.release() is True
+    assert other.acquire() is True
 
 
 def test_it_is_prolonged(connect, server, address):

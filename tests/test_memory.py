@@ -26,6 +26,8 @@ from sprockets.clients.memcached.wire import memory
 
 SECONDS = 30
 
+DAY = 24 * 60 * 60
+
 
 @pytest.fixture(autouse=True)
 def _empty():
@@ -123,6 +125,12 @@ SCRIPT = [
     b'mg soon v R30\r\n',
     b'mg soon v R30\r\n',
     b'mg soon v R5\r\n',
+    b'set soon 0 20 1\r\nx\r\n',
+    b'mg soon v R2592001\r\n',
+    b'mg soon v R%d\r\n' % (time.time() + DAY),
+    b'set soon 0 %d 1\r\nx\r\n' % (time.time() + 2 * DAY),
+    b'mg soon v R%d\r\n' % (time.time() + DAY),
+    b'mg soon v R%d\r\n' % (time.time() + 3 * DAY),
     b'md m I T60\r\n',
     b'mg m v f\r\n',
     b'mg m v f\r\n',

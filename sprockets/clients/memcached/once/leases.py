@@ -29,7 +29,6 @@ from sprockets.clients.memcached.once.plans import (
     MISS,
     NO_META,
     REFUSED,
-    TICK,
     UNREACHABLE,
 )
 from sprockets.clients.memcached.once.steps import (
@@ -41,6 +40,7 @@ from sprockets.clients.memcached.once.steps import (
     Steps,
 )
 from sprockets.clients.memcached.requests import (
+    arguments,
     descriptions,
     encodings,
     errors,
@@ -117,7 +117,9 @@ class Look(parted.MetaGet):
     ) -> None:
         # memcached compares with "less", in whole seconds: a value that has as
         # many left as it may be stale is stale, as it would be gone without.
-        super().__init__(encoding.max_parts, key, recache=stale + 1)
+        super().__init__(
+            encoding.max_parts, key, recache=arguments.exptime(stale + 1)
+        )
 
 
 def invalidate(route: cluster.Route) -> Steps[int]:
@@ -694,8 +696,7 @@ class Flow:
         """Return the lease, None if it is taken, UNREACHABLE, or REFUSED."""
         key = lease_key(want.route.key)
         until = clock.monotonic() + want.plan.lease
-        seconds = want.plan.lease + TICK
-        command = protocol.MetaGet(key, vivify=seconds)
+        command = protocol.MetaGet(key, vivify=want.plan.lease_kept)
         try:
             endpoint = yield from self.ask_meta(command, want.route)
         except asyncio.CancelledError:
@@ -724,7 +725,7 @@ class Flow:
             protocol.ADD,
             lease_key(want.route.key),
             0,
-            want.plan.lease + TICK,
+            want.plan.lease_kept,
             token,
         )
         try:

@@ -112,7 +112,11 @@ class Claim:
         """Try to get the lock; None where it cannot be had."""
         began = clock.monotonic()
         command = protocol.store(
-            protocol.ADD, self._route.key, 0, self.seconds + SPARE, token
+            protocol.ADD,
+            self._route.key,
+            0,
+            arguments.exptime(self.seconds + SPARE),
+            token,
         )
         self._added = command
         home = self._flow.home(self._route.key)
@@ -196,7 +200,7 @@ class Claim:
         command = protocol.compare_and_swap(
             self._route.key,
             0,
-            seconds + SPARE,
+            arguments.exptime(seconds + SPARE),
             token,
             place.unique,
             place.incarnation,

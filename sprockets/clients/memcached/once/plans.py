@@ -122,6 +122,11 @@ class Plan(typing.NamedTuple):
         return exptime
 
     @property
+    def lease_kept(self) -> int:
+        """When a lease is dropped that is taken now, as an exptime."""
+        return arguments.exptime(self.lease + TICK)
+
+    @property
     def usual_wait(self) -> float:
         """Seconds to wait for another process unless told otherwise.
 

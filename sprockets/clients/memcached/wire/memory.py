@@ -469,7 +469,7 @@ class Store:
             item = self._put(key, b'0', b'', expiry(given[b'N']))
             won = True
         if b'R' in given and not item.is_won and item.expires:
-            won = won or item.left(now) < int(given[b'R'])
+            won = won or item.left(now) < _delta(given[b'R'])
         if b'T' in given:
             item.expires = expiry(given[b'T'])
         line = self._meta_line(key, item, given)
@@ -619,15 +619,15 @@ def expiry(exptime: bytes) -> float:
     :raises ValueError: for what is no number
 
     """
-    seconds = int(exptime)
-    if not seconds:
+    if not int(exptime):
         return 0.0
-    now = time.monotonic()
-    if seconds < 0:
-        return now
-    if seconds > MONTH:
-        seconds -= int(time.time())
-    return now + max(seconds, 0)
+    return time.monotonic() + max(_delta(exptime), 0)
+
+
+def _delta(exptime: bytes) -> int:
+    """Return in how many seconds that is; less than 0 if it is over."""
+    seconds = int(exptime)
+    return seconds - int(time.time()) if seconds > MONTH else seconds
 
 
 class _Value(typing.NamedTuple):

@@ -1207,10 +1207,10 @@ class MetaGet(Command):
     X).
 
     :param bytes key: the key
-    :param int vivify: make an empty item where there is none, for that many
-        seconds, and let the first caller win it
-    :param int recache: let the first caller win that has less than that many
-        seconds left
+    :param int vivify: make an empty item where there is none, with this
+        exptime, and let the first caller win it
+    :param int recache: let the first caller win that has less time left than
+        this, which is an exptime as well
 
     """
 
