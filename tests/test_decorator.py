@@ -8,6 +8,7 @@ import enum
 import inspect
 import os
 import re
+import sys
 import typing
 import uuid
 
@@ -331,6 +332,52 @@ def test_a_function_of_no_module_needs_a_name():
     named = memcached.cached(60, name='load')(load)
     assert named.key(3) == 'load(number=3)'
     assert repr(named) == '<cached function load>'
+
+
+ANNOTATED = """
+import asyncio
+
+from sprockets.clients import memcached
+
+def last(user: User) -> int:
+    return 60
+
+@memcached.cached(last)
+def load(number: Number = 1) -> User:
+    return number
+
+@memcached.cached(60)
+async def load_later(number: Number = 1) -> User:
+    return number
+
+@memcached.cached(60)
+def fetch(number: Number = 1) -> asyncio.Future[User]:
+    return number
+
+@memcached.cached(60)
+def promise(number: Number = 1) -> Awaitable[User]:
+    return number
+
+@memcached.cached.many(60)
+def load_many(numbers: list[Number]) -> dict[Number, User]:
+    return {}
+"""
+
+if sys.version_info < (3, 14):
+    # They are looked at when somebody asks, as they are by themselves since.
+    ANNOTATED = f'from __future__ import annotations\n{ANNOTATED}'
+
+
+def test_what_annotations_name_need_not_be_there():
+    """It may be imported for type checkers alone, or be made later."""
+    made = {'__name__': 'annotated'}
+    exec(compile(ANNOTATED, 'annotated.py', 'exec', dont_inherit=True), made)
+    for name in ('load', 'load_later', 'fetch', 'promise'):
+        assert made[name].key() == f'annotated.{name}(number=1)'
+        assert [*inspect.signature(made[name]).parameters] == ['number']
+        awaited = inspect.iscoroutinefunction(made[name].get)
+        assert awaited is (name != 'load'), name
+    assert made['load_many'].key(1) == 'annotated.load_many(numbers=1)'
 
 
 def test_methods_of_other_objects_need_a_key(memcached_server):

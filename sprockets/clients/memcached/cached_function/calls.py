@@ -370,7 +370,7 @@ def _signature(
     function: abc.Callable[..., typing.Any], is_named: bool
 ) -> inspect.Signature:
     try:
-        return _with_defaults(inspect.signature(function), function)
+        return _with_defaults(names.signature(function), function)
     except (TypeError, ValueError) as error:
         if is_named:
             return inspect.signature(_anything)
@@ -392,7 +392,7 @@ def _with_defaults(
     while type(function) is types.FunctionType and not hasattr(
         function, '__signature__'
     ):
-        own = inspect.signature(function, follow_wrapped=False)
+        own = names.signature(function, follow_wrapped=False)
         for name, parameter in own.parameters.items():
             defaults.setdefault(name, parameter.default)
         function = getattr(function, '__wrapped__', None)

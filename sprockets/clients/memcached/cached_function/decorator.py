@@ -262,7 +262,7 @@ def _takes_value(function: _Any) -> bool:
     ):
         return False
     try:
-        inspect.signature(function).bind(None)
+        names.signature(function).bind(None)
     except TypeError:
         return False
     except ValueError:
@@ -407,7 +407,7 @@ def _returns_awaitable(function: _Any) -> bool:
     code = getattr(function, '__code__', None)
     if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
         return True
-    said = getattr(function, '__annotations__', {}).get('return')
+    said = names.returned(function)
     if isinstance(said, str):
         return _AWAITABLE.match(said) is not None
     kind = typing.get_origin(said) or said

@@ -236,6 +236,45 @@ def describe_fully(kind: str, function: typing.Any) -> str:
     return f'{kind} {module or module_of(function)}.{function.__qualname__}'
 
 
+def signature(
+    function: typing.Any, *, follow_wrapped: bool = True
+) -> inspect.Signature:
+    """Return what a function takes, as :func:`inspect.signature` does.
+
+    What its annotations name need not be there.  Since Python 3.14 they are
+    evaluated when somebody asks: it may be imported for type checkers alone.
+
+    """
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return inspect.signature(
+            function,
+            follow_wrapped=follow_wrapped,
+            annotation_format=annotationlib.Format.FORWARDREF,
+        )
+    return inspect.signature(function, follow_wrapped=follow_wrapped)
+
+
+def returned(function: typing.Any) -> typing.Any:
+    """Return what a function is said to return, None if nothing is said.
+
+    :return: text, where that names what is not there
+
+    """
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        said = annotationlib.get_annotations(
+            function, format=annotationlib.Format.FORWARDREF
+        ).get('return')
+    else:
+        said = getattr(function, '__annotations__', {}).get('return')
+    if isinstance(said, typing.ForwardRef):
+        return said.__forward_arg__
+    return said
+
+
 class FunctionName:
     """What a function is called in keys, as long as it stays what it is.
 
