@@ -1213,6 +1213,35 @@ def test_a_language_is_what_it_is_elsewhere(look):
     run(main, looking(lambda self: look(self.locale)))
 
 
+@pytest.mark.parametrize('other', [False, True])
+@pytest.mark.parametrize('before', [False, True])
+def test_nobody_gets_anothers_language(before, other):
+    """It is not the one that was told of, wherever it was asked for first."""
+
+    class Page(Handler):
+        def get_user_locale(self):
+            return locale.CSVLocale(self.get_cookie('language'), {})
+
+        def prepare(self):
+            self.responder = Responder(self)
+            if before:
+                self.set_header('Content-Language', self.locale.code)
+
+        @memcached.cached_response(60, headers=['Accept-Language'])
+        async def get(self):
+            found = self.responder.handler if other else self
+            self.write(found.locale.code)
+
+    async def main(site):
+        for language in ('no', 'is', 'no'):
+            page = await site(
+                Cookie=f'language={language}', Accept_Language='en'
+            )
+            assert page.text == language
+
+    run(main, Page)
+
+
 def _taken(mixins, *bases):
     class Page(*mixins, *bases):
         def get_template_namespace(self):

@@ -127,6 +127,9 @@ class MemcachedMixin(web.RequestHandler):
 
     _memcached_language: looks.Language | None = None
 
+    _memcached_found_locale: locale.Locale | None = None
+    """The language that was asked for, unless somebody has set one."""
+
     _memcached_etag: tuple[str, list[bytes]] | None = None
     """The ETag of an answer that was recorded, and its body."""
 
@@ -277,11 +280,13 @@ class MemcachedMixin(web.RequestHandler):
     @property
     def locale(self) -> locale.Locale:
         """Extended: an answer in one language is not for another one."""
+        handler = looks.answering(self)
+        if handler is not self:
+            return typing.cast(locale.Locale, handler.locale)
         seen = self._memcached_looks
         if seen is None:
-            seen = looks.looking_at(self.request)
-            if seen is not None:
-                seen.at_language()
+            if '_locale' not in self.__dict__:
+                self._memcached_found_locale = super().locale
             return super().locale
         known = self._memcached_language
         if known is None:

@@ -73,6 +73,8 @@ class Recording:
         copied._write_buffer = self._written
         for name in _OF_REQUESTS:
             copied.__dict__.pop(name, None)
+        if copied.__dict__.get('_locale') is copied._memcached_found_locale:
+            copied.__dict__.pop('_locale', None)
         copied._memcached_looks = seen
         seen.answering = weakref.ref(copied)
         # It may go on for longer than what the request remembers is good.
