@@ -1213,6 +1213,30 @@ def test_a_language_is_what_it_is_elsewhere(look):
     run(main, looking(lambda self: look(self.locale)))
 
 
+@pytest.mark.parametrize('first', ['current_user', 'locale'])
+def test_cookies_that_were_looked_at_for_something_else(first):
+    """Who is asking was told; what else is in the cookies was not."""
+
+    class Page(Handler):
+        def get_current_user(self):
+            return self.get_cookie('name')
+
+        def get_user_locale(self):
+            return locale.CSVLocale(self.get_cookie('name'), {})
+
+        @memcached.cached_response(60, user=True)
+        async def get(self):
+            assert getattr(self, first)
+            self.write(self.get_cookie('theme'))
+
+    async def main(site):
+        for theme in ('dark', 'light', 'dark'):
+            page = await site(Cookie=f'name=alice; theme={theme}')
+            assert page.text == theme
+
+    run(main, Page)
+
+
 @pytest.mark.parametrize('other', [False, True])
 @pytest.mark.parametrize('before', [False, True])
 def test_nobody_gets_anothers_language(before, other):

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import copy
 import functools
+import http.cookies
 import inspect
 import sys
 import types
@@ -506,6 +507,13 @@ class _Request(httputil.HTTPServerRequest):
         if name in _OF_CONNECTIONS and self.looks is not None:
             self.looks.at_connection(name)
         return super().__getattribute__(name)
+
+    @property
+    def cookies(self) -> dict[str, http.cookies.Morsel[typing.Any]]:
+        if self.looks is not None:
+            # They are made of it once, for whoever looks first.
+            self.looks.at_header('Cookie')
+        return super().cookies
 
 
 class _Original(httputil.HTTPServerRequest):
