@@ -1619,6 +1619,46 @@ def test_nobody_gets_anothers_cookie():
     run(main, Page)
 
 
+@pytest.mark.parametrize(
+    'error, code',
+    [
+        (web.HTTPError(401), 401),
+        (web.HTTPError(503), 503),
+        (ZeroDivisionError(), 500),
+    ],
+)
+def test_cookies_of_a_method_that_fails(error, code):
+    """They are sent with the error, to whom it is about."""
+    came = []
+
+    class Page(Handler):
+        def prepare(self):
+            came.append(self)
+            self.set_cookie('came', 'yes')
+            self.set_cookie('number', 'none')
+
+        @memcached.cached_response(60)
+        async def get(self):
+            number = self.count()
+            await until(lambda: len(came) == 3)
+            self.set_cookie('number', f'{number}')
+            raise error
+
+    async def main(site):
+        pages = await asyncio.gather(*[site() for _ in range(3)])
+        assert [page.code for page in pages] == [code] * 3
+        numbers = []
+        for page in pages:
+            (came, number) = sorted(page.headers.get_list('Set-Cookie'))
+            assert came == 'came=yes; Path=/'
+            numbers.append(number.partition(';')[0])
+        made = [f'number={1 + at}' for at in range(len(site.calls))]
+        others = ['number=none'] * (3 - len(made))
+        assert sorted(numbers) == [*made, *others]
+
+    run(main, Page)
+
+
 def test_nobody_gets_anothers_form():
     """Each has a token of his own in it, and in a cookie."""
 

@@ -174,6 +174,12 @@ class Recording:
                 for name, morsel in cookies.items():
                     new.setdefault(name, morsel)
 
+    def give_cookies(self, handler: handlers.MemcachedMixin) -> None:
+        """Let a handler that answers something else set the same cookies."""
+        new = self.handler.__dict__.get('_new_cookie')
+        if new:
+            handler.__dict__.setdefault('_new_cookie', type(new)()).update(new)
+
 
 class _Headers(httputil.HTTPHeaders):
     """The headers of an answer, which know what was set."""

@@ -283,6 +283,7 @@ class _Answer:
         'mine',
         'refusal',
         'rules',
+        'tried',
     )
 
     def __init__(
@@ -304,9 +305,24 @@ class _Answer:
         """What was computed for this request."""
         self.refusal: web.HTTPError | None = None
         """With what it was refused instead."""
+        self.tried: recordings.Recording | None = None
+        """What was begun for this request."""
 
     async def give(self) -> None:
-        """Answer the request."""
+        """Answer the request.
+
+        :raises Exception: what the method raises
+
+        """
+        try:
+            await self._give()
+        except Exception:
+            # Tornado answers an error, with these.
+            if self.tried is not None:
+                self.tried.give_cookies(self.handler)
+            raise
+
+    async def _give(self) -> None:
         handler = self.handler
         given: typing.Any = handler
         if not isinstance(given, handlers.MemcachedMixin):
@@ -461,6 +477,7 @@ class _Answer:
 
         """
         recording = recordings.Recording(self.handler, self.rules.looks())
+        self.tried = recording
         try:
             await recording.run(self.method, self.args, self.kwargs)
         except web.HTTPError as error:
