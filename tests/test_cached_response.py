@@ -1819,6 +1819,29 @@ def test_a_header_that_was_set_for_one_request_already():
     run(main, Page)
 
 
+@pytest.mark.parametrize(
+    'end', [lambda page: page.set_status(200), lambda page: page.clear()]
+)
+def test_a_status_that_was_set_for_one_request_already(end):
+    """What the method sets it to, it is for all."""
+
+    class Page(Handler):
+        def prepare(self):
+            self.set_status(404)
+
+        @memcached.cached_response(60)
+        async def get(self):
+            end(self)
+            self.write(f'{self.count()}')
+
+    async def main(site):
+        for _ in range(2):
+            page = await site()
+            assert (page.code, page.reason, page.text) == (200, 'OK', '1')
+
+    run(main, Page)
+
+
 def test_a_method_that_is_finished_later():
     class Page(Handler):
         @memcached.cached_response(60)

@@ -82,7 +82,11 @@ class Entry(typing.NamedTuple):
         :param bool is_new: whether it was computed for this request
 
         """
-        if self.status != 200 or self.reason != 'OK':
+        # Another one may have been set before.
+        if (self.status, self.reason) != (
+            handler._status_code,
+            handler._reason,
+        ):
             handler.set_status(self.status, self.reason)
         headers = handler._headers
         # They were set before, for this request, and not by the method.
