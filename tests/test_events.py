@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 
 import faults
 import pytest
@@ -54,6 +55,26 @@ def test_down_and_up(caplog):
     for word in (' is down: ', ' is up after '):
         lines = [line for line in caplog.messages if word in line]
         assert len(lines) == 1
+
+
+@pytest.mark.parametrize('hours', [-2, 2])
+def test_for_how_long_whatever_the_clock_says(hours, caplog, monkeypatch):
+    """It is set while the server is down."""
+    caplog.set_level(logging.INFO, 'sprockets.clients.memcached')
+    told = time.time
+    events = []
+    with MemcachedServer() as server:
+        client = memcached.Client(servers=server.address, dead_retry=0.1)
+        client.watch_servers(events.append)
+        server.kill()
+        assert wait_for(client, events, 1) == ['down']
+        monkeypatch.setattr(time, 'time', lambda: told() + hours * 3600)
+        server.start()
+        assert wait_for(client, events, 2) == ['down', 'up']
+        client.disconnect_all()
+    assert 0 < events[1].seconds < SECONDS
+    (line,) = [line for line in caplog.messages if ' is up after ' in line]
+    assert 0 <= float(line.split()[-2]) < SECONDS
 
 
 def test_each_client_of_a_server_is_told():

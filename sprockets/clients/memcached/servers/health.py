@@ -80,6 +80,9 @@ class Health:
         """When it went down (:func:`time.time`), None while it is up."""
         self.up_since: float | None = None
         """When it came back (:func:`time.time`), None if it never went."""
+        self._down_at = 0.0
+        """When it went down last (:func:`time.monotonic`), for the clock may
+        be set meanwhile."""
         self.reason = ''
         """Why it is down, in :func:`words`; empty while it is up."""
         self._name = name
@@ -172,6 +175,7 @@ class Health:
             self.reason = words(reason)
             if was_up:
                 self.down_since = time.time()
+                self._down_at = clock.now()
             told = self.reason
         if was_up or not self._said:
             # What was left out is said when that turns out to last.
@@ -192,8 +196,9 @@ class Health:
         with self._lock:
             if trial is not None and self._trial is not trial:
                 return
-            down_since = self.down_since
-            if down_since is not None:
+            was_down = self.down_since is not None
+            seconds = clock.now() - self._down_at
+            if was_down:
                 self.up_since = time.time()
                 self._came_back()
             self._trial = None
@@ -201,14 +206,14 @@ class Health:
             changes.note()
             self.down_since = None
             self.reason = ''
-        if down_since is not None and self._said:
+        if was_down and self._said:
             LOGGER.info(
                 'memcached server %s is up after %.1f seconds',
                 self._name,
-                time.time() - down_since,
+                seconds,
             )
-        if down_since is not None:
-            self._tell(events.UP, None, time.time() - down_since)
+        if was_down:
+            self._tell(events.UP, None, seconds)
 
     def _tell(
         self, kind: str, reason: str | None, seconds: float | None
