@@ -131,6 +131,31 @@ def test_the_longest_time(connect, server, time):
     assert other.acquire() is True
 
 
+@pytest.mark.skipif(
+    not hasattr(time, 'CLOCK_BOOTTIME'), reason='no clock tells of it'
+)
+def test_a_machine_that_was_asleep(connect, address, monkeypatch):
+    """The time of a lock goes on, though the monotonic clock stands still."""
+    slept = 0
+    told = time.clock_gettime
+
+    def tell(clock):
+        return told(clock) + (slept if clock == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, 'clock_gettime', tell)
+    lock = Lock(connect(address), time=30)
+    assert lock.acquire()
+    slept = 28
+    assert 0 < lock.inner.left <= 2
+    assert lock.prolong()
+    assert 29 < lock.inner.left <= 30
+    slept += 30
+    assert not lock
+    assert lock.inner.left == 0
+    # Another one may have had it since.
+    assert lock.release() is False
+
+
 def test_it_is_prolonged(connect, server, address):
     """From now on, for as long as at first or as it is told."""
     lock = Lock(connect(server), time=20)

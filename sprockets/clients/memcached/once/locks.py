@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time as clock
 import types
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import clock
 from sprockets.clients.memcached.once import generations, leases
 from sprockets.clients.memcached.once.plans import TICK
 from sprockets.clients.memcached.once.steps import Ask, Pause, Steps
@@ -71,7 +71,7 @@ class Claim:
         """Seconds for which it is surely held still."""
         if self._token is None:
             return 0.0
-        return max(self._until - clock.monotonic(), 0.0)
+        return max(self._until - clock.elsewhere(), 0.0)
 
     def acquire(self) -> Steps[bool]:
         """Get the lock, and return whether that went well.
@@ -85,14 +85,14 @@ class Claim:
                 ' released; make another one to wait for it'
             )
         token = self._token = generations.fresh()
-        until = clock.monotonic() + self.wait
+        until = clock.now() + self.wait
         pause = FIRST_PAUSE
         try:
             while True:
                 held = yield from self._add(token)
                 if held:
                     return True
-                left = until - clock.monotonic()
+                left = until - clock.now()
                 if held is None or left <= 0:
                     break
                 yield Pause(min(pause * (0.5 + random.random()), left))
@@ -110,7 +110,7 @@ class Claim:
 
     def _add(self, token: bytes) -> Steps[bool | None]:
         """Try to get the lock; None where it cannot be had."""
-        began = clock.monotonic()
+        began = clock.elsewhere()
         command = protocol.store(
             protocol.ADD,
             self._route.key,
@@ -155,7 +155,7 @@ class Claim:
 
         """
         token, self._token = self._token, None
-        in_time = clock.monotonic() < self._until
+        in_time = clock.elsewhere() < self._until
         if token is None:
             return False
         try:
@@ -193,7 +193,7 @@ class Claim:
         token = self._token
         if token is None:
             return False
-        began = clock.monotonic()
+        began = clock.elsewhere()
         item, place, _ = yield from self._read()
         if item is None or place is None or item[1] != token:
             return False
