@@ -275,6 +275,51 @@ def test_a_name_at_the_end_of_the_process(named):
     assert 'Error' not in done.stderr
 
 
+def test_an_interpreter_that_has_no_threads(server, named):
+    """An isolated one has none that need not end; others do not wait."""
+    pytest.importorskip('_interpreters', reason='Python has one interpreter')
+    inside = f"""
+        import asyncio
+        import sys
+
+        sys.path[:] = {sys.path!r}
+        from sprockets.clients import memcached
+
+        client = memcached.Client(servers={server.address!r})
+        assert client.set('key', 1)
+        assert client.get('key') == 1
+        client.disconnect_all()
+        client = memcached.Client(servers={named!r})
+        assert not client.set('key', 2)
+        assert client.get('key', 'none') == 'none'
+
+
+        async def main():
+            async with memcached.AsyncClient(servers={named!r}) as client:
+                assert not await client.set('key', 2)
+
+
+        asyncio.run(main())
+        """
+    script = f"""
+        import _interpreters
+
+        interpreter = _interpreters.create('isolated')
+        failed = _interpreters.exec(
+            interpreter, {textwrap.dedent(inside)!r}
+        )
+        print(failed and failed.formatted)
+        """
+    done = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == 'None\n'
+
+
 BAD = ['a..b:11211', f'{"x" * 64}.example:11211', '.foo:11211']
 
 

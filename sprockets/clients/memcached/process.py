@@ -74,8 +74,11 @@ def start_thread(
     :raises ThreadError: if there can be none now; nothing was begun
 
     """
-    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
     try:
+        # An isolated interpreter has no daemons, and says so here.
+        thread = threading.Thread(
+            target=target, args=args, name=name, daemon=True
+        )
         thread.start()
     # "can't start new thread", also at the end of the interpreter.
     except (RuntimeError, MemoryError) as error:
