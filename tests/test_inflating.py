@@ -51,6 +51,33 @@ def test_a_batch(connect, bombs):
     assert all(read for read in client.together(1, read)[0])
 
 
+@pytest.mark.parametrize('compression', ['zlib', 'zstd'])
+def test_what_is_compressed_is_inflated_in_any_call(
+    connect, memcached_server, compression
+):
+    """One value alone may be as large as it was allowed to be."""
+    if compression == 'zstd' and not frames.is_there():
+        pytest.skip('neither Python 3.14 nor backports.zstd')
+    size = values.FREE + (8 << 20)
+    client = connect(
+        memcached_server.address,
+        socket_timeout=30,
+        compression=compression,
+        min_compress_len=1000,
+        max_inflated_len=size,
+    )
+    assert client.set('key', bytes(size))
+    found = [
+        client.get('key'),
+        client.gets('key'),
+        client.gat('key', 60),
+        client.get_or_set('key', str),
+        *client.get_multi(['key', 'other']).values(),
+        *client.get_or_set_multi(['key'], dict).values(),
+    ]
+    assert [*map(len, found)] == [size] * 6
+
+
 def test_what_is_compressed_as_usual(connect, memcached_server):
     """It may be any number of megabytes."""
     text = ''.join(f'item {n}: {n * n % 9973}\n' for n in range(100_000))

@@ -122,12 +122,14 @@ class Budget:
     It is more than what is compressed as usual inflates to, and less than
     what a few kilobytes can be made to.
 
+    :param int largest: what one value alone may inflate to
+
     """
 
     __slots__ = ('_left',)
 
-    def __init__(self) -> None:
-        self._left = FREE
+    def __init__(self, largest: int = 0) -> None:
+        self._left = max(FREE, largest)
 
     def limit(self, size: int) -> int:
         """Return what a value of so many bytes may inflate to now."""
@@ -140,7 +142,8 @@ class Budget:
 
 
 FREE = 64 << 20
-"""Bytes to which the values of a call may inflate, however small they were."""
+"""Bytes to which the values of a call may inflate, however small they were;
+more where one of them may."""
 
 RATIO = 20
 """Bytes more for each byte that came."""

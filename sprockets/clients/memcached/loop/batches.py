@@ -751,7 +751,7 @@ class Batch:
     ) -> list[tuple[Waiter, typing.Any]]:
         """Return all who still wait for a value, each with its own."""
         decode_or = self._codec.decode_or
-        budget = values.Budget()
+        budget = values.Budget(self._codec.max_inflated_len)
         made: list[tuple[Waiter, typing.Any]] = []
         known: dict[bytes, typing.Any] = {}
         misses = 0

@@ -302,7 +302,7 @@ class ReadMany(Many[dict[typing.Any, typing.Any]]):
         super().__init__(name, parts)
         self._get = get
         self._values: dict[typing.Any, typing.Any] = {}
-        self._budget = values.Budget()
+        self._budget = values.Budget(codec.max_inflated_len)
         self._made: list[int] = []
         """How many values each command has brought."""
         self._originals = originals
