@@ -191,6 +191,28 @@ def test_the_same_bytes_get_the_same_answers(memcached_server):
         assert plain(session.answer(request)) == plain(expected), request
 
 
+@pytest.mark.parametrize(
+    'line',
+    [
+        *('set k 0 0 %d', 'add k 0 0 %d', 'replace k 0 0 %d'),
+        *('append k 0 0 %d', 'prepend k 0 0 %d', 'cas k 0 0 %d 1'),
+    ],
+)
+def test_what_becomes_of_a_value_where_a_larger_one_is_refused(
+    memcached_server, line
+):
+    """It is gone where memcached drops it, and stays where it does not."""
+    session = memory.Session(memory.STORES['memory'])
+    size = 1 << 20
+    for request in (
+        b'set k 0 0 1\r\nx\r\n',
+        b'%b\r\n%b\r\n' % ((line % size).encode(), bytes(size)),
+        b'get k\r\n',
+    ):
+        expected = ask_memcached(memcached_server.address, request)
+        assert plain(session.answer(request)) == plain(expected), request[:20]
+
+
 def test_any_order_of_commands(memcached_server):
     """A thousand of them, at random, a few at a time.
 

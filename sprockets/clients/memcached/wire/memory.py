@@ -340,7 +340,7 @@ class Store:
         now = time.monotonic()
         item = self.look(key, now)
         if len(key) + len(value) + OVERHEAD > MAX_VALUE:
-            if item is not None and verb not in (b'append', b'prepend'):
+            if item is not None and verb == b'set':
                 # It is not to be read in place of what was refused.
                 self.drop(key, item)
             return _TOO_LARGE
