@@ -405,6 +405,18 @@ def test_none_is_kept_or_not_when_it_is_refreshed(connect, address):
     assert wire.stored(address, users.load.key(7)) is None
 
 
+@pytest.mark.parametrize('keys', [[7], [7, 8]], ids=str)
+def test_with_json_a_refresh_and_a_hit_are_alike(connect, address, keys):
+    """As for a function of one key, whether or not None is kept."""
+    users = Users(connect(address, serializer='json'), cache_none=False)
+    users.compute = lambda ids, language: {n: (n,) for n in ids if n < 8}
+    expected = {7: [7]}
+    for method in ('refresh', '__call__', 'refresh'):
+        assert users(keys, method=method) == expected
+    users.compute = lambda ids, language: dict.fromkeys(ids)
+    assert users(keys, method='refresh') == dict.fromkeys(keys)
+
+
 @pytest.mark.parametrize('now', [{}, {7: None}])
 def test_what_has_no_result_any_more_is_not_found(connect, address, now):
     """Though it had one before it was refreshed."""

@@ -661,6 +661,11 @@ class Methods:
         whole = self._whole(here, 'set')
         return await whole.follow(here.computing.flow.put(want, value))
 
+    async def _as_read(self, computed: missing.Found) -> missing.Found:
+        """Return what was computed as it is when it is read the next time."""
+        codec = self._encoding.codec
+        return await self._unobserved(missing.as_read(codec, computed))
+
     async def invalidate(self, key: typing.Any) -> int:
         """Awaitable :meth:`.Client.invalidate`.
 

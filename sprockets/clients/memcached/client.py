@@ -1138,6 +1138,11 @@ class Client(memcache.Client):  # type: ignore[misc]
         result = self._follow(work, None, 'set', strict=shared.strict)
         return typing.cast(int, result)
 
+    def _as_read(self, computed: missing.Found) -> missing.Found:
+        """Return what was computed as it is when it is read the next time."""
+        found = self._follow(missing.as_read(self._shared.codec, computed))
+        return typing.cast(missing.Found, found)
+
     def invalidate(self, key: typing.Any) -> int:
         """Delete a key, and let nothing stay that was computed before.
 

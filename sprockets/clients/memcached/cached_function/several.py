@@ -188,7 +188,7 @@ class CachedMany(Several, typing.Generic[K, V, P]):
         if gone:
             with contextlib.suppress(errors.MemcachedError):
                 source.delete_multi(gone)
-        return _by_key(named, made)
+        return _by_key(named, {**made, **source._as_read(kept)})
 
     def invalidate(
         self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
@@ -242,7 +242,7 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
         if gone:
             with contextlib.suppress(errors.MemcachedError):
                 await source.delete_multi(gone)
-        return _by_key(named, made)
+        return _by_key(named, {**made, **await source._as_read(kept)})
 
     async def invalidate(
         self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs

@@ -117,6 +117,19 @@ def get(wanted: Want) -> Steps[Found | Failure]:
     return (yield from complete(wanted, found))
 
 
+def as_read(codec: values.Codec, computed: Found) -> Steps[Found]:
+    """Return what was computed as it is when it is read the next time.
+
+    :raises Exception: what serializing raises for what it cannot do
+
+    """
+    if not codec.rewrites:
+        return computed
+    job = functools.partial(codec.rewritten, computed)
+    made = yield Make(job, values.HEAVY + 1)
+    return computed if made is values.MISS else typing.cast(Found, made)
+
+
 def complete(wanted: Want, found: Found) -> Steps[Found | Failure]:
     """Compute what was not found, and store it."""
     read = wanted.read
@@ -146,12 +159,7 @@ def complete(wanted: Want, found: Found) -> Steps[Found | Failure]:
                 # What somebody has stored meanwhile is left alone.
                 kept.keys() - read.broken,
             )
-            if wanted.encoding.codec.rewrites:
-                # What is read the next time is what this caller gets.
-                weight = values.HEAVY + 1
-                job = functools.partial(wanted.encoding.codec.rewritten, kept)
-                made = yield Make(job, weight)
-                computed |= kept if made is values.MISS else made
+            computed |= yield from as_read(wanted.encoding.codec, kept)
             yield AskMany(write)
         # It is the values' own code that serializes them.
         except Exception as error:  # noqa: BLE001
