@@ -1,5 +1,7 @@
 """get may be told of which type the value is."""
 
+import typing
+
 import faults
 import pytest
 
@@ -48,7 +50,22 @@ def test_without_a_server(connect, memcached_server):
     assert client.get('text', 'default', kind=str) == 'default'
 
 
-@pytest.mark.parametrize('kind', [list[int], 'str', 7, (int, str), int | str])
+class Movie(typing.TypedDict):
+    title: str
+
+
+class Named(typing.Protocol):
+    def name(self) -> str: ...
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        *(list[int], 'str', 7, (int, str), int | str),
+        # They are classes, of which isinstance() tells nothing.
+        *(Movie, Named, typing.Any),
+    ],
+)
 def test_what_is_no_class(connect, kind):
     """It is named, and nothing is sent."""
     with faults.ScriptedServer([]) as server:

@@ -12,6 +12,7 @@ import math
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.requests import (
     arguments,
     descriptions,
@@ -47,12 +48,31 @@ def get(
     route = encoding.route(key)
     command = encoding.get((route.key,))
     if kind is not None:
-        if not isinstance(kind, type):
-            raise TypeError(f'kind is {kind!r}; expected a class')
+        _check_class(kind)
         return descriptions.ReadKind(
             'get', command, route, encoding.codec, default, kind
         )
     return descriptions.Read('get', command, route, encoding.codec, default)
+
+
+def _check_class(kind: typing.Any) -> None:
+    """Refuse what values cannot be told to be of.
+
+    :raises TypeError: if it is no class, or one of which that is not known, as
+        of a TypedDict
+
+    """
+    if isinstance(kind, type):
+        try:
+            isinstance(None, kind)
+        except TypeError:
+            pass
+        else:
+            return
+    raise TypeError(
+        f'kind is {words.shown(kind)}; expected a class, of which isinstance'
+        ' can tell'
+    )
 
 
 def gets(
@@ -386,10 +406,10 @@ def version(servers: cluster.Cluster) -> descriptions.Everywhere[Versions]:
 def get_stats(
     servers: cluster.Cluster, argument: typing.Any
 ) -> descriptions.Everywhere[statistics.Pairs]:
-    words = statistics.argument(argument)
+    sent = statistics.argument(argument)
     return descriptions.Everywhere(
         'get_stats',
-        lambda: protocol.Statistics(words),
+        lambda: protocol.Statistics(sent),
         lambda asked: statistics.of_argument(servers.servers, asked),
     )
 
