@@ -138,6 +138,12 @@ def test_arguments(connect, case):
         lambda c: c.get_or_set('a', int, stale=LONG),
         lambda c: c.get_stats(LONG + '\n'),
         lambda c: c.set_multi(LONG),
+        lambda c: c.get('a', kind=LONG),
+        lambda c: c.get_or_set('a', int, tags=LONG),
+        lambda c: c.get_or_set('a', int, tags=(LONG + '\n',)),
+        lambda c: c.invalidate_tags(LONG + '\n'),
+        lambda c: c.lock(LONG + '\n', 30),
+        lambda c: c.namespace(LONG + '\n'),
     ],
 )
 def test_what_is_long_is_cut(connect, call):
@@ -151,6 +157,8 @@ def test_what_is_long_is_cut(connect, call):
         ({'servers': [3]}, 'servers: 3', '(string, weight)'),
         ({'servers': [('a', 'b', 'c')]}, "('a', 'b', 'c')", 'weight'),
         ({'servers': [(1, 2)]}, 'servers: (1, 2)', '(string, weight)'),
+        ({'servers': b'a'}, "servers: b'a'", 'in a list'),
+        ({'key_prefix': '\ud800'}, r"'\ud800'", 'expected text'),
         ({'socket_timout': 3}, "'socket_timout'", 'socket_timeout?'),
         ({'colour': 3}, "'colour'", 'socket_timeout'),
         ({'tls_ca_file': 3}, 'tls_ca_file: 3', 'a file'),

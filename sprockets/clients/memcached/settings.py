@@ -383,7 +383,11 @@ _KEY_PREFIX = re.compile(rb'[\x21-\x7e\x80-\xff]*')
 
 
 def _key_prefix(text: typing.Any) -> bytes:
-    value = text.encode() if isinstance(text, str) else text
+    value = text
+    if isinstance(text, str):
+        # Half a surrogate pair is no text that can be sent.
+        with contextlib.suppress(UnicodeEncodeError):
+            value = text.encode()
     if not isinstance(value, bytes) or not _KEY_PREFIX.fullmatch(value):
         raise ValueError(
             f'{text!r} has blanks or control characters or is no text;'
@@ -456,13 +460,14 @@ def listed(value: typing.Any) -> list[typing.Any]:
     """
     if isinstance(value, str):
         return list(parse_servers(value))
-    try:
-        return list(value)
-    except TypeError:
-        raise ValueError(
-            f'{words.shown(value)} is no list of servers; expected'
-            f' {SERVER_FORMS}, in a list or with commas between them'
-        ) from None
+    # Of bytes it would be their numbers.
+    if not isinstance(value, bytes):
+        with contextlib.suppress(TypeError):
+            return list(value)
+    raise ValueError(
+        f'{words.shown(value)} is no list of servers; expected'
+        f' {SERVER_FORMS}, in a list or with commas between them'
+    )
 
 
 def _servers(value: typing.Any) -> list[Weighted]:

@@ -23,6 +23,7 @@ import time
 import typing
 from collections import abc
 
+from sprockets.clients.memcached import words
 from sprockets.clients.memcached.once.steps import Ask, Steps
 from sprockets.clients.memcached.requests import encodings, errors
 from sprockets.clients.memcached.servers import cluster, endpoints
@@ -56,10 +57,11 @@ def checked(name: str, value: typing.Any) -> str:
 
     """
     if not isinstance(value, str):
-        raise TypeError(f'{name} is {value!r}; expected text')
+        raise TypeError(f'{name} is {words.shown(value)}; expected text')
     if not value or not value.isprintable() or value.isspace():
         raise ValueError(
-            f'{name} is {value!r}; expected text that can be printed'
+            f'{name} is {words.shown(value)}; expected text that can be'
+            ' printed'
         )
     return value
 
@@ -72,7 +74,9 @@ def checked_tags(tags: typing.Any) -> tuple[str, ...]:
 
     """
     if isinstance(tags, (str, bytes)) or not isinstance(tags, abc.Iterable):
-        raise TypeError(f"tags is {tags!r}; expected a tuple, as ('catalog',)")
+        raise TypeError(
+            f"tags is {words.shown(tags)}; expected a tuple, as ('catalog',)"
+        )
     return tuple(sorted({checked('a tag', tag) for tag in tags}))
 
 
