@@ -155,8 +155,35 @@ class Prices:
     async def later(item: str) -> float:
         return float(len(item))
 
+    @memcached.cached.many(60)
+    @staticmethod
+    async def many(items: list[str]) -> dict[str, float]:
+        return {item: float(len(item)) for item in items}
+
     async def both(self, item: str) -> float:
         return self.plain(item) + await self.later(item)
+
+
+class Titles:
+    """It has a client that blocks."""
+
+    def __init__(self, client: memcached.Client) -> None:
+        self.memcached = client
+
+    @memcached.cached(60)
+    def of(self, number: int) -> str:
+        return str(number)
+
+
+class TitlesLater:
+    """It has one that is awaited."""
+
+    def __init__(self, client: memcached.AsyncClient) -> None:
+        self.memcached = client
+
+    @memcached.cached(60)
+    def of(self, number: int) -> str:
+        return str(number)
 
 
 async def right() -> None:
@@ -184,6 +211,11 @@ async def right() -> None:
     counts: dict[str, int] = count_many(['a'])
     user = users[7]
     number = counts['a']
+    prices: dict[str, float] = await Prices.many(['shirt'])
+    prices = await Prices().many(['shirt'])
+    words_of: str = Titles(blocking).of(7)
+    words_of = await TitlesLater(client).of(7)
+    _ = prices, words_of
     title: str | None = await client.get('title', kind=str)
     count: int = blocking.get('count', 0, kind=int)
     title = await client.namespace('x').get('title', None, kind=str)
@@ -273,6 +305,9 @@ async def wrong() -> None:
     await Prices.of(7)  # type: ignore[arg-type]
     Prices().plain(7)  # type: ignore[arg-type]
     await Prices().later(7)  # type: ignore[arg-type]
+    await Prices.many(7)  # type: ignore[arg-type]
+    await Titles(blocking).of(7)  # type: ignore[misc]
+    text = TitlesLater(client).of(7)  # type: ignore[assignment]
     memcached.cached_response(60, query=7)  # type: ignore[arg-type]
     memcached.cached_response(60, user='me')  # type: ignore[arg-type]
     memcached.cached(60, prefix=7)  # type: ignore[call-overload]

@@ -62,7 +62,20 @@ class _HasClient(typing.Protocol):
     def memcached(self) -> aio.Methods: ...
 
 
+class _HasBlockingClient(typing.Protocol):
+    """Whose methods use a client of its own that blocks.
+
+    It is asked for first: what python-memcached's class is like is not known
+    to those who check types, to whom a client that blocks may be any other.
+
+    """
+
+    @property
+    def memcached(self) -> client.Client: ...
+
+
 Owner = typing.TypeVar('Owner', bound=_HasClient)
+BlockingOwner = typing.TypeVar('BlockingOwner', bound=_HasBlockingClient)
 # Whether a function is a method of a handler, or of a class, is asked where it
 # is looked up in the class, by ``__get__``.  Where it is decorated, one that
 # takes any object would pass for either.
@@ -289,6 +302,13 @@ class Cached(Function, typing.Generic[P, T]):
 
     if typing.TYPE_CHECKING:
         __wrapped__: abc.Callable[..., T]
+
+        @typing.overload
+        def __get__(
+            self: Cached[typing.Concatenate[BlockingOwner, Q], T],
+            instance: BlockingOwner,
+            owner: type | None = None,
+        ) -> Cached[Q, T]: ...
 
         @typing.overload
         def __get__(

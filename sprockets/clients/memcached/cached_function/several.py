@@ -152,6 +152,11 @@ class CachedMany(Several, typing.Generic[K, V, P]):
     if typing.TYPE_CHECKING:
         __wrapped__: abc.Callable[..., abc.Mapping[K, V]]
 
+        # A method that takes an object first is another kind to them.
+        def __get__(
+            self, instance: object, owner: type | None = None
+        ) -> typing.Self: ...
+
     def __call__(
         self, keys: abc.Iterable[K], /, *args: P.args, **kwargs: P.kwargs
     ) -> dict[K, V]:
@@ -210,6 +215,10 @@ class CachedManyAwaited(Several, typing.Generic[K, V, P]):
 
     if typing.TYPE_CHECKING:
         __wrapped__: abc.Callable[..., typing.Any]
+
+        def __get__(
+            self, instance: object, owner: type | None = None
+        ) -> typing.Self: ...
 
     awaits = True
 
