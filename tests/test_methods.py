@@ -59,6 +59,16 @@ def test_both_faces_have_the_same_methods():
         assert parameters(function) == parameters(awaitable[name]), name
 
 
+def test_each_argument_is_described():
+    """Where it, or a method with the same ones, is looked up."""
+    for name, function in public(memcached.Client).items():
+        said = inspect.getdoc(function)
+        same = re.search(r'as :meth:`\w+`[.,]|arguments\s+are those of', said)
+        for argument in list(inspect.signature(function).parameters)[1:]:
+            described = rf':param( \w+)? {argument}:'
+            assert same or re.search(described, said), (name, argument)
+
+
 def test_which_methods_are_coroutines_is_told():
     """They do nothing before they are awaited."""
     everything = public(aio.Methods) | public(memcached.AsyncClient)

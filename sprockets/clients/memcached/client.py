@@ -589,8 +589,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param str key: text, bytes, or ``(hash, key)``
         :param default: what to return for a miss, for a value that cannot be
             decoded, and where no server answers
+        :param float timeout: seconds for this call, where the client's are not
+            less; when they are over, it returns what it does where no server
+            answers.  So it is of all methods that have it
         :param kind: a class of which the value is to be; any other is a miss
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
+        :raises ValueError: for a timeout that cannot be one
+        :raises TypeError: for a kind that is no class
 
         """
         shared = self._shared
@@ -621,6 +626,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         """Return the value of a key, and remember it for :meth:`cas`.
 
         :param str key: text, bytes, or ``(hash, key)``
+        :param float timeout: see :meth:`get`
         :return: the value, None as in :meth:`get`
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
 
@@ -642,6 +648,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param list keys: text, bytes, ``(hash, key)``, or anything else, of
             which the ``str()`` is sent
         :param str key_prefix: put before each key for the server only
+        :param float timeout: see :meth:`get`
         :return: the values that there are, by the keys as they were given
         :rtype: dict
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
@@ -665,6 +672,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param str key: text, bytes, or ``(hash, key)``
         :param time: when it expires; see :meth:`set`
         :param default: as for :meth:`get`
+        :param float timeout: see :meth:`get`
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
         :raises ValueError: for a time that cannot be one
 
@@ -719,6 +727,7 @@ class Client(memcache.Client):  # type: ignore[misc]
             the client is set to
         :param bool noreply: the caller does not care; the reply is read all
             the same, so that it cannot be taken for another one
+        :param float timeout: see :meth:`get`
         :return: nonzero if it was stored
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
@@ -898,6 +907,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param str key_prefix: put before each key for the server only
         :param int min_compress_len: see :meth:`set`
         :param bool noreply: see :meth:`set`
+        :param float timeout: see :meth:`get`
         :return: the keys of which it is not certain that they were stored
         :rtype: list
         :raises memcache.Client.MemcachedKeyError: what is wrong with a key
@@ -1298,6 +1308,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         It is for everybody and at once; see the ``tags`` of
         :meth:`get_or_set`.
 
+        :param str tags: the tags
         :return: nonzero if that was done; 0 if a server does not answer.  Then
             this client does it before it uses the tag again
         :raises ValueError: for a tag that is empty, or not to be printed
@@ -1484,6 +1495,7 @@ class Client(memcache.Client):  # type: ignore[misc]
             was none: from 0 to 2**64 - 1; None not to make it
         :param time: when what is made expires; see :meth:`set`.  To count on
             does not prolong it
+        :param float timeout: see :meth:`get`
         :return: the new number, which begins again at 0 after 2**64 - 1; None
             if there is no number, and where the server does not answer
         :rtype: int
@@ -1557,6 +1569,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param str key: text, bytes, or ``(hash, key)``
         :param time: when it expires; see :meth:`set`
         :param bool noreply: see :meth:`set`
+        :param float timeout: see :meth:`get`
         :return: nonzero if there was such a key
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
@@ -1579,6 +1592,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param str key: text, bytes, or ``(hash, key)``
         :param int time: None or 0: memcached has no delayed deletion any more
         :param bool noreply: see :meth:`set`
+        :param float timeout: see :meth:`get`
         :return: nonzero if there was such a key
         :rtype: int
         :raises memcache.Client.MemcachedKeyError: what is wrong with the key
@@ -1603,6 +1617,7 @@ class Client(memcache.Client):  # type: ignore[misc]
         :param int time: None or 0: memcached has no delayed deletion any more
         :param str key_prefix: put before each key for the server only
         :param bool noreply: see :meth:`set`
+        :param float timeout: see :meth:`get`
         :return: 1 if every server that has one of the keys did its part,
             whether it had the key or not, else 0
         :rtype: int
