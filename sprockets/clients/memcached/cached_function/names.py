@@ -245,15 +245,12 @@ def signature(
     evaluated when somebody asks: it may be imported for type checkers alone.
 
     """
+    how: dict[str, typing.Any] = {'follow_wrapped': follow_wrapped}
     if sys.version_info >= (3, 14):
         import annotationlib
 
-        return inspect.signature(
-            function,
-            follow_wrapped=follow_wrapped,
-            annotation_format=annotationlib.Format.FORWARDREF,
-        )
-    return inspect.signature(function, follow_wrapped=follow_wrapped)
+        how['annotation_format'] = annotationlib.Format.FORWARDREF
+    return inspect.signature(function, **how)
 
 
 def returned(function: typing.Any) -> typing.Any:
@@ -262,14 +259,14 @@ def returned(function: typing.Any) -> typing.Any:
     :return: text, where that names what is not there
 
     """
-    if sys.version_info >= (3, 14):
+    if sys.version_info < (3, 14):
+        said = getattr(function, '__annotations__', {}).get('return')
+    else:
         import annotationlib
 
         said = annotationlib.get_annotations(
             function, format=annotationlib.Format.FORWARDREF
         ).get('return')
-    else:
-        said = getattr(function, '__annotations__', {}).get('return')
     if isinstance(said, typing.ForwardRef):
         return said.__forward_arg__
     return said
