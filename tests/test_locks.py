@@ -296,6 +296,56 @@ def test_who_is_cancelled_while_giving_it_back_gives_it_back(address):
     asyncio.run(main())
 
 
+async def cancel_until_it_ends(task):
+    """Cancel a task each time that it waits, as anyio does."""
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize('turns', range(8))
+def test_who_is_cancelled_again_and_again_leaves_nothing(address, turns):
+    """It does not wait for the end, which comes all the same."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        await client.get('connected')
+        task = asyncio.ensure_future(client.lock('import', 30).acquire())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not task.done():
+            await cancel_until_it_ends(task)
+            await client.close()
+            assert holder(address) is None
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_again_and_again_gives_it_back(address):
+    """However often, while it does so."""
+
+    async def main():
+        client = memcached.AsyncClient(servers=address)
+        begun = asyncio.Event()
+
+        async def hold():
+            async with client.lock('import', 30) as held:
+                assert held
+                begun.set()
+                await asyncio.sleep(SECONDS)
+
+        task = asyncio.ensure_future(hold())
+        await begun.wait()
+        await cancel_until_it_ends(task)
+        await client.close()
+
+    asyncio.run(main())
+    assert holder(address) is None
+
+
 def test_without_a_server(connect, memcached_server):
     """Nobody gets it, at once, and nobody waits for it."""
     face = connect(memcached_server.address, socket_timeout=1)

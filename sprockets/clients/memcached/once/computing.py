@@ -251,6 +251,12 @@ class Runner:
             raise RuntimeError(engines.CLOSED)
         return calls.many(self._here, step.request, None, is_step=True)
 
+    def spawn(
+        self, work: abc.Coroutine[typing.Any, typing.Any, T]
+    ) -> asyncio.Task[T]:
+        """Let a task work on its own, whoever waits for it."""
+        return self._here.spawn(work)
+
     async def make(self, step: steps.Make) -> typing.Any:
         """Return a value; MISS if it cannot be made in the time of a call."""
         if step.weight <= values.HEAVY:

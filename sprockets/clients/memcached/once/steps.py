@@ -171,6 +171,11 @@ class Runner(typing.Protocol):
     def make(self, step: Make) -> abc.Awaitable[typing.Any]:
         """Make a value, in a thread if that takes long."""
 
+    def spawn(
+        self, work: abc.Coroutine[typing.Any, typing.Any, T]
+    ) -> asyncio.Task[T]:
+        """Let a task work on its own, whoever waits for it."""
+
 
 async def follow_awaited(
     steps: Steps[T | Failure],
@@ -179,13 +184,34 @@ async def follow_awaited(
 ) -> T:
     """Do one step after another, likewise.
 
-    The function may be a coroutine function too.
+    The function may be a coroutine function too.  Where this is cancelled,
+    what the steps do then is done, though it is cancelled once more.
 
     :param Runner runner: runs commands and makes values
 
     """
     try:
-        step = next(steps)
+        result = await _go_on(steps, next(steps), runner, function)
+    except StopIteration as stop:
+        result = stop.value
+    if isinstance(result, Failure):
+        raise result.take()
+    return result
+
+
+async def _go_on(
+    steps: Steps[T | Failure],
+    step: Step,
+    runner: Runner,
+    function: Function | None,
+    is_cancelled: bool = False,
+) -> T | Failure:
+    """Do one step after another, from one on.
+
+    :param bool is_cancelled: whether the steps were told so, and clean up
+
+    """
+    try:
         while True:
             try:
                 if isinstance(step, Ask):
@@ -201,13 +227,18 @@ async def follow_awaited(
                     result = await _call_awaited(function, step.arguments)
             except BaseException as error:  # noqa: BLE001
                 step = steps.throw(error)
+                if not is_cancelled and isinstance(
+                    error, asyncio.CancelledError
+                ):
+                    break
             else:
                 step = steps.send(result)
     except StopIteration as stop:
-        result = stop.value
-    if isinstance(result, Failure):
-        raise result.take()
-    return typing.cast(T, result)
+        return typing.cast(T | Failure, stop.value)
+    # Some cancel a task each time that it waits, as anyio does.
+    return await asyncio.shield(
+        runner.spawn(_go_on(steps, step, runner, function, True))
+    )
 
 
 async def _call_awaited(
