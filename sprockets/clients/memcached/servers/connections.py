@@ -271,19 +271,20 @@ class Connections:
 
         """
         link = tls.connect(profile, deadline)
-        before, self._place = self._place, link.place
-        if before not in (None, link.place):
+        if self._place not in (None, link.place):
             # The name stands for another machine, with other values.
             self.disconnect()
             self.begin_life()
+        # Behind that: whenever a signal comes, it is done before it is noted.
+        self._place = link.place
         others = self._all()
         if all(other.is_lost() for other in others):
-            last, life = self.lives, next(self._numbers)
-            self._doubted = last, life, weakref.WeakSet(others)
+            before, life = self.lives, next(self._numbers)
+            self._doubted = before, life, weakref.WeakSet(others)
             self.lives = life
             # Behind that: it may be noted at any moment, by another thread.
             if time.monotonic() - self._answered_at <= SOON:
-                self.lives = last
+                self.lives = before
         loan = Loan(link, self, self.epoch)
         try:
             self.out.add(loan)
