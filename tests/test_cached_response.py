@@ -1819,6 +1819,34 @@ def test_a_header_that_was_set_for_one_request_already():
     run(main, Page)
 
 
+@pytest.mark.parametrize('reads', ['itself', 'another object'])
+@pytest.mark.parametrize('sets', ['itself', 'another object'])
+def test_what_the_method_sets_it_has(sets, reads):
+    """By way of another object too."""
+
+    class Page(Handler):
+        def prepare(self):
+            self.responder = Responder(self)
+            self.set_header('Content-Language', self.locale.code)
+
+        @memcached.cached_response(60)
+        async def get(self):
+            places = {'itself': self, 'another object': self.responder.handler}
+            number = self.count()
+            places[sets].current_user = f'user {number}'
+            places[sets].locale = locale.CSVLocale('no', {})
+            found = places[reads]
+            self.write(f'{found.current_user} {found.locale.code}')
+
+    async def main(site):
+        for number in (1, 2):
+            page = await site(X_User='alice')
+            assert page.text == f'user {number} no'
+            assert page.headers['Content-Language'] == 'en_US'
+
+    run(main, Page)
+
+
 @pytest.mark.parametrize(
     'end', [lambda page: page.set_status(200), lambda page: page.clear()]
 )

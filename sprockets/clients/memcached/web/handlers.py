@@ -302,9 +302,11 @@ class MemcachedMixin(web.RequestHandler):
 
     @locale.setter
     def locale(self, value: locale.Locale) -> None:
-        self._locale = value
-        if self._memcached_looks is not None:
-            self._memcached_language = self._memcached_looks.language(value)
+        handler = looks.answering(self)
+        handler._locale = value
+        seen = handler._memcached_looks
+        if seen is not None:
+            handler._memcached_language = seen.language(value)
 
     @property
     def xsrf_token(self) -> bytes:

@@ -255,6 +255,7 @@ class User:
             own = self._of(owner)
             find = getattr(type(own), '__get__', None)
             return own if find is None else find(own, None, owner)
+        handler = answering(handler)
         seen = looks_of(handler)
         find = functools.partial(self._find, handler)
         return find() if seen is None else seen.user(find)
@@ -269,6 +270,7 @@ class User:
         return own
 
     def __set__(self, handler: typing.Any, value: typing.Any) -> None:
+        handler = answering(handler)
         own = self._of(type(handler))
         if hasattr(type(own), '__set__'):
             own.__set__(handler, value)
@@ -276,6 +278,7 @@ class User:
             vars(handler)[USER] = value
 
     def __delete__(self, handler: typing.Any) -> None:
+        handler = answering(handler)
         own = self._of(type(handler))
         if hasattr(type(own), '__set__'):
             own.__delete__(handler)
