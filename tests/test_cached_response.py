@@ -2166,6 +2166,30 @@ def test_nobody_gets_what_was_set_for_another():
     run(main, Page)
 
 
+def test_a_cookie_that_was_set_for_one_request_already():
+    """The one that is stored takes its place, as the method's does."""
+
+    class Page(Handler):
+        def prepare(self):
+            self.set_cookie('all', self.request.headers['X-User'])
+            self.set_cookie('user', self.request.headers['X-User'])
+
+        @memcached.cached_response(60, cookies=True)
+        async def get(self):
+            self.set_cookie('all', f'{self.count()}')
+
+    async def main(site):
+        for user in ('alice', 'bob'):
+            headers = (await site(X_User=user)).headers
+            assert sorted(headers.get_list('Set-Cookie')) == [
+                'all=1; Path=/',
+                f'user={user}; Path=/',
+            ]
+            assert headers['Cache-Control'] == 'private, no-cache'
+
+    run(main, Page)
+
+
 def test_nobody_gets_anothers_refusal():
     """Those who waited are asked about themselves."""
     came = []

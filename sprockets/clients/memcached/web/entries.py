@@ -90,9 +90,8 @@ class Entry(typing.NamedTuple):
             handler.set_status(self.status, self.reason)
         headers = handler._headers
         # They were set before, for this request, and not by the method.
-        has_cookies = (
-            handler.__dict__.get('_new_cookie') or 'Set-Cookie' in headers
-        )
+        cookies = handler.__dict__.get('_new_cookie') or {}
+        has_cookies = bool(cookies) or 'Set-Cookie' in headers
         for name in self.removed:
             handler.clear_header(name)
         # They were looked at when they were set first.
@@ -103,6 +102,9 @@ class Entry(typing.NamedTuple):
         for name, values in self.added:
             for value in values:
                 headers.add(name, value)
+                if name == 'Set-Cookie':
+                    # Else one of the same name comes behind it.
+                    cookies.pop(value.partition('=')[0], None)
         if not is_new:
             headers['Age'] = str(self.age)
         if has_cookies:
