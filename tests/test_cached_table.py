@@ -28,7 +28,7 @@ import pytest
 from tornado import gen, web
 
 from sprockets.clients import memcached
-from sprockets.clients.memcached.cached_function import names
+from sprockets.clients.memcached.cached_function import calls, names
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / 'docs/howto/cached.rst'
 
@@ -934,6 +934,41 @@ def test_threads_name_a_function_at_the_same_time():
     made.append(load)
     assert load.key(1) == key
     assert keys == [key]
+
+
+def test_threads_see_a_change_at_the_same_time(monkeypatch):
+    """What the slower one remembers is not what the function uses now."""
+
+    def make():
+        rate = 1
+
+        @cached
+        def price(amount):
+            return amount * rate
+
+        def change(to):
+            nonlocal rate
+            rate = to
+
+        return price, change
+
+    price, change = make()
+    assert price.key(1)
+    fresh = calls.Calls._fresh
+    others = [3]
+
+    def slow(self):
+        made = fresh(self)
+        if others:
+            # Another thread, meanwhile.
+            change(others.pop())
+            assert 'rate=3' in price.key(1)
+        return made
+
+    monkeypatch.setattr(calls.Calls, '_fresh', slow)
+    change(2)
+    price.key(1)
+    assert 'rate=3' in price.key(1)
 
 
 def test_what_many_use_is_looked_into_once(monkeypatch):

@@ -101,8 +101,11 @@ class Calls:
             return None
         # Naming the arguments takes longer than the rest of a hit.  It must
         # not have this, or both would wait for the collector.
-        make = functools.partial(_make_call, self.function, self._namer())
-        return functools.lru_cache(maxsize=REMEMBERED, typed=True)(make)
+        namer = self._namer()
+        make = functools.partial(_make_call, self.function, namer)
+        made: typing.Any = functools.lru_cache(REMEMBERED, typed=True)(make)
+        made.name = namer.name
+        return made
 
     def _namer(self) -> _Namer:
         return _Namer(
@@ -147,7 +150,11 @@ class Calls:
         known = self._function_name
         if known is not None and known.changes:
             now = known.now()
-            if now != self.name:
+            remembered = self.remembered
+            # Of two threads that do this one may have left what is older.
+            if now != self.name or (
+                remembered is not None and remembered.name != now
+            ):
                 self.name = now
                 self.remembered = self._fresh()
 
@@ -275,7 +282,7 @@ class _Namer:
         self._hidden = hidden
         self._signature = signature
         self._pattern = pattern
-        self._name = name
+        self.name = name
         self._owner = (
             name.partition('[')[0].rpartition('.')[0] if tells_owner else None
         )
@@ -289,7 +296,7 @@ class _Namer:
                 arguments = {**keywords, **arguments}
             return self._pattern.key(arguments)
         owner, told = self._tell(arguments, more)
-        return patterns.as_key(f'{self._name}{owner}({",".join(told)})')
+        return patterns.as_key(f'{self.name}{owner}({",".join(told)})')
 
     def around(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
@@ -308,7 +315,7 @@ class _Namer:
         at = told.index(f'{where[0]}=None')
         before = ','.join([*told[:at], f'{where[0]}='])
         after = ','.join(['', *told[at + 1 :]])
-        return f'{self._name}{owner}({before}', f'{after})'
+        return f'{self.name}{owner}({before}', f'{after})'
 
     def _bind(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
