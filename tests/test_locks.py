@@ -346,6 +346,18 @@ def test_who_is_cancelled_again_and_again_gives_it_back(address):
     assert holder(address) is None
 
 
+@pytest.mark.parametrize('length', [100, 150, 200, 249])
+def test_a_long_prefix_leaves_room_for_any_name(connect, address, length):
+    """Whoever has another one has other locks."""
+    face = connect(address, key_prefix='p' * length)
+    other = connect(address, key_prefix='p' * (length - 1) + 'q')
+    lock = Lock(face, 'n' * 100)
+    assert lock.acquire()
+    assert not Lock(face, 'n' * 100, wait=0).acquire()
+    assert Lock(other, 'n' * 100, wait=0).acquire()
+    assert lock.release() is True
+
+
 def test_without_a_server(connect, memcached_server):
     """Nobody gets it, at once, and nobody waits for it."""
     face = connect(memcached_server.address, socket_timeout=1)

@@ -1076,6 +1076,27 @@ def test_names_of_all_kinds(connect, address, name):
     assert ns.get('k') is None
 
 
+@pytest.mark.parametrize('name', ['x', 'n' * 100, 'a b'])
+@pytest.mark.parametrize('length', [100, 150, 200, 230])
+def test_a_long_prefix_leaves_room_for_any_name(
+    connect, address, name, length, tagged
+):
+    """Whoever has another one has other namespaces and tags."""
+    face = connect(address, key_prefix='p' * length)
+    other = connect(address, key_prefix='p' * (length - 1) + 'q')
+    for number, each in enumerate([face, other]):
+        ns = Namespace(each, name)
+        assert ns.get('k') is None
+        assert ns.set('k', number)
+        assert ns.get('k') == number
+        assert tagged(each, tags=(name,)) == number + 1
+    assert Namespace(other, name).invalidate()
+    assert other.invalidate_tags(name)
+    assert Namespace(face, name).get('k') == 0
+    assert tagged(face, tags=(name,)) == 1
+    assert tagged(other, tags=(name,)) == 3
+
+
 def test_names_with_blanks_are_no_namespaces_within(connect, address):
     """What ends one leaves the others alone."""
     face = connect(address)

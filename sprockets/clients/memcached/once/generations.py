@@ -23,9 +23,11 @@ import time
 import typing
 from collections import abc
 
+import memcache
+
 from sprockets.clients.memcached import words
 from sprockets.clients.memcached.once.steps import Ask, Steps
-from sprockets.clients.memcached.requests import encodings, errors
+from sprockets.clients.memcached.requests import anykeys, encodings, errors
 from sprockets.clients.memcached.servers import cluster, endpoints
 from sprockets.clients.memcached.wire import protocol
 
@@ -139,11 +141,13 @@ class Generations:
             made = hashlib.blake2b(name.encode('utf-8', 'surrogatepass'))
             name = made.hexdigest()[:40]
             kind = f'{kind}-hash'
-        return b'%b%b:%b' % (
+        key = b'%b%b:%b' % (
             self._encoding.prefix,
             kind.encode('ascii'),
             name.encode('ascii'),
         )
+        # With a long prefix there may be no room for it.
+        return anykeys.fit(key, memcache.SERVER_MAX_KEY_LENGTH)
 
     def tags(self, tags: typing.Any) -> Group:
         """Return the group of what has some tags.
