@@ -56,6 +56,15 @@ def test_it_says_when(connect, address):
     assert client.limit('key', 3, 60).seconds in (6, 7)
 
 
+def test_it_says_so_of_a_while_that_was_longer(connect, address):
+    """As where a new version of a program counts in another one."""
+    client = connect(address)
+    client.limit('key', 3, 3600)
+    allowance = client.limit('key', 3, 60)
+    assert allowance.left == 1
+    assert 3500 <= allowance.seconds <= 3600
+
+
 def test_all_at_once(connect, server):
     """As many as may be are allowed, whoever calls."""
     client = connect(server)

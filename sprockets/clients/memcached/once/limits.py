@@ -81,7 +81,7 @@ def take(flow: leases.Flow, limit: Limit) -> Steps[Allowance]:
     if number is None:
         return limit.unknown
     seconds = limit.seconds
-    if left is not None and 0 <= left < seconds:
+    if left is not None and left >= 0:
         seconds = left
     return Allowance(
         number <= limit.calls, max(limit.calls - number, 0), seconds
