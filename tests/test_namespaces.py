@@ -295,6 +295,19 @@ def test_a_cas_is_of_the_key_that_gets_saw(connect, address, saw, cas, key):
         ns.invalidate()
 
 
+@pytest.mark.parametrize('known', [True, False])
+def test_a_gats_that_was_none_sees_nothing(connect, address, known):
+    """A cas after it is one without a gets."""
+    ns = Namespace(connect(address), 'x')
+    if known:
+        assert ns.get('k') is None
+    with pytest.raises(ValueError, match='time'):
+        ns.gats('k', 'no time')
+    assert ns.invalidate()
+    with pytest.raises(RuntimeError, match='cas without gets'):
+        ns.cas('k', 'value')
+
+
 def test_reset_cas_forgets_in_whatever_generation(connect, address):
     """As outside of a namespace."""
     ns = Namespace(connect(address), 'x')

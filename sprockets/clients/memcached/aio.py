@@ -1588,6 +1588,8 @@ class AsyncNamespace(Methods):
             if method is Methods.cas:
                 seen = saw.is_expected(what)
             else:
+                # One that raises has seen nothing.
+                self._check(method, args, kwargs)
                 saw.expect(what)
         found = self._flow.generations
         guess = found.guess(self._group)
