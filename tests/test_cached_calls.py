@@ -24,12 +24,15 @@ class DirectFace:
 class Numbers:
     """A function that counts its calls, cached by some client."""
 
-    def __init__(self, face, **options):
+    def __init__(self, face, namespace=None, **options):
         self.calls = 0
         self.error = None
         self._face = face
+        client = face.client
+        if namespace is not None:
+            client = client.namespace(namespace)
         decorate = memcached.cached(
-            60, client=face.client, name='double', **options
+            60, client=client, name='double', **options
         )
         if hasattr(face.client, 'scope'):
 
@@ -398,9 +401,45 @@ def test_it_is_marked_stale(connect, address, stale, seconds):
     assert seconds - 3 <= left <= seconds
 
 
-def test_without_a_server(connect):
+@pytest.mark.parametrize('tags', [(), ('rates',)])
+def test_in_a_namespace(connect, address, tags):
+    """It is done to the result there, and to that of no other namespace."""
+    face = connect(address)
+    seven, eight = (
+        Numbers(face, f'user:{number}', tags=tags) for number in (7, 8)
+    )
+    assert seven(3) == [6, 1]
+    assert seven.refresh(3) == [6, 2]
+    assert seven(3) == seven.get(3) == [6, 2]
+    assert seven.set(['set'], 3)
+    assert seven(3) == seven.get(3) == ['set']
+    assert eight.get(3) is None
+    assert eight(3) == [6, 1]
+    assert seven.invalidate(3)
+    assert seven.get(3) is None
+    assert eight.get(3) == [6, 1]
+    assert seven.set(['set'], 3)
+    end = face.client.namespace('user:7').invalidate
+    assert face.run(end) if hasattr(face, 'run') else end()
+    assert seven.get(3) is None
+    assert Numbers(face, tags=tags).get(3) is None
+
+
+@pytest.mark.parametrize('tags', [(), ('rates',)])
+def test_in_a_namespace_it_is_marked_stale(connect, address, tags):
+    """Likewise."""
+    double = Numbers(connect(address), 'user:7', tags=tags, stale=600)
+    assert double(3) == [6, 1]
+    assert double.mark_stale(3)
+    wait_until(lambda: double(3) == [6, 2])
+
+
+@pytest.mark.parametrize('tags', [(), ('rates',)])
+@pytest.mark.parametrize('namespace', [None, 'user:7'])
+def test_without_a_server(connect, namespace, tags):
     """It computes; nothing is stored, and nothing raises."""
-    double = Numbers(connect('127.0.0.1:1', socket_timeout=0.5))
+    face = connect('127.0.0.1:1', socket_timeout=0.5)
+    double = Numbers(face, namespace, tags=tags)
     assert double.refresh(3) == [6, 1]
     assert double.set([1], 3) == 0
     assert double.mark_stale(3) == 0

@@ -276,9 +276,8 @@ class Users:
     def __init__(self, face, **options):
         self.asked = []
         self._face = face
-        decorate = memcached.cached.many(
-            60, client=face.client, name='load', **options
-        )
+        options = {'client': face.client, **options}
+        decorate = memcached.cached.many(60, name='load', **options)
         if hasattr(face.client, 'scope'):
 
             @decorate
@@ -395,6 +394,23 @@ def test_a_time_of_each_result_is_not_for_many():
     """It is said where it is decorated."""
     with pytest.raises(ValueError, match='time is <'):
         memcached.cached.many(lambda value: 60)
+
+
+@pytest.mark.parametrize('namespace', [False, True])
+def test_with_json_what_is_refreshed_is_as_it_is_read(
+    connect, address, namespace
+):
+    """A tuple comes back as a list, and each has one of its own."""
+    face = connect(address, serializer='json')
+    options = {}
+    if namespace:
+        options['client'] = face.client.namespace('x')
+    users = Users(face, **options)
+    users.compute = lambda ids, language: dict.fromkeys(ids, (1, 'x'))
+    for method in 'refresh', '__call__':
+        found = users([7, 8], method=method)
+        assert found == {7: [1, 'x'], 8: [1, 'x']}
+        assert found[7] is not found[8]
 
 
 def test_none_is_kept_or_not_when_it_is_refreshed(connect, address):
