@@ -1,5 +1,6 @@
 """What a call inflates is bounded, all its values together."""
 
+import asyncio
 import threading
 import tracemalloc
 import zlib
@@ -7,6 +8,7 @@ import zlib
 import pytest
 import wire
 
+from sprockets.clients import memcached
 from sprockets.clients.memcached.data import deflated, frames, values
 
 KEYS = [f'key{number}' for number in range(60)]
@@ -40,15 +42,27 @@ def test_a_call_of_many_keys(connect, bombs, caplog):
     assert len(client.get(KEYS[-1])) == 16 << 20
 
 
-def test_a_batch(connect, bombs):
-    """Reads of several callers that travel together, in one thread."""
-    client = connect(bombs, socket_timeout=30)
+def test_a_batch(bombs):
+    """Reads of many callers that travel together are as one call's."""
 
-    async def read(client):
-        keys = iter(KEYS[:20])
-        return [await client.get(key) for key in keys]
+    async def read():
+        client = memcached.AsyncClient(servers=bombs, socket_timeout=30)
+        found = await asyncio.gather(*map(client.get, KEYS))
+        # Each for itself is well.
+        assert len(await client.get(KEYS[-1])) == 16 << 20
+        await client.close()
+        return [len(value) for value in found if value is not None]
 
-    assert all(read for read in client.together(1, read)[0])
+    tracemalloc.start()
+    try:
+        found = asyncio.run(read())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # They may leave in two halves.
+    assert 0 < len(found) < 20
+    assert set(found) == {16 << 20}
+    assert peak < 320 << 20
 
 
 @pytest.mark.parametrize('compression', ['zlib', 'zstd'])
