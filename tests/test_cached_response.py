@@ -2138,6 +2138,41 @@ def test_an_error_page_drops_what_was_written_before():
     run(main, Page)
 
 
+@pytest.mark.parametrize('first', ['alice', 'bob'])
+@pytest.mark.parametrize(
+    'end', [lambda page: page.clear(), lambda page: page.send_error(404)]
+)
+def test_an_answer_that_is_begun_anew_drops_what_was_set_before(first, end):
+    """Whoever it was computed for."""
+    numbers = itertools.count()
+
+    class Page(Handler):
+        def set_default_headers(self):
+            self.set_header('X-Number', next(numbers))
+
+        def prepare(self):
+            if self.request.headers['X-User'] == 'alice':
+                self.set_header('Content-Type', 'application/json')
+                self.set_header('X-One', 'one')
+
+        @memcached.cached_response(60, statuses=[404])
+        async def get(self):
+            self.count()
+            end(self)
+
+    async def main(site):
+        seen = set()
+        for user in (first, 'alice', 'bob'):
+            headers = (await site(X_User=user)).headers
+            assert headers['Content-Type'] == 'text/html; charset=UTF-8'
+            assert 'X-One' not in headers
+            seen.add(headers['X-Number'])
+        assert len(site.calls) == 1
+        assert len(seen) == 3
+
+    run(main, Page)
+
+
 def test_nobody_gets_what_was_set_for_another():
     """The method adds to a header, a cookie too, that was set before."""
 

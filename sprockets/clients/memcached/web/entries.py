@@ -82,6 +82,8 @@ class Entry(typing.NamedTuple):
         :param bool is_new: whether it was computed for this request
 
         """
+        if self.is_whole:
+            handler.clear()
         # Another one may have been set before.
         if (self.status, self.reason) != (
             handler._status_code,

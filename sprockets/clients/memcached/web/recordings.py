@@ -69,6 +69,7 @@ class Recording:
         _answer_alone(copied)
         copied.request = seen.copy_of(handler.request)
         copied._headers = _Headers(handler._headers)
+        copied.__dict__['clear'] = functools.partial(self._clear, copied)
         # What was written, set and found out before is this request's alone.
         copied._write_buffer = self._written
         for name in _OF_REQUESTS:
@@ -104,10 +105,17 @@ class Recording:
             if not self.handler._finished:
                 self.handler.finish(*error.args)
 
+    def _clear(self, copied: handlers.MemcachedMixin) -> None:
+        """Let the method begin its answer anew, as that of its class does."""
+        type(copied).clear(copied)
+        self.before = copied._headers
+        copied._headers = _Headers(self.before)
+
     def end(self) -> None:
         """Let go of the copy, which nobody uses any more."""
         self._seen.end()
         self.handler.ui = typing.cast(typing.Any, None)
+        self.handler.__dict__.pop('clear', None)
         original, self._original = self._original, None
         if original is not None:
             if (
@@ -203,7 +211,9 @@ def _answer(
 ) -> typing.Any:
     """Do what a method of a handler does, in the copy that is meant."""
     meant = looks.answering(handler)
-    return getattr(type(meant), name)(meant, *args, **kwargs)
+    if meant is handler:
+        return getattr(type(meant), name)(meant, *args, **kwargs)
+    return getattr(meant, name)(*args, **kwargs)
 
 
 def _answer_by_copies(handler: handlers.MemcachedMixin) -> None:
