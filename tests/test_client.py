@@ -244,6 +244,16 @@ def test_servers_look_as_python_memcacheds(form, weight):
     assert str(ours) == str(theirs)
 
 
+def test_servers_that_can_be_read_once():
+    """Each thread has them, as those of a list."""
+    hosts = ['cache1', 'cache2']
+    client = memcached.Client(servers=(f'{host}:11211' for host in hosts))
+    assert [server.ip for server in client.servers] == hosts
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        found = executor.submit(lambda: client.servers).result()
+    assert [server.ip for server in found] == hosts
+
+
 def test_a_server_is_connected_marked_and_closed_by_hand(server):
     """As some of python-memcached's users do."""
     client = memcached.Client(servers=server.address)

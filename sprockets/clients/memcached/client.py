@@ -355,6 +355,9 @@ class Client(memcache.Client):  # type: ignore[misc]
     persistent_load = _attribute('codec.persistent_load')
 
     def __new__(cls, *args: typing.Any, **options: typing.Any) -> typing.Self:
+        if isinstance(options.get('servers'), abc.Iterator):
+            # They can be read once, which is done when it is initialized.
+            options['servers'] = ()
         # threading.local keeps them, for each thread that comes.
         core.hide(options)
         return typing.cast(typing.Self, super().__new__(cls, *args, **options))
