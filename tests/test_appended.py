@@ -140,3 +140,35 @@ def test_it_does_not_know_more_than_json(connect, address):
     data = zlib.compress(json.dumps(['v']).encode())
     wire.put(address, 'key', values.JSON | values.COMPRESSED, data)
     assert connect(address).get('key') == ['v']
+
+
+@pytest.mark.parametrize('serializer', ['pickle', 'json'])
+@pytest.mark.parametrize('method', ['append', 'prepend'])
+@pytest.mark.parametrize('more', [[1], {'a': 1}, 1.5, True, None])
+def test_what_would_lose_the_value_is_refused(
+    connect, address, serializer, method, more
+):
+    """Before it is sent: what is pickled, or JSON, cannot be joined."""
+    client = connect(address, serializer=serializer)
+    assert client.set('key', 'old')
+    with pytest.raises(TypeError, match=f'{method} expects str, bytes or int'):
+        getattr(client, method)('key', more)
+    assert client.get('key') == 'old'
+    assert client.append('key', 5)
+    assert client.get('key') == 'old5'
+
+
+def test_a_serializer_of_ones_own_may_join(connect, address):
+    """As that of lines of JSON does."""
+
+    class Lines:
+        def dumps(self, value):
+            return b'%b\n' % json.dumps(value).encode()
+
+        def loads(self, data):
+            return [json.loads(line) for line in data.splitlines()]
+
+    client = connect(address, serializer=Lines())
+    assert client.set('key', {'a': 1})
+    assert client.append('key', {'b': 2})
+    assert client.get('key') == [{'a': 1}, {'b': 2}]

@@ -808,10 +808,13 @@ class Client(memcache.Client):  # type: ignore[misc]
         *,
         timeout: float | None = None,
     ) -> int:
-        """Put text or bytes behind the value of a key, if it has one.
+        """Put text, bytes or an int behind the value of a key, if it has one.
 
         Neither the time nor the compression of the value change; otherwise
         as :meth:`set`.
+
+        :raises TypeError: for what would be pickled, or be JSON: no value that
+            it is put behind could be read any more
 
         """
         shared = self._shared
@@ -837,10 +840,12 @@ class Client(memcache.Client):  # type: ignore[misc]
         *,
         timeout: float | None = None,
     ) -> int:
-        """Put text or bytes before the value of a key, if it has one.
+        """Put text, bytes or an int before the value of a key, if it has one.
 
         Neither the time nor the compression of the value change; otherwise
         as :meth:`set`.
+
+        :raises TypeError: as :meth:`append`
 
         """
         shared = self._shared

@@ -51,6 +51,9 @@ PACKED = COMPRESSED | ZSTD
 PLAIN = frozenset((0, INTEGER, LONG, TEXT))
 """The flags of values that are read as they are."""
 
+SEPARATE = frozenset((PICKLE, JSON))
+"""Those of values that cannot be joined: two are read as one, or as none."""
+
 QUICK = PLAIN - {TEXT}
 """Those of values for which it makes no difference how long they are."""
 

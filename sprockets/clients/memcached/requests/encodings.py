@@ -299,6 +299,8 @@ class Encoding:
     ) -> tuple[int, bytes] | None:
         """Return the flags and the bytes of a value, None if it is too large.
 
+        :raises TypeError: for what is to become a part of another value, and
+            would not be read as one
         :raises Exception: what pickling raises for what cannot be pickled
 
         """
@@ -306,6 +308,11 @@ class Encoding:
         # What is appended becomes a part of another value.
         joined = verb.name in _JOINED
         encoded = codec.encode(value, -1 if joined else min_compress_len)
+        if joined and encoded[0] in values.SEPARATE:
+            raise TypeError(
+                f'{words.shown(value)} is a {type(value).__qualname__};'
+                f' {verb.name} expects str, bytes or int'
+            )
         limit = codec.max_length
         size = len(encoded[1])
         if limit and size > limit and self.is_too_large(size, joined):
