@@ -212,8 +212,9 @@ def test_a_mark_while_a_value_is_stored_counts(connect, address, monkeypatch):
             yield from note(flow, want, outcome)
 
         monkeypatch.setattr(leases.Flow, '_note', note_late)
-        wait_until(lambda: double(3) == [6, 2] and marked == [1])
-        wait_until(lambda: double(3) == [6, 3])
+        wait_until(lambda: double(3) and marked == [1])
+        # Or more, where one was computed for a value that was replaced then.
+        wait_until(lambda: double(3)[1] > 2)
 
 
 def test_callers_after_a_refresh_do_not_get_what_is_older(address):
