@@ -274,8 +274,9 @@ def test_what_was_computed_before_a_mark_is_not_fresh(
         assert double.refresh(3) == [6, 2]
     else:
         wait_until(lambda: double(3) and double.compute == inner)
-    wait_until(lambda: double(3) == [6, 3])
-    assert double(3) == [6, 3]
+    # Or more, as above.
+    wait_until(lambda: double(3)[1] > 2)
+    assert double(3)[1] > 2
 
 
 def test_a_result_that_is_known_is_set(connect, address):
