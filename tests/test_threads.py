@@ -55,6 +55,17 @@ def until(condition):
         time.sleep(0.002)
 
 
+def run(script):
+    """Run a program to its end, and return that."""
+    return subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
 # Workers
 
 
@@ -264,13 +275,7 @@ def test_a_name_at_the_end_of_the_process(named):
         atexit.register(lambda: print('set', bool(client.set('key', 1)) in
             (True, False)))
         """
-    done = subprocess.run(
-        [sys.executable, '-c', textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run(script)
     assert done.stdout == 'set True\n'
     assert 'Error' not in done.stderr
 
@@ -310,13 +315,7 @@ def test_an_interpreter_that_has_no_threads(server, named):
         )
         print(failed and failed.formatted)
         """
-    done = subprocess.run(
-        [sys.executable, '-c', textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run(script)
     assert done.stdout == 'None\n'
 
 

@@ -43,6 +43,15 @@ class Folder:
     def file(self, name):
         return str(self.path / name)
 
+    @property
+    def files(self):
+        """What a client has of it that has a certificate too."""
+        return certificates.Files(
+            self.file('ca.pem'),
+            self.file('client.pem'),
+            self.file('client.key'),
+        )
+
     def trust(self, *authorities):
         """Write the file of the authorities that are trusted."""
         pems = [authority.cert_pem.bytes() for authority in authorities]
@@ -442,11 +451,7 @@ def test_there_is_no_way_around_verification(folder):
     for files in (
         certificates.Files(None, None, None),
         certificates.Files(folder.file('ca.pem'), None, None),
-        certificates.Files(
-            folder.file('ca.pem'),
-            folder.file('client.pem'),
-            folder.file('client.key'),
-        ),
+        folder.files,
     ):
         context = certificates.context(files)
         assert context.verify_mode is ssl.CERT_REQUIRED
@@ -661,11 +666,7 @@ def test_a_new_certificate_of_the_client(connect, folder):
 def test_a_context_is_made_once(folder):
     """It is the same for as long as the files are."""
     folder.issue('client')
-    files = certificates.Files(
-        folder.file('ca.pem'),
-        folder.file('client.pem'),
-        folder.file('client.key'),
-    )
+    files = folder.files
     first = certificates.context(files)
     assert certificates.context(files) is first
     folder.issue('client')
@@ -675,11 +676,7 @@ def test_a_context_is_made_once(folder):
 def test_files_that_are_no_good_are_not_used(folder, caplog, tmp_path):
     """With a certificate there, and not its key yet, the old two serve."""
     folder.issue('client')
-    files = certificates.Files(
-        folder.file('ca.pem'),
-        folder.file('client.pem'),
-        folder.file('client.key'),
-    )
+    files = folder.files
     first = certificates.context(files)
     key = (tmp_path / 'client.key').read_bytes()
     folder.issue('client')
@@ -700,11 +697,7 @@ def test_files_that_are_no_good_are_not_used(folder, caplog, tmp_path):
 def test_new_files_are_used_once_they_can_be(folder, caplog, tmp_path, reason):
     """Nothing changes them once more: what was wrong is over by then."""
     folder.issue('client')
-    files = certificates.Files(
-        folder.file('ca.pem'),
-        folder.file('client.pem'),
-        folder.file('client.key'),
-    )
+    files = folder.files
     first = certificates.context(files)
     folder.issue('client')
     if reason == 'no descriptor':
