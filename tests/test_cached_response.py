@@ -502,9 +502,13 @@ def test_an_old_page_is_served_while_a_new_one_is_computed():
         assert await site.texts('/') == ['1']
         while len(site.calls) < 2:
             assert await site.texts('/') == ['1']
-        page = await site()
-        assert (page.text, len(site.calls)) == ('1', 2)
-        assert int(page.headers['Age']) >= 1
+        ages = []
+        while 1 not in ages:
+            page = await site()
+            assert (page.text, len(site.calls)) == ('1', 2)
+            ages.append(int(page.headers['Age']))
+        # Where memcached's clock goes on late, it is old before a second is.
+        assert ages == sorted(ages)
         goes_on.set()
         await until(lambda: site.texts('/'), ['2'])
 
