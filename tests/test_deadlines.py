@@ -12,7 +12,7 @@ from sprockets.clients import memcached
 from sprockets.clients.memcached.loop import lanes
 from sprockets.clients.memcached.testing import MemcachedServer
 
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 
 
 @pytest.fixture

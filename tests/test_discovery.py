@@ -174,7 +174,7 @@ def test_the_loop_is_not_held_up():
 
     async def use(source):
         client = memcached.AsyncClient(
-            servers=source.discover, socket_timeout=2
+            servers=source.discover, socket_timeout=3
         )
         calls = asyncio.gather(
             client.get('key', 'default'),
@@ -192,12 +192,12 @@ def test_the_loop_is_not_held_up():
         # Now it is known, and nobody waits any more.
         began = time.monotonic()
         assert await client.get('key', 'default') == 'default'
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2
         await client.close()
         return worst
 
     with Source(faults.Do.STALL) as source:
-        assert asyncio.run(use(source)) < 1.5
+        assert asyncio.run(use(source)) < 2
         source.release()
 
 

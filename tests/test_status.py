@@ -324,7 +324,7 @@ class StatusTests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
     async def test_a_server_that_hangs(self):
         """The answer comes after the timeout, for all who asked."""
         client = self.application.memcached_client(
-            'pages', socket_timeout=0.3, dead_retry=30
+            'pages', socket_timeout=1, dead_retry=30
         )
         await client.get('key')
         self.memcached_server.pause()
@@ -332,12 +332,12 @@ class StatusTests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
         answers = await asyncio.gather(
             *[self.application.memcached_status() for _ in range(10)]
         )
-        assert 0.25 < time.monotonic() - began < 3
+        assert 0.9 < time.monotonic() - began < 5
         assert not any(answer['available'] for answer in answers)
         # It is known to be down now, and nobody waits for it again.
         began = time.monotonic()
         answer = await self.application.memcached_status()
-        assert time.monotonic() - began < 0.25
+        assert time.monotonic() - began < 0.9
         (server,) = answer['clients'][0]['servers']
         assert server['reason'] == 'timed out'
         self.memcached_server.resume()
@@ -369,13 +369,13 @@ class StatusTests(MemcachedTestCase, unittest.IsolatedAsyncioTestCase):
 
     async def test_the_calls_learn_from_a_look(self):
         """After a look has found the server down, no call waits for it."""
-        client = self.application.memcached_client('pages', socket_timeout=1)
+        client = self.application.memcached_client('pages', socket_timeout=2)
         await client.set('key', 'value')
         self.memcached_server.pause()
         await self.application.memcached_status()
         began = time.monotonic()
         assert await client.get('key') is None
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.5
         self.memcached_server.resume()
 
     async def test_an_executor(self):

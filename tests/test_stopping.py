@@ -109,7 +109,7 @@ def kind(request):
 def service(kind, start):
     processes = stopped.PROCESSES if kind.endswith('forked') else 1
     return start(
-        *(SERVICE, kind), processes=processes, MEMCACHED_SOCKET_TIMEOUT='0.3'
+        *(SERVICE, kind), processes=processes, MEMCACHED_SOCKET_TIMEOUT='1'
     )
 
 
@@ -159,7 +159,7 @@ def test_what_is_under_way_is_answered(service, path, number):
     service.tell(number)
     if computed:
         # Longer than the timeout of a call, twice.
-        time.sleep(0.8)
+        time.sleep(2.2)
     client.set('go', 1)
     assert answers(links) == [(200, b'answer')] * 8
     assert service.end() == (0, '')

@@ -8,7 +8,7 @@ import pytest
 
 from sprockets.clients import memcached
 
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 
 
 def key_of(server, servers, name='key'):

@@ -244,7 +244,7 @@ def test_a_process_that_is_stopped_while_it_connects(
     connect, server, monkeypatch, step
 ):
     """Nothing was asked of the server in time, which is not its fault."""
-    client = connect(server.address, socket_timeout=0.3, dead_retry=3600)
+    client = connect(server.address, socket_timeout=TIMEOUT, dead_retry=3600)
     module, name = {
         'resolve': (connection.resolver, 'resolve'),
         'connect': (connection, '_keep_alive'),
@@ -253,7 +253,7 @@ def test_a_process_that_is_stopped_while_it_connects(
     done = threading.Event()
 
     def take_long(*arguments):
-        time.sleep(0.5)
+        time.sleep(TIMEOUT * 1.2)
         taken = take(*arguments)
         done.set()
         return taken
