@@ -110,7 +110,7 @@ def test_a_server_that_does_not_ask_keeps_nothing(connect, memcached_server):
         assert wire.stored(memcached_server.address, key) is None
 
 
-def test_authenticating_is_part_of_the_call(connect):
+def test_authenticating_is_part_of_the_call(connect, caplog):
     """A server that does not answer holds a call up until its deadline."""
     with faults.ScriptedServer() as server:
         client = connect(
@@ -119,11 +119,14 @@ def test_authenticating_is_part_of_the_call(connect):
             password=PASSWORD,
             socket_timeout=0.3,
         )
-        began = time.monotonic()
+        # Where this process was late, the server is not blamed.
+        while 'is down: timed out' not in caplog.text:
+            before = len(server.connections)
+            began = time.monotonic()
+            assert client.get('key') is None
+            assert 0.2 < time.monotonic() - began < 2
         assert client.get('key') is None
-        assert 0.2 < time.monotonic() - began < 2
-        assert client.get('key') is None
-        assert len(server.connections) == 1
+        assert len(server.connections) == before + 1
         assert b'get' not in server.received
 
 

@@ -157,15 +157,18 @@ def test_a_server_that_is_down_keeps_nothing_that_was_for_it(connect):
 # One state for all
 
 
-def test_one_caller_pays_for_a_hung_server(connect):
+def test_one_caller_pays_for_a_hung_server(connect, caplog):
     """Nobody else waits for it, in whichever thread."""
     with faults.ScriptedServer() as server:
         client = connect(server.address, socket_timeout=0.3)
-        assert client.get('key') is None
+        # Where this process was late, the server is not blamed.
+        while 'is down: timed out' not in caplog.text:
+            before = len(server.connections)
+            assert client.get('key') is None
         found = client.in_turn(5, lambda face: face.get('key'))
         assert found == [None] * 5
         assert client.set_multi({'key': 'value'}) == ['key']
-        assert len(server.connections) == 1
+        assert len(server.connections) == before + 1
 
 
 @pytest.mark.kept
@@ -173,9 +176,15 @@ def test_the_second_caller_does_not_wait_with_the_default_timeout(connect):
     """The kernel's timer for such a time is late by up to an eighth."""
     with faults.ScriptedServer() as server:
         client = connect(server.address)
-        with took_less_than(4.5):
+        assert client.get('key', 'default') == 'default'
+        for _ in range(3):
+            began = time.monotonic()
             assert client.get('key', 'default') == 'default'
-            assert client.get('key', 'default') == 'default'
+            # Where this process was late, the server was not blamed.
+            if time.monotonic() - began < 2:
+                break
+        else:
+            pytest.fail('each of them waited')
 
 
 def test_one_caller_tries_a_dead_server_again(connect):
