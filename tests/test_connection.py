@@ -1,6 +1,6 @@
 """One connection: what it takes, when it ends, and that it ends in time.
 
-The main thread, which gets the signals, waits in another way than the others,
+The main thread, which gets the signals, may wait in another way than others,
 so that what has to do with time is tested in both.
 
 """
@@ -28,8 +28,6 @@ SHORT = 0.3
 
 SLACK = 3
 """Seconds that a busy machine may take on top of a deadline."""
-
-MAIN = threading.main_thread().ident
 
 TOO_LONG = 8
 """Seconds that something takes that does not stop at its deadline."""
@@ -63,20 +61,32 @@ def call(request):
 
 
 @pytest.fixture
-def signals():
-    """Interrupt the main thread 200 times a second; a list of how often."""
+def signals(call):
+    """Interrupt the thread of the calls 200 times a second; how often, a list.
+
+    The kernel gives signals to the main thread, but for those that are for
+    another one.  A process that is stopped and goes on has all its threads
+    interrupted as well.
+
+    """
+    thread = call(threading.get_ident)
     count = [0]
+    over = threading.Event()
 
-    def handle(number, frame):
-        count[0] += 1
+    def interrupt():
+        while not over.wait(0.005):
+            signal.pthread_kill(thread, signal.SIGALRM)
+            count[0] += 1
 
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     try:
         yield count
         assert count[0] > 1
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        over.set()
+        interrupting.join()
         signal.signal(signal.SIGALRM, before)
 
 
@@ -193,10 +203,10 @@ def test_connecting_too_late(make, memcached_server):
         make(memcached_server, -1)
 
 
-def test_signals_do_not_give_connecting_more_time(make, signals):
-    """The deadline stands, however often the main thread is interrupted."""
+def test_signals_do_not_give_connecting_more_time(make, call, signals):
+    """The deadline stands, however often a thread is interrupted."""
     with faults.black_hole() as address, times_out():
-        make(address, SHORT)
+        call(make, address, SHORT)
 
 
 def test_a_name_with_several_addresses(make, memcached_server, monkeypatch):
@@ -272,12 +282,14 @@ def test_a_reply_that_does_not_end(make, slow, call, case):
 
 
 @pytest.mark.parametrize('case', SLOW)
-def test_signals_do_not_give_a_reply_more_time(make, slow, signals, case):
+def test_signals_do_not_give_a_reply_more_time(
+    make, slow, call, signals, case
+):
     """Each makes Python begin a wait anew, but not with all of the time."""
     reply, steps = SLOW[case]
     link = make(slow(reply, *steps), SHORT)
     with times_out():
-        exchange(link, [a_get()], SHORT)
+        call(exchange, link, [a_get()], SHORT)
 
 
 def test_a_deadline_that_is_nearer_than_the_timeout(make, slow, call):
@@ -321,16 +333,16 @@ def test_a_server_that_takes_nothing(make, call, size):
         assert not link.usable
 
 
-def test_signals_do_not_give_sending_more_time(make, signals):
+def test_signals_do_not_give_sending_more_time(make, call, signals):
     """The deadline stands while requests wait to be taken."""
     command = protocol.store(protocol.SET, b'key', 0, 0, b'x' * 40_000_000)
     with faults.ScriptedServer(deaf) as server:
         link = make(server, SHORT)
         with times_out():
-            exchange(link, [command], SHORT)
+            call(exchange, link, [command], SHORT)
 
 
-def test_signals_do_no_harm(make, memcached_server, signals):
+def test_signals_do_no_harm(make, memcached_server, call, signals):
     """An exchange that is interrupted again and again comes to its end."""
     link = make(memcached_server)
     data = b'x' * 1_000_000
@@ -339,7 +351,7 @@ def test_signals_do_no_harm(make, memcached_server, signals):
             protocol.store(protocol.SET, b'key', 0, 0, data),
             command := a_get(),
         ]
-        exchange(link, commands)
+        call(exchange, link, commands)
         assert command.found[b'key'][1] == data
 
 
@@ -456,15 +468,15 @@ def test_one_step_takes_no_longer_than_there_is_time(make, call):
             call(link.exchange, [command], deadline)
 
 
-def test_signals_do_not_give_one_step_more_time(make, signals):
-    """The deadline stands, however often the main thread is interrupted."""
+def test_signals_do_not_give_one_step_more_time(make, call, signals):
+    """The deadline stands, however often a thread is interrupted."""
     with faults.ScriptedServer() as server:
         link = make(server, SHORT)
         command = a_get()
         with times_out():
             deadline = time.monotonic() + SHORT
-            assert not ask(link, command, SHORT)
-            link.exchange([command], deadline)
+            assert not call(ask, link, command, SHORT)
+            call(link.exchange, [command], deadline)
 
 
 # Large replies, and many

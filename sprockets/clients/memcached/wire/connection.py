@@ -5,12 +5,10 @@ from __future__ import annotations
 import _socket
 import contextlib
 import dataclasses
-import math
 import os
 import select
 import socket
 import struct
-import threading
 import time
 import weakref
 from collections import abc
@@ -49,11 +47,9 @@ KEEP_INTERVAL = 15
 """Seconds until it asks again, if there was none."""
 
 EARLY = 0.85
-"""The part of a timeout that is left to the kernel, whose clock for reads is
-up to an eighth late; the rest is waited for with a better one."""
-
-ENOUGH = 0.95
-"""The part of a timeout that has to be left for the kernel to wait alone."""
+"""The part of a timeout that is waited for in one step.  The kernel's clock
+for reads is up to an eighth late, and whether this process was late is looked
+at in the rest."""
 
 _EARLY_MS = EARLY * 1000
 _NOW = socket.MSG_DONTWAIT
@@ -131,8 +127,6 @@ class Connection:
         """Whether it was closed for what the server, which is there, said."""
         self._incoming = protocol.Incoming()
         self._timeout = profile.timeout
-        # None is there in a forked child, whose main thread is another.
-        self._main = threading.main_thread().ident
         self._open(profile, deadline)
 
     def _open(self, profile: Profile, deadline: float) -> None:
@@ -144,12 +138,6 @@ class Connection:
         self._socket, self.place = _connect(
             profile.address, profile.timeout, deadline
         )
-        # gevent's sockets wait for its own loop instead, which knows nothing
-        # of the kernel's timeout.  What is polled first need not wait.
-        self._waits_in_kernel = type(self._socket).recv is _socket.socket.recv
-        self._enough = math.inf
-        if self._waits_in_kernel:
-            self._enough = profile.timeout * ENOUGH
         try:
             self._poll = select.poll()
             self._poll.register(self._socket, _READABLE)
@@ -166,9 +154,13 @@ class Connection:
         :raises OSError: if that cannot be; then it is closed
 
         """
-        # With the kernel's timeout a read is one system call; with Python's
-        # it is two, and the GIL is given away in each.
-        self._socket.setblocking(self._waits_in_kernel)
+        # What is polled first does not wait, but for the rest of a large
+        # value, with the kernel's timeout; with Python's each read would poll
+        # once more.  gevent's sockets wait for its own loop instead, which
+        # knows nothing of the kernel's.
+        self._socket.setblocking(
+            type(self._socket).recv is _socket.socket.recv
+        )
         self._limit_reads(self._timeout * EARLY)
 
     def _authenticate(
@@ -352,14 +344,7 @@ class Connection:
             if poll(0):
                 return False
             sent = sock.send(request, _NOW)
-            if sent == len(request) and (
-                # As in _read_rest, which see.
-                (
-                    time_left >= self._enough
-                    and threading.get_ident() != self._main
-                )
-                or poll(time_left * _EARLY_MS)
-            ):
+            if sent == len(request) and poll(time_left * _EARLY_MS):
                 data = sock.recv(SMALL_CHUNK)
                 if data.endswith(protocol.NEWLINE):
                     lines = data.split(protocol.NEWLINE)
@@ -469,12 +454,6 @@ class Connection:
     ) -> None:
         incoming = self._incoming
         answered = self._answered
-        # A signal makes Python begin a read anew, with all of the kernel's
-        # timeout (PEP 475); it is the main thread that gets them.
-        patient = (
-            threading.get_ident() != self._main
-            and deadline - time.monotonic() >= self._enough
-        )
         count = len(commands)
         while answered < count:
             if incoming.unread:
@@ -484,11 +463,13 @@ class Connection:
                     continue
             else:
                 missing = 1
-            if not patient and not self._poll.poll(self._wait_for(deadline)):
+            # What a signal interrupts Python begins anew (PEP 475): a poll
+            # with the time that is left, a read with all of the kernel's.  In
+            # each thread does so who is stopped and goes on.
+            if not self._poll.poll(self._wait_for(deadline)):
                 # A poll may be early by a part of a millisecond.
                 time_left(deadline)
                 continue
-            patient = False
             try:
                 self._receive(missing, deadline)
             except BlockingIOError:

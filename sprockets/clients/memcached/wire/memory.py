@@ -755,8 +755,6 @@ class Connection(connection.Connection):
 
     def _open(self, profile: connection.Profile, deadline: float) -> None:
         self._session = Session(STORES[profile.address.family])
-        self._waits_in_kernel = False
-        self._enough = math.inf
         self._poll: typing.Any = _Poll(self)
 
     def close(self) -> None:
