@@ -94,6 +94,9 @@ def pytest_configure(config):
     config.addinivalue_line(
         'markers', "time_intensive: dogpile.cache's, for what takes seconds"
     )
+    if config.getoption('--loop') == 'uvloop':
+        # A signal does not end what its loop waits for.
+        config.option.timeout_method = 'thread'
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell does so for what it runs in the background, and programs
         # that tests start and interrupt would inherit it.
