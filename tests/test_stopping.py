@@ -21,6 +21,7 @@ from services import wait_until
 from tornado import httpserver, httputil, netutil, web, websocket
 
 from sprockets.clients import memcached
+from sprockets.clients.memcached.web import draining
 
 SECONDS = 60
 """Within this time a service starts, answers and ends."""
@@ -399,6 +400,74 @@ def test_what_was_sent_before_the_end_was_known_is_answered(memcached_server):
             assert answer.startswith('HTTP/1.1 200')
             assert 'Connection: close' in answer
         await stop
+
+    run(main)
+
+
+@contextlib.contextmanager
+def signaled(function):
+    """Yield a function that has another one called by the loop's next turn."""
+    loop = asyncio.get_running_loop()
+    one, other = socket.socketpair()
+    with one, other:
+        loop.add_reader(one, lambda: (one.recv(1), function()))
+        try:
+            yield lambda: other.send(b'.')
+        finally:
+            loop.remove_reader(one)
+
+
+@pytest.mark.parametrize('first', ['the request', 'the signal'])
+def test_a_request_that_comes_with_the_signal_is_answered(
+    memcached_server, first
+):
+    """In the same turn, on a connection that was without one for long."""
+
+    async def main(application, connect):
+        application.gate.set()
+        link = await connect()
+        await asyncio.sleep(draining.LINGER * 1.2)
+        with signaled(application.memcached_drain.begin) as signal_:
+            if first == 'the signal':
+                signal_()
+            link.send('/gate')
+            if first == 'the request':
+                signal_()
+            answer = await link.body()
+        await application.stop_memcached()
+        assert answer.startswith('HTTP/1.1 200')
+
+    run(main)
+
+
+@pytest.mark.parametrize('first', ['the visitor', 'the signal'])
+def test_a_visitor_who_comes_with_the_signal_is_answered(
+    memcached_server, first
+):
+    """In the same turn, and there is nobody else to wait for."""
+
+    async def main(application, connect):
+        application.gate.set()
+        link = await connect()
+        place = link.writer.get_extra_info('peername')
+        link.send('/gate')
+        await link.answer()
+        link.writer.close()
+        # asyncio has no event for it.
+        while application.memcached_drain._visitors:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        told = asyncio.Event()
+        with signaled(told.set) as signal_:
+            if first == 'the signal':
+                signal_()
+            with socket.create_connection(place, SECONDS) as visitor:
+                visitor.sendall(b'GET /gate HTTP/1.1\r\nHost: x\r\n\r\n')
+                if first == 'the visitor':
+                    signal_()
+                await told.wait()
+                await application.stop_memcached()
+                visitor.setblocking(False)
+                assert visitor.recv(1000).startswith(b'HTTP/1.1 200')
 
     run(main)
 

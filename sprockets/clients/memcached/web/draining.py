@@ -173,6 +173,8 @@ class Drain:
 
         """
         self.begin()
+        # A connection that has just come is not known until its task runs.
+        await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         own = {asyncio.current_task(), _answering.get()}
         while left := [
@@ -208,7 +210,13 @@ class Drain:
 
 
 def _has_come(stream: typing.Any) -> bool:
-    """Whether the loop is about to read something."""
+    """Whether the loop is about to read something, or has done so just now.
+
+    Then nobody waits for it any more, and the request is not begun yet.
+
+    """
+    if not stream.reading():
+        return True
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLIN)
     return bool(poll.poll(0))
