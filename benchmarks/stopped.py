@@ -20,6 +20,8 @@ from sprockets.clients import memcached
 
 PROCESSES = 2
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Counted(memcached.MemcachedMixin, web.RequestHandler):
     """Counts the requests that have come."""
@@ -70,8 +72,9 @@ async def serve(sockets):
     server.add_sockets(sockets)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         loop.add_signal_handler(number, stopped.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     await stopped.wait()
     server.stop()
     await application.stop_memcached()
@@ -85,9 +88,9 @@ def tornado(port):
 def forked(port):
     """Run in processes that Tornado forks."""
     sockets = netutil.bind_sockets(port, '127.0.0.1')
-    # It waits for them, and they have the signal as well.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    # They have the signal as well, at the latest when they can take it; it
+    # waits for them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         process.fork_processes(PROCESSES)
         asyncio.run(serve(sockets))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks import servers, stopped, tables
+from benchmarks import ports, servers, stopped, tables
 
 CONNECTIONS = 32
 MILLISECONDS = (0, 50, 1000)
@@ -39,19 +39,13 @@ def arguments():
     return parser.parse_args()
 
 
-def free_port():
-    """Return a port that nobody uses."""
-    with socket.create_server(('127.0.0.1', 0)) as sock:
-        return sock.getsockname()[1]
-
-
 def start(kind, memcached):
     """Start a service, and return its process and its port once it serves.
 
     :param str kind: one of ``stopped.KINDS``
     :param int memcached: memcached's port
     """
-    port = free_port()
+    port = ports.free_port()
     process = subprocess.Popen(
         [sys.executable, '-m', 'benchmarks.stopped', kind, str(port)],
         env={**os.environ, 'MEMCACHED_SERVERS': f'127.0.0.1:{memcached}'},

@@ -17,8 +17,6 @@ import urllib.parse
 
 import pytest
 
-from sprockets.clients.memcached import testing
-
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / 'examples'
 
 SECONDS = 30
@@ -132,20 +130,6 @@ class Service:
 
     def post(self, path, body=None, **headers):
         return self.request('POST', path, body or b'', **headers)
-
-
-def free_port():
-    """Return a port for a program that takes it a while later.
-
-    The kernel gives it to nobody in between, as it does with a port that it
-    has chosen itself.
-
-    """
-    while True:
-        port = testing._any_port()
-        with contextlib.suppress(OSError), socket.socket() as sock:
-            sock.bind(('127.0.0.1', port))
-            return port
 
 
 def need(name):

@@ -2,15 +2,13 @@
 
 import math
 import pathlib
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks import holdups
+from sprockets.clients.memcached import testing
 
-from benchmarks import holdups  # noqa: E402
-from sprockets.clients.memcached import testing  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope='module')

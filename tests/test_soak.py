@@ -14,11 +14,8 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import stopped  # noqa: E402
-from benchmarks.soaking import (  # noqa: E402
+from benchmarks import stopped
+from benchmarks.soaking import (
     callers,
     footprint,
     guest,
@@ -28,7 +25,9 @@ from benchmarks.soaking import (  # noqa: E402
     stamps,
     visitors,
 )
-from sprockets.clients import memcached  # noqa: E402
+from sprockets.clients import memcached
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 SECONDS = 100
 """What a soak of a few seconds may take where much else runs."""

@@ -20,6 +20,7 @@ import stopped
 from services import wait_until
 from tornado import httpserver, httputil, netutil, web, websocket
 
+from benchmarks import ports
 from sprockets.clients import memcached
 from sprockets.clients.memcached.web import draining
 
@@ -33,11 +34,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SERVICE = pathlib.Path(stopped.__file__)
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
-
-
-def free_port():
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        return server.getsockname()[1]
 
 
 class Process:
@@ -92,7 +88,7 @@ def start(memcached_server):
     with contextlib.ExitStack() as stack:
 
         def start(*command, processes=1, **environ):
-            port = free_port()
+            port = ports.free_port()
             arguments = [str(each) for each in (*command, port)]
             process = Process(port, arguments, processes, environ)
             stack.callback(process.kill)
@@ -529,7 +525,7 @@ def test_what_listens_is_stopped(memcached_server):
 
     async def main():
         application = Application()
-        application.listen(port := free_port(), '127.0.0.1')
+        application.listen(port := ports.free_port(), '127.0.0.1')
         await application.stop_memcached()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection('127.0.0.1', port)

@@ -20,6 +20,7 @@ import time
 import pytest
 import snippets
 
+from benchmarks import ports
 from sprockets.clients.memcached import testing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -190,11 +191,6 @@ class Reader:
                     time.sleep(0.01)
 
 
-def free_port():
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        return str(server.getsockname()[1])
-
-
 @pytest.fixture
 def programs(tmp_path):
     """A folder with the programs that the reader has, under their names."""
@@ -248,9 +244,8 @@ def test_it_gives_what_it_promises(tmp_path, programs, wheels):
         'PIP_QUIET': '2',
         'VIRTUAL_ENV_DISABLE_PROMPT': '1',
     }
-    reader = Reader(
-        home, environment, {'8000': free_port(), '11311': free_port()}
-    )
+    numbers = {port: str(ports.free_port()) for port in ('8000', '11311')}
+    reader = Reader(home, environment, numbers)
     try:
         reader.follow(snippets.find(TUTORIAL))
     finally:

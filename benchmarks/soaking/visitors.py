@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 
-from benchmarks import stopped
+from benchmarks import ports, stopped
 from benchmarks.soaking import promises, remote
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,8 +60,7 @@ class Service:
     """
 
     def __init__(self, kind, addresses):
-        with socket.create_server(('127.0.0.1', 0)) as sock:
-            self.port = sock.getsockname()[1]
+        self.port = ports.free_port()
         self._process = subprocess.Popen(
             [sys.executable, *SERVICE, kind, str(self.port)],
             cwd=ROOT,
