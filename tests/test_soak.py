@@ -383,11 +383,12 @@ def test_the_process_is_stopped_for_a_while():
 # Services that are told to stop
 
 
+@pytest.mark.parametrize('stopped_for', [0, 0.4])
 @pytest.mark.parametrize('kind', stopped.KINDS)
-def test_a_service_that_stops_is_visited(memcached_server, kind):
+def test_a_service_that_stops_is_visited(memcached_server, kind, stopped_for):
     """All that was begun was answered, which is what is counted."""
     people = visitors.Visitors(1, [memcached_server.address])
-    people.visit(kind, signal.SIGTERM, '/read/50', 0.5)
+    people.visit(kind, signal.SIGTERM, '/read/50', 0.5, stopped_for)
     counts, broken = people.tell()
     assert broken == []
     assert counts[promises.REQUESTS] > 0

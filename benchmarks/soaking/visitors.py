@@ -42,6 +42,10 @@ LENGTH = (0.2, 1.5)
 BETWEEN = (1.0, 3.0)
 """Seconds from the end of one service to the next."""
 
+STOPPED = (0.0, 0.0, 0.1, 0.4)
+"""Seconds for which a service is stopped when it is told to end, so that what
+has come meanwhile, visitors and the signal, is there in one turn."""
+
 LIMIT = 5.0
 """Seconds that sprockets.http waits for what is under way, and no longer.  A
 request may take more while servers hang."""
@@ -203,9 +207,10 @@ class Visitors:
         number = self._rng.choice([signal.SIGTERM, signal.SIGINT])
         what = self._rng.choice(['read', 'computed'])
         path = f'/{what}/{self._rng.choice(MILLISECONDS)}'
-        self.visit(kind, number, path, self._rng.uniform(*LENGTH))
+        seconds = self._rng.uniform(*LENGTH)
+        self.visit(kind, number, path, seconds, self._rng.choice(STOPPED))
 
-    def visit(self, kind, number, path, seconds):
+    def visit(self, kind, number, path, seconds, stopped_for=0.0):
         """Have a service, and tell it to stop while it is visited.
 
         :param str kind: one of ``stopped.KINDS``
@@ -213,6 +218,7 @@ class Visitors:
         :param str path: what it is asked for
         :param float seconds: how long it is visited before that, and at
             least until each visitor has had an answer
+        :param float stopped_for: seconds for which it is stopped then
         """
         self._counts[f'services told by {number.name}'] += 1
         service = Service(kind, self._addresses)
@@ -223,7 +229,12 @@ class Visitors:
         time.sleep(seconds)
         for person in people:
             person.answered.wait(end - time.monotonic())
+        if stopped_for:
+            service.tell(signal.SIGSTOP)
         service.tell(number)
+        if stopped_for:
+            time.sleep(stopped_for)
+            service.tell(signal.SIGCONT)
         limit = time.monotonic() + LIMIT
         status, begun, errors = service.end()
         for person in people:
