@@ -203,6 +203,28 @@ def test_several_processes_end_with_the_group(folder, memcached_server):
         assert errors == ''
 
 
+def test_processes_that_are_told_to_end_before_they_listen(
+    folder, memcached_server
+):
+    """They do so as soon as they can."""
+    run = '    asyncio.run(serve(sockets))\n'
+    text = FILES['several.py']
+    assert text.endswith(run)
+    late = f"""\
+    import pathlib, time
+    pathlib.Path(f'{{os.getpid()}}.forked').touch()
+    time.sleep(1)
+{run}"""
+    (folder / 'late.py').write_text(text.removesuffix(run) + late)
+    service = Running(folder, ports.free_port(), sys.executable, 'late.py')
+    with contextlib.ExitStack() as stack:
+        stack.push(service.__exit__)
+        wait_until(lambda: len(list(folder.glob('*.forked'))) == 2, SECONDS)
+        os.killpg(service.process.pid, signal.SIGTERM)
+        _, errors = service.process.communicate(timeout=SECONDS)
+        assert (service.process.returncode, errors) == (0, '')
+
+
 def documents(name):
     """Return what is in a file of YAML."""
     yaml = pytest.importorskip('yaml', reason='PyYAML is not installed')
