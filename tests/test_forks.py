@@ -1,5 +1,6 @@
 """A forked child has nothing of its parent's."""
 
+import contextlib
 import os
 import socket
 import ssl
@@ -45,17 +46,27 @@ def sockets_to(address):
     host, port = address.split(':')
     found = []
     for name in os.listdir('/proc/self/fd'):
-        try:
+        # It may be closed by now, be no socket, or not be connected.
+        with contextlib.suppress(OSError):
             copy = os.dup(int(name))
-        except OSError:
-            continue
-        try:
-            with socket.socket(fileno=copy) as sock:
+            try:
+                sock = socket.socket(fileno=copy)
+            except OSError:
+                os.close(copy)
+                raise
+            with sock:
                 if sock.getpeername() == (host, int(port)):
                     found.append(name)
-        except OSError:
-            pass
     return found
+
+
+def test_it_keeps_no_descriptor(server):
+    """Each that is kept would be copied by the next look."""
+    before = len(os.listdir('/proc/self/fd'))
+    for _ in range(3):
+        assert sockets_to(server.address) == []
+    # Other threads may open some.
+    assert len(os.listdir('/proc/self/fd')) < 2 * before
 
 
 def test_a_server_that_was_marked_dead(server):
