@@ -17,7 +17,12 @@ import urllib.parse
 
 import pytest
 
-EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / 'examples'
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.ports import free_port  # noqa: E402, F401
+
+EXAMPLES = ROOT / 'examples'
 
 SECONDS = 30
 """Within this time an example starts, answers and ends."""

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Its scripts are modules that only this needs.
-sys.path.insert(0, str(ROOT / 'scripts'))
+sys.path[:0] = [str(ROOT), str(ROOT / 'scripts')]
 
 import commands  # noqa: E402
 

@@ -13,10 +13,10 @@ import threading
 import urllib.request
 
 import pytest
+import services
 import sprockets.http.app
 from tornado import httpclient, testing, web
 
-from benchmarks import ports
 from sprockets.clients import memcached
 from sprockets.clients.memcached.testing import (
     MemcachedServer,
@@ -250,7 +250,7 @@ def test_processes_forked_by_sprockets_http(tmp_path):
     """Each process has clients of its own, and stops without delay."""
     script = tmp_path / 'service.py'
     script.write_text(textwrap.dedent(SERVICE))
-    port = ports.free_port()
+    port = services.free_port()
     with MemcachedServer() as server:
         process = subprocess.Popen(
             [sys.executable, str(script)],

@@ -22,7 +22,6 @@ import services
 import snippets
 from services import wait_until
 
-from benchmarks import ports
 from sprockets.clients import memcached
 from sprockets.clients.memcached import settings
 from sprockets.clients.memcached.testing import MemcachedServer
@@ -167,7 +166,7 @@ def test_the_container_runs_what_is_copied_into_it():
 def test_the_service_answers_and_ends(folder, memcached_server, number):
     """As the container's first process, which alone gets the signal."""
     _, *arguments = command()
-    port = ports.free_port()
+    port = services.free_port()
     with Running(folder, port, sys.executable, *arguments) as service:
         assert service.get('/') == (200, 'Hello')
         assert service.get('/health') == (200, 'well')
@@ -184,7 +183,7 @@ def test_the_probe_does_not_ask_for_the_cache(folder, memcached_server):
         for container in containers(document)
     ]
     memcached_server.kill()
-    port = ports.free_port()
+    port = services.free_port()
     with Running(folder, port, sys.executable, 'service.py') as service:
         assert service.get('/') == (200, 'Hello')
         assert service.get(probe['path']) == (200, 'well')
@@ -193,7 +192,7 @@ def test_the_probe_does_not_ask_for_the_cache(folder, memcached_server):
 
 def test_several_processes_end_with_the_group(folder, memcached_server):
     """The parent too, and without a word."""
-    port = ports.free_port()
+    port = services.free_port()
     with Running(folder, port, sys.executable, 'several.py') as service:
         assert service.get('/') == (200, 'Hello')
         os.killpg(service.process.pid, signal.SIGTERM)
@@ -216,7 +215,7 @@ def test_processes_that_are_told_to_end_before_they_listen(
     time.sleep(1)
 {run}"""
     (folder / 'late.py').write_text(text.removesuffix(run) + late)
-    service = Running(folder, ports.free_port(), sys.executable, 'late.py')
+    service = Running(folder, services.free_port(), sys.executable, 'late.py')
     with contextlib.ExitStack() as stack:
         stack.push(service.__exit__)
         wait_until(lambda: len(list(folder.glob('*.forked'))) == 2, SECONDS)
@@ -345,7 +344,7 @@ def test_the_unit_runs_the_service(folder, memcached_server, monkeypatch):
     interpreter, *arguments = dict(service)['ExecStart'].split()
     assert interpreter.startswith(dict(service)['WorkingDirectory'])
     variables |= {
-        'PORT': str(port := ports.free_port()),
+        'PORT': str(port := services.free_port()),
         'PAGES_MEMCACHED_SERVERS': memcached_server.address,
     }
     with Running(
@@ -374,7 +373,7 @@ def test_gunicorn(line, folder, memcached_server):
     services.need('gunicorn')
     if 'gevent' in line:
         services.need('gevent')
-    port = ports.free_port()
+    port = services.free_port()
     with Running(
         folder,
         port,
@@ -425,7 +424,7 @@ def test_uwsgi(folder, memcached_server):
     program = shutil.which('uwsgi', path=pathlib.Path(sys.executable).parent)
     if program is None:
         pytest.skip('uwsgi is not installed')
-    port = ports.free_port()
+    port = services.free_port()
     path = folder / 'shop.ini'
     path.write_text(FILES['shop.ini'].replace(':8000', f'127.0.0.1:{port}'))
     with Running(
@@ -465,7 +464,7 @@ def test_greenlets(folder, memcached_server):
 def test_uvloop(folder, memcached_server):
     """It serves and ends as ever."""
     services.need('uvloop')
-    port = ports.free_port()
+    port = services.free_port()
     with Running(folder, port, sys.executable, 'faster.py') as service:
         assert service.get('/') == (200, 'Hello')
         assert service.end() == (0, '')

@@ -2,13 +2,15 @@
 
 import math
 import pathlib
+import sys
 
 import pytest
 
-from benchmarks import holdups
-from sprockets.clients.memcached import testing
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import holdups  # noqa: E402
+from sprockets.clients.memcached import testing  # noqa: E402
 
 
 @pytest.fixture(scope='module')

@@ -14,8 +14,11 @@ import time
 
 import pytest
 
-from benchmarks import stopped
-from benchmarks.soaking import (
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import stopped  # noqa: E402
+from benchmarks.soaking import (  # noqa: E402
     callers,
     footprint,
     guest,
@@ -25,9 +28,7 @@ from benchmarks.soaking import (
     stamps,
     visitors,
 )
-from sprockets.clients import memcached
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from sprockets.clients import memcached  # noqa: E402
 
 SECONDS = 100
 """What a soak of a few seconds may take where much else runs."""

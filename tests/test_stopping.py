@@ -17,10 +17,9 @@ import pytest
 import snippets
 import sprockets.http.app
 import stopped
-from services import wait_until
+from services import free_port, wait_until
 from tornado import httpserver, httputil, netutil, web, websocket
 
-from benchmarks import ports
 from sprockets.clients import memcached
 from sprockets.clients.memcached.web import draining
 
@@ -88,7 +87,7 @@ def start(memcached_server):
     with contextlib.ExitStack() as stack:
 
         def start(*command, processes=1, **environ):
-            port = ports.free_port()
+            port = free_port()
             arguments = [str(each) for each in (*command, port)]
             process = Process(port, arguments, processes, environ)
             stack.callback(process.kill)
@@ -525,7 +524,7 @@ def test_what_listens_is_stopped(memcached_server):
 
     async def main():
         application = Application()
-        application.listen(port := ports.free_port(), '127.0.0.1')
+        application.listen(port := free_port(), '127.0.0.1')
         await application.stop_memcached()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection('127.0.0.1', port)

@@ -18,9 +18,9 @@ import termios
 import time
 
 import pytest
+import services
 import snippets
 
-from benchmarks import ports
 from sprockets.clients.memcached import testing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -244,7 +244,7 @@ def test_it_gives_what_it_promises(tmp_path, programs, wheels):
         'PIP_QUIET': '2',
         'VIRTUAL_ENV_DISABLE_PROMPT': '1',
     }
-    numbers = {port: str(ports.free_port()) for port in ('8000', '11311')}
+    numbers = {port: str(services.free_port()) for port in ('8000', '11311')}
     reader = Reader(home, environment, numbers)
     try:
         reader.follow(snippets.find(TUTORIAL))
