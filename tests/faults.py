@@ -34,6 +34,7 @@ import asyncio
 import collections
 import contextlib
 import enum
+import errno
 import gc
 import os
 import re
@@ -52,6 +53,12 @@ SECONDS = 10
 
 LIMIT = 1 << 24
 """Bytes of the longest line that a client may send."""
+
+HELD = 8
+"""How many descriptors are held for tests that leave few."""
+
+_held = [os.open(os.devnull, os.O_RDONLY) for _ in range(HELD)]
+_BELOW = 1 + max(_held)
 
 LINGER = struct.pack('ii', 1, 0)
 
@@ -165,26 +172,35 @@ def interrupting():
 def descriptors(left):
     """Leave this process so few descriptors; there is none behind them.
 
-    :param int left: how many files or sockets may be opened
+    What tests have left may be closed meanwhile, by the garbage collector or
+    by a thread that ends.  That gives nobody a descriptor: the limit lies
+    among the lowest numbers, which were held before any test began.
+
+    :param int left: how many files or sockets may be opened, at most
+        :data:`HELD`
 
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.ExitStack() as stack:
-        most = 1 + os.open(os.devnull, os.O_RDONLY)
-        os.close(most - 1)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most + 50, hard))
-        stack.callback(
-            resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard)
-        )
-        taken = []
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-        for number in taken[left:]:
-            stack.callback(os.close, number)
-        for number in taken[:left]:
-            os.close(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_BELOW, hard))
+    try:
+        _hold_all()
+        for _ in range(left):
+            os.close(_held.pop())
         yield
+    finally:
+        _hold_all()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _hold_all():
+    """Open whatever can be opened below the limit."""
+    while True:
+        try:
+            _held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            return
 
 
 def cut(at, end=Do.CLOSE):

@@ -623,3 +623,18 @@ def test_black_hole():
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 socket.create_connection((host, int(port)), 0.2)
+
+
+@pytest.mark.parametrize('left', [0, 1, faults.HELD])
+def test_few_descriptors(left):
+    """What is closed meanwhile adds none, and all are back at the end."""
+    with contextlib.ExitStack() as before:
+        before.enter_context(open(os.devnull))
+        with faults.descriptors(left), contextlib.ExitStack() as opened:
+            before.close()
+            for _ in range(left):
+                opened.enter_context(open(os.devnull))
+            with pytest.raises(OSError, match='Too many open files'):
+                os.open(os.devnull, os.O_RDONLY)
+    with open(os.devnull) as file:
+        assert file.fileno() > faults.HELD
