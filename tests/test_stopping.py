@@ -290,6 +290,15 @@ class Stop(memcached.MemcachedMixin, web.RequestHandler):
         self.write('stopped')
 
 
+class StopInTask(memcached.MemcachedMixin, web.RequestHandler):
+    """Does so in a task of its own, as what sets a time limit may do."""
+
+    async def get(self):
+        await self.memcached.set('key', 'value')
+        await asyncio.create_task(self.application.stop_memcached())
+        self.write('stopped')
+
+
 class Talk(memcached.MemcachedMixin, websocket.WebSocketHandler):
     """Goes on for as long as the other side likes."""
 
@@ -297,7 +306,12 @@ class Talk(memcached.MemcachedMixin, websocket.WebSocketHandler):
         await self.write_message(str(await self.memcached.get(message)))
 
 
-HANDLERS = [('/gate', Gate), ('/stop', Stop), ('/talk', Talk)]
+HANDLERS = [
+    ('/gate', Gate),
+    ('/stop', Stop),
+    ('/stop-in-task', StopInTask),
+    ('/talk', Talk),
+]
 
 
 class Application(memcached.ApplicationMixin, web.Application):
@@ -487,14 +501,42 @@ def test_a_visitor_who_never_stops_is_told_once(memcached_server):
     run(main)
 
 
-def test_a_request_may_end_its_service(memcached_server):
+@pytest.mark.parametrize('path', ['/stop', '/stop-in-task'])
+def test_a_request_may_end_its_service(memcached_server, path):
     """It does not wait for itself."""
 
     async def main(application, connect):
         link = await connect()
-        link.send('/stop')
+        link.send(path)
         await link.answer()
         assert await link.reader.readexactly(7) == b'stopped'
+        assert application.memcached_clients == {}
+
+    run(main)
+
+
+def test_requests_that_end_their_service_do_not_wait_for_each_other(
+    memcached_server,
+):
+    """Nor is a request in the way of the signal that comes meanwhile."""
+
+    async def main(application, connect):
+        last, *links = [await connect() for _ in range(3)]
+        last.send('/gate')
+        await application.begun.wait()
+        for link in links:
+            link.send('/stop')
+        # asyncio has no event for it.
+        while len(application.memcached_drain._callers) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        stop = asyncio.ensure_future(application.stop_memcached())
+        await asyncio.sleep(0)
+        application.gate.set()
+        for link in links:
+            answer = await link.body()
+            assert 'Connection: close' in answer
+            assert answer.endswith('stopped')
+        await stop
         assert application.memcached_clients == {}
 
     run(main)

@@ -16,16 +16,16 @@ end: its client may have sent one."""
 
 Task = asyncio.Task[typing.Any]
 
-_answering: contextvars.ContextVar[Task | None] = contextvars.ContextVar(
+_answering: contextvars.ContextVar[object] = contextvars.ContextVar(
     'memcached_answering', default=None
 )
-"""The task that serves the connection of the request that is answered."""
+"""The mark of the request that is answered, or that started what runs."""
 
 
 class _Visitor:
     """A connection that brings requests, one after another."""
 
-    __slots__ = ('idle_since', 'is_last', 'loop', 'server', 'task')
+    __slots__ = ('idle_since', 'is_last', 'loop', 'mark', 'server', 'task')
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, task: Task, server: typing.Any
@@ -33,6 +33,8 @@ class _Visitor:
         self.loop = loop
         self.task = task
         self.server = server
+        self.mark = object()
+        """Another one for each request."""
         self.idle_since: float | None = None
         """When it came, or its last request was answered (the loop's time);
         None while there is a request."""
@@ -60,7 +62,7 @@ class _Request(httputil.HTTPMessageDelegate):
     ) -> abc.Awaitable[None] | None:
         self._visitor.idle_since = None
         self._visitor.is_last = self._drain.begun
-        token = _answering.set(self._visitor.task)
+        token = _answering.set(self._visitor.mark)
         try:
             return self._delegate.headers_received(start_line, headers)
         finally:
@@ -71,7 +73,7 @@ class _Request(httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         # This is what makes the handler's task, which keeps the context.
-        token = _answering.set(self._visitor.task)
+        token = _answering.set(self._visitor.mark)
         try:
             self._delegate.finish()
         finally:
@@ -111,7 +113,10 @@ class Drain:
         self.begun = False
         """Whether all connections are to end."""
         self._visitors: dict[typing.Any, _Visitor] = {}
-        self._users: set[Task] = set()
+        self._users: dict[Task, object] = {}
+        """Each with the mark of its request, None if it has none."""
+        self._callers: list[object] = []
+        """The marks of those that wait for the end, likewise."""
         self._farewell = _Farewell(self)
 
     def transform(self, _: httputil.HTTPServerRequest) -> web.OutputTransform:
@@ -137,6 +142,7 @@ class Drain:
             visitor = _Visitor(asyncio.get_running_loop(), task, server)
             self._visitors[server] = visitor
             task.add_done_callback(lambda _: self._visitors.pop(server, None))
+        visitor.mark = object()
         visitor.idle_since = visitor.loop.time()
         if self.begun:
             self._dismiss(visitor)
@@ -150,8 +156,8 @@ class Drain:
             # Nothing runs that could be waited for.
             return
         if task is not None and task not in self._users:
-            self._users.add(task)
-            task.add_done_callback(self._users.discard)
+            self._users[task] = _answering.get()
+            task.add_done_callback(self._users.pop)
 
     def begin(self) -> None:
         """Let all connections end, each after the request that it has."""
@@ -163,29 +169,51 @@ class Drain:
                     self._dismiss(visitor)
 
     def end(self) -> None:
-        """Let connections that come later go on as ever."""
-        self.begun = False
+        """Let connections that come later go on as ever.
+
+        Unless somebody waits still, for those that there are.
+
+        """
+        if not self._callers:
+            self.begun = False
 
     async def over(self) -> None:
         """Begin, and wait until nobody is left.
 
-        The request that this is called for is not waited for.
+        The request that this is called for is not waited for, in whichever
+        of its tasks, and nor are other requests that wait for the same.
 
         """
         self.begin()
-        # A connection that has just come is not known until its task runs.
-        await asyncio.sleep(0)
+        caller = _answering.get()
+        self._callers.append(caller)
+        try:
+            # A connection that has just come is not known until its task runs.
+            await asyncio.sleep(0)
+            while left := self._left(caller):
+                # Somebody may call this meanwhile.
+                await asyncio.wait(left, timeout=LINGER)
+        finally:
+            self._callers.remove(caller)
+
+    def _left(self, caller: object) -> list[Task]:
+        """Return the tasks of the running loop that somebody has to wait for.
+
+        :param object caller: the mark of a request, None for who is none
+
+        """
         loop = asyncio.get_running_loop()
-        own = {asyncio.current_task(), _answering.get()}
-        while left := [
+        this = asyncio.current_task()
+        # Two requests would wait for each other.
+        own = set(self._callers) - {None} if caller is not None else set()
+        return [
             task
-            for task in (
-                *(v.task for v in self._visitors.values()),
-                *self._users,
+            for task, mark in (
+                *((v.task, v.mark) for v in self._visitors.values()),
+                *self._users.items(),
             )
-            if task not in own and task.get_loop() is loop
-        ]:
-            await asyncio.wait(left)
+            if task is not this and mark not in own and task.get_loop() is loop
+        ]
 
     def _dismiss(self, visitor: _Visitor) -> None:
         """Close a connection once it has been without a request for a while.
